@@ -1,0 +1,109 @@
+//! `compare`: loads servers in turns and prints their ratio.
+
+use anyhow::{Result, ensure};
+use clap::Args;
+use forebay_loadtest::compare::{ComparePlan, Comparison, Round, compare_peers};
+use forebay_loadtest::peer::{Ack, Peer, RunningPeer, StartOptions};
+use forebay_loadtest::report::Machine;
+use forebay_loadtest::results::rate;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// The longest warm-up of a peer before its first round.
+const WARM_UP_MAX: Duration = Duration::from_secs(1);
+
+/// Loads servers in turns and prints their ratio.
+///
+/// All servers stay up for the whole comparison and take turns, a round each, with the same closed loop of 270-byte
+/// orders. A round in which any request is not acknowledged fails the comparison.
+#[derive(Args)]
+pub struct CompareArguments {
+    /// The peer to compare with; may be repeated
+    #[arg(long = "peer", default_value = "nginx")]
+    peers: Vec<String>,
+    /// Path of the forebay program; without it only the peers are loaded
+    #[arg(long, value_name = "PATH")]
+    forebay: Option<PathBuf>,
+    /// Numbers of connections to compare at
+    #[arg(long, value_delimiter = ',', default_value = "64,256")]
+    connections: Vec<usize>,
+    /// Rounds for each server at each number of connections
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
+    /// How long each round lasts, in seconds
+    #[arg(long, default_value_t = 5.0)]
+    seconds: f64,
+    /// Threads of the load generator
+    #[arg(long, default_value_t = 1)]
+    threads: usize,
+    /// When forebay acknowledges: durable (on disk) or memory
+    #[arg(long, default_value = "durable")]
+    ack: Ack,
+    /// Where the servers write, which should be a real disk [default: the system's temporary directory]
+    #[arg(long, value_name = "DIRECTORY")]
+    directory: Option<PathBuf>,
+    /// Writes every figure as JSON
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+pub fn compare(arguments: &CompareArguments) -> Result<()> {
+    ensure!(arguments.rounds > 0, "a comparison needs at least one round");
+    let round = super::duration(arguments.seconds)?;
+    let plan = ComparePlan {
+        connections: arguments.connections.clone(),
+        rounds: arguments.rounds,
+        round,
+        warm_up: round.min(WARM_UP_MAX),
+        threads: arguments.threads,
+    };
+    let peers = start(arguments)?;
+    for peer in &peers {
+        println!("{}: {} (at {})", peer.name, peer.keeps, peer.url);
+    }
+    let mut rounds = Vec::new();
+    let comparisons = compare_peers(&peers, &plan, |round| {
+        println!("{}", round_line(round));
+        rounds.push(round.clone());
+    })?;
+    for comparison in &comparisons {
+        print!("\n{}", comparison.to_text());
+    }
+    write_json(arguments, &rounds, &comparisons)
+}
+
+fn start(arguments: &CompareArguments) -> Result<Vec<RunningPeer>> {
+    let options = StartOptions {
+        parent_directory: arguments.directory.clone(),
+        forebay_binary: arguments.forebay.clone(),
+        ack: arguments.ack,
+    };
+    let mut names: Vec<&str> = arguments.peers.iter().map(String::as_str).collect();
+    if arguments.forebay.is_some() && !names.contains(&"forebay") {
+        names.push("forebay");
+    }
+    names.into_iter().map(|name| Ok(Peer::named(name)?.start(&options)?)).collect()
+}
+
+fn round_line(round: &Round) -> String {
+    format!(
+        "{:>4} connections  round {:>2}  {:<10} {:>12}  p50 {:>8.3} ms  p99 {:>8.3} ms",
+        round.connections,
+        round.round,
+        round.peer,
+        rate(round.per_second),
+        round.latency.p50_ms,
+        round.latency.p99_ms
+    )
+}
+
+fn write_json(arguments: &CompareArguments, rounds: &[Round], comparisons: &[Comparison]) -> Result<()> {
+    let Some(path) = &arguments.json else { return Ok(()) };
+    let json = serde_json::json!({
+        "machine": Machine::from_proc(),
+        "seconds_per_round": arguments.seconds,
+        "comparisons": comparisons,
+        "rounds": rounds,
+    });
+    super::write(path, &format!("{json:#}\n"))
+}

@@ -1,0 +1,175 @@
+//! The loop of one connection: take the next request, wait until it is due, send it until it is settled.
+
+use super::connection::Connection;
+use super::outcome::Tally;
+use super::progress::Progress;
+use super::request::RequestTemplate;
+use super::retry::{FailureKind, RetryPolicy};
+use super::{Load, Plan};
+use crate::order::MAX_RECORDS;
+use crate::schedule::Schedule;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// How long a connection that could not be opened rests in a closed loop without retries, where nothing else would
+/// keep it from failing a million times a second.
+const CLOSED_LOOP_REST: Duration = Duration::from_millis(10);
+
+/// Everything that the workers of a run share.
+pub struct Run {
+    pub start: Instant,
+    pub progress: Arc<Progress>,
+    addresses: Arc<[SocketAddr]>,
+    template: RequestTemplate,
+    retry: Option<RetryPolicy>,
+    source: Source,
+}
+
+enum Source {
+    Open(Mutex<(u32, Schedule)>),
+    Closed { next: AtomicU64, records: u64, duration: Duration },
+}
+
+/// The next request, and when it is due; all times are since the start of the run.
+struct Job {
+    index: u32,
+    due: Duration,
+}
+
+impl Run {
+    pub fn new(plan: &Plan, addresses: Arc<[SocketAddr]>, progress: Arc<Progress>, start: Instant) -> Self {
+        let source = match &plan.load {
+            Load::Open(schedule) => Source::Open(Mutex::new((0, schedule.clone()))),
+            Load::Closed { records, duration } => Source::Closed {
+                next: AtomicU64::new(0),
+                records: records.unwrap_or(MAX_RECORDS),
+                duration: duration.unwrap_or(Duration::MAX),
+            },
+        };
+        Self { start, progress, addresses, template: RequestTemplate::new(plan), retry: plan.retry.clone(), source }
+    }
+
+    fn next_job(&self) -> Option<Job> {
+        match &self.source {
+            Source::Open(schedule) => {
+                let mut schedule = lock(schedule);
+                let due = Duration::from_nanos(schedule.1.next()?);
+                let index = schedule.0;
+                schedule.0 += 1;
+                Some(Job { index, due })
+            }
+            Source::Closed { next, records, duration } => {
+                let due = self.start.elapsed();
+                if due >= *duration {
+                    return None;
+                }
+                let index = next.fetch_add(1, Relaxed);
+                let index = u32::try_from(index).ok().filter(|_| index < *records)?;
+                Some(Job { index, due })
+            }
+        }
+    }
+}
+
+/// A thread that panicked is reported by its join; what it had counted is still there to read.
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// One connection with its own requests, counting into its thread's tally.
+pub struct Worker {
+    run: Arc<Run>,
+    tally: Arc<Mutex<Tally>>,
+    connection: Connection,
+    body: Vec<u8>,
+    request: Vec<u8>,
+}
+
+impl Worker {
+    /// Must be made within a runtime.
+    pub fn new(run: Arc<Run>, plan: &Plan, tally: Arc<Mutex<Tally>>) -> Self {
+        let connection = Connection::new(run.addresses.clone(), plan);
+        Self { run, tally, connection, body: Vec::new(), request: Vec::new() }
+    }
+
+    /// Works until there is nothing left to send.
+    pub async fn work(mut self) {
+        while let Some(job) = self.run.next_job() {
+            let started = self.wait_until(job.due).await;
+            self.run.progress.offered.fetch_add(1, Relaxed);
+            lock(&self.tally).started(job.due, started.saturating_sub(job.due));
+            self.run.template.write(job.index, &mut self.body, &mut self.request);
+            match self.send_until_settled(started).await {
+                Ok(at) => {
+                    lock(&self.tally).acknowledged(job.index, at, at.saturating_sub(job.due));
+                    self.run.progress.acknowledged.fetch_add(1, Relaxed);
+                }
+                Err(failure) => {
+                    let progress = &self.run.progress;
+                    let counter = if failure.is_refusal() { &progress.refused } else { &progress.errors };
+                    counter.fetch_add(1, Relaxed);
+                    self.rest_after(failure).await;
+                }
+            }
+        }
+    }
+
+    /// Returns when `due` has come, with the time it is then. Timers have a resolution of 1 ms and never fire early.
+    async fn wait_until(&self, due: Duration) -> Duration {
+        loop {
+            let now = self.run.start.elapsed();
+            let left = due.saturating_sub(now);
+            if left.is_zero() {
+                return now;
+            }
+            tokio::time::sleep(left).await;
+        }
+    }
+
+    /// Sends the request, again and again as the retry policy says; returns when it was acknowledged.
+    async fn send_until_settled(&mut self, started: Duration) -> Result<Duration, FailureKind> {
+        let mut attempts = 0;
+        loop {
+            let failure = match self.attempt().await {
+                Ok(()) => return Ok(self.run.start.elapsed()),
+                Err(failure) => failure,
+            };
+            attempts += 1;
+            let elapsed = self.run.start.elapsed().saturating_sub(started);
+            let pause = self
+                .run
+                .retry
+                .as_ref()
+                .and_then(|policy| policy.decide(attempts, failure, elapsed, rand::random()))
+                .ok_or(failure)?;
+            self.run.progress.retries.fetch_add(1, Relaxed);
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    async fn attempt(&mut self) -> Result<(), FailureKind> {
+        match self.connection.exchange(&self.request).await {
+            Ok(response) => {
+                lock(&self.tally).status(response.status);
+                if (200..300).contains(&response.status) {
+                    return Ok(());
+                }
+                let retry_after_seconds = response.retry_after_seconds;
+                Err(FailureKind::Status { code: response.status, retry_after_seconds })
+            }
+            Err(failure) => {
+                lock(&self.tally).failed(failure.kind, &failure.detail);
+                Err(failure.kind)
+            }
+        }
+    }
+
+    async fn rest_after(&self, failure: FailureKind) {
+        let unreachable = matches!(failure, FailureKind::Connect | FailureKind::ConnectTimeout);
+        if unreachable && matches!(self.run.source, Source::Closed { .. }) {
+            tokio::time::sleep(CLOSED_LOOP_REST).await;
+        }
+    }
+}

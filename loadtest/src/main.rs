@@ -1,0 +1,52 @@
+//! The command line of the load test.
+
+mod cli;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// Loads HTTP servers, compares them, and counts what arrived in the database behind them.
+#[derive(Parser)]
+#[command(version, about, arg_required_else_help = true, after_help = EXAMPLES)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Loads a URL and prints the figures
+    Run(Box<cli::run::RunArguments>),
+    /// Loads servers in turns and prints their ratio
+    Compare(cli::compare::CompareArguments),
+    /// Counts the orders that a database holds
+    Verify(cli::verify::VerifyArguments),
+}
+
+const EXAMPLES: &str = "Examples:
+  A flash sale: 100,000 orders at once, each retried until it is acknowledged
+    forebay-loadtest run --url http://127.0.0.1:8080/v1/queues/orders/records --orders \\
+        --schedule burst --records 100000 --connections 256 --idempotency-keys --retry
+  Then count what came out, with the run's name from the output above
+    forebay-loadtest verify --sink sqlite:orders.db --table orders --run r1a2b3c4
+  How fast is any server? GET for 10 s over 64 connections
+    forebay-loadtest run --url http://127.0.0.1:8080/ --closed --duration 10
+  Side by side with nginx, which keeps nothing
+    forebay-loadtest compare --peer nginx --forebay target/release/forebay
+
+Exit code: 0 when every request was acknowledged, 1 when not, 2 for a wrong command line.";
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse().command {
+        Command::Run(arguments) => cli::run::run(&arguments),
+        Command::Compare(arguments) => cli::compare::compare(&arguments),
+        Command::Verify(arguments) => cli::verify::verify(&arguments),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

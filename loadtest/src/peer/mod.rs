@@ -1,0 +1,169 @@
+//! Servers to compare with, started on free ports with everything they write in a temporary directory.
+//!
+//! Each peer has a file of its own and a line in [`PEERS`].
+
+mod child;
+mod forebay;
+mod nginx;
+
+pub use child::RunningPeer;
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+/// Every peer that can be started.
+pub const PEERS: &[Peer] = &[nginx::PEER, forebay::PEER];
+
+/// A server that this crate knows how to start.
+#[derive(Clone, Copy, Debug)]
+pub struct Peer {
+    /// Its name on the command line.
+    pub name: &'static str,
+    start: fn(&StartOptions) -> Result<RunningPeer, PeerError>,
+}
+
+impl Peer {
+    /// Finds a peer by its name.
+    ///
+    /// # Errors
+    /// There is none of that name.
+    pub fn named(name: &str) -> Result<Self, PeerError> {
+        PEERS.iter().find(|peer| peer.name == name).copied().ok_or_else(|| PeerError::Unknown { name: name.to_owned() })
+    }
+
+    /// Starts the server and waits until it answers. It is killed and reaped when the result is dropped.
+    ///
+    /// # Errors
+    /// The program is missing, does not start, or does not answer within 10 s.
+    pub fn start(&self, options: &StartOptions) -> Result<RunningPeer, PeerError> {
+        (self.start)(options)
+    }
+}
+
+/// When the server answers that it has a record.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Ack {
+    /// Once the record is on disk.
+    #[default]
+    Durable,
+    /// Once the record is in memory.
+    Memory,
+}
+
+impl FromStr for Ack {
+    type Err = PeerError;
+
+    fn from_str(text: &str) -> Result<Self, PeerError> {
+        match text {
+            "durable" => Ok(Self::Durable),
+            "memory" => Ok(Self::Memory),
+            other => Err(PeerError::UnknownAck(other.to_owned())),
+        }
+    }
+}
+
+/// What peers may need to know to start.
+#[derive(Clone, Debug, Default)]
+pub struct StartOptions {
+    /// Where to make the temporary directory; `None` for the system's usual place. A durable server should write to
+    /// a real disk, which `/tmp` is not on every system.
+    pub parent_directory: Option<PathBuf>,
+    /// The `forebay` program.
+    pub forebay_binary: Option<PathBuf>,
+    /// When to acknowledge, for peers that can choose.
+    pub ack: Ack,
+}
+
+impl StartOptions {
+    fn temporary_directory(&self) -> Result<tempfile::TempDir, PeerError> {
+        let mut builder = tempfile::Builder::new();
+        builder.prefix("forebay-loadtest-");
+        let made =
+            self.parent_directory.as_ref().map_or_else(|| builder.tempdir(), |parent| builder.tempdir_in(parent));
+        made.map_err(|source| PeerError::Directory { source })
+    }
+}
+
+/// Why a peer cannot be started.
+#[derive(Debug, thiserror::Error)]
+pub enum PeerError {
+    /// No peer has this name.
+    #[error("there is no peer `{name}`: the peers are {}", names())]
+    Unknown {
+        /// The name given.
+        name: String,
+    },
+    /// No such acknowledgement.
+    #[error("`{0}` is not an acknowledgement: use durable or memory")]
+    UnknownAck(String),
+    /// A program is not installed.
+    #[error("{program} is not installed: {remedy}")]
+    Missing {
+        /// The program.
+        program: String,
+        /// What to do about it.
+        remedy: String,
+    },
+    /// The temporary directory or a file in it cannot be written.
+    #[error("cannot write the server's directory: {source}")]
+    Directory {
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The program cannot be run.
+    #[error("cannot start {program}: {source}")]
+    Spawn {
+        /// The program.
+        program: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The program ended, or did not answer in time.
+    #[error("{name} did not start: {reason}\n{log}")]
+    NotReady {
+        /// The peer.
+        name: &'static str,
+        /// What happened.
+        reason: String,
+        /// The end of what it wrote.
+        log: String,
+    },
+}
+
+fn names() -> String {
+    PEERS.iter().map(|peer| peer.name).collect::<Vec<_>>().join(", ")
+}
+
+fn write_file(path: &Path, text: &str) -> Result<(), PeerError> {
+    std::fs::write(path, text).map_err(|source| PeerError::Directory { source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn peers_are_found_by_name() {
+        assert_eq!(Peer::named("nginx").unwrap().name, "nginx");
+        let message = Peer::named("apache").unwrap_err().to_string();
+        assert!(message.contains("nginx, forebay"), "{message}");
+    }
+
+    #[test]
+    fn a_missing_program_is_named() {
+        let options = StartOptions::default();
+        let error = Peer::named("forebay").unwrap().start(&options).unwrap_err();
+        assert!(matches!(error, PeerError::Missing { .. }), "{error}");
+        let options = StartOptions { forebay_binary: Some("/nonexistent/forebay".into()), ..options };
+        let error = Peer::named("forebay").unwrap().start(&options).unwrap_err();
+        assert!(matches!(error, PeerError::Missing { .. }), "{error}");
+    }
+
+    #[test]
+    fn a_program_that_ends_at_once_is_not_ready() {
+        let options = StartOptions { forebay_binary: Some("/bin/false".into()), ..StartOptions::default() };
+        let error = Peer::named("forebay").unwrap().start(&options).unwrap_err();
+        assert!(matches!(error, PeerError::NotReady { .. }), "{error}");
+    }
+}

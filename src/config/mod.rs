@@ -1,0 +1,237 @@
+//! What a configuration file says, once it has been read and found sound.
+//!
+//! These types hold no optional nonsense: every default has been filled in and
+//! every bound checked by [`load`], which reports all errors of a file at once.
+
+mod context;
+mod environment;
+mod error;
+mod grammar;
+mod load;
+mod queue;
+mod reader;
+mod sink;
+mod wording;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use crate::rate::Rate;
+
+pub use error::{ConfigError, ConfigErrors};
+pub use load::{known_keys, load, parse};
+
+/// A whole configuration.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// Where the journal lives; one process at a time.
+    pub data_dir: PathBuf,
+    /// Where clients reach us; at least one.
+    pub listeners: Vec<Listener>,
+    /// Health and metrics.
+    pub admin: Admin,
+    /// Bounds of the front door.
+    pub ingress: Ingress,
+    /// Sizes of the journal.
+    pub journal: Journal,
+    /// How a stop goes.
+    pub shutdown: Shutdown,
+    /// Queues by name; at least one.
+    pub queues: BTreeMap<String, Queue>,
+}
+
+/// One address that clients connect to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listener {
+    /// What is spoken there.
+    pub protocol: Protocol,
+    /// Where it listens; port 0 takes a free one.
+    pub address: SocketAddr,
+}
+
+/// A wire protocol of a listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// HTTP/1.1.
+    Http,
+}
+
+/// The admin listener.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Admin {
+    /// Where it listens; loopback by default, since it asks for no password.
+    pub address: SocketAddr,
+}
+
+/// Bounds of the front door.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ingress {
+    /// Executors, one pinned to a core; 0 takes the cores less one, and at least one.
+    pub executors: usize,
+    /// Open connections of the whole process.
+    pub connections_max: usize,
+    /// Bytes of a request head.
+    pub head_bytes_max: usize,
+    /// Time for a head, in milliseconds.
+    pub head_timeout_ms: u64,
+    /// Time for a body, in milliseconds.
+    pub body_timeout_ms: u64,
+    /// Silence between requests, in milliseconds.
+    pub idle_timeout_ms: u64,
+    /// Bytes of one record's body.
+    pub record_bytes_max: usize,
+    /// Bytes of one NDJSON body.
+    pub batch_request_bytes_max: usize,
+    /// Records of one NDJSON body.
+    pub batch_request_records_max: usize,
+    /// Requests of one executor that wait for the journal.
+    pub in_flight_max: usize,
+    /// Bytes of bodies that one executor holds while they arrive.
+    pub body_bytes_in_flight_max: usize,
+}
+
+/// Sizes of the journal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Journal {
+    /// Bytes of the ring between one executor and the journal.
+    pub ring_bytes: usize,
+    /// Bytes written for one queue before one sync.
+    pub commit_bytes_max: usize,
+    /// Bytes of a segment file.
+    pub segment_bytes: u64,
+    /// Zeroed segments kept ready.
+    pub spare_segments: usize,
+    /// Bytes of the ring from the journal to one queue's drain.
+    pub hot_ring_bytes: usize,
+}
+
+/// How a stop goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shutdown {
+    /// Time for requests in flight, in milliseconds.
+    pub grace_ms: u64,
+}
+
+/// One queue.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Queue {
+    /// The ceiling of the drain.
+    pub rate: Rate,
+    /// When a record is acknowledged.
+    pub ack: Ack,
+    /// Bytes of undelivered records; beyond it requests are refused.
+    pub max_backlog_bytes: u64,
+    /// How long an idempotency key is remembered, in milliseconds; 0 turns it off.
+    pub idempotency_window_ms: u64,
+    /// How many keys are remembered.
+    pub idempotency_keys_max: usize,
+    /// Bytes of the dead-letter file.
+    pub dead_letters_bytes_max: u64,
+    /// How records are gathered into transactions.
+    pub batch: Batch,
+    /// How long to wait between attempts.
+    pub retry: Retry,
+    /// Where the records go.
+    pub sink: Sink,
+}
+
+/// When a record is acknowledged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ack {
+    /// After fdatasync.
+    Durable,
+    /// Once the journal has taken it from the ring; a crash may lose the last moments.
+    Memory,
+}
+
+/// How records are gathered into transactions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Batch {
+    /// Records of one transaction.
+    pub records_max: usize,
+    /// Bytes of one transaction.
+    pub bytes_max: usize,
+    /// Milliseconds of the rate that one transaction may hold.
+    pub linger_ms_max: u64,
+}
+
+/// How long to wait between attempts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Retry {
+    /// First pause, in milliseconds.
+    pub backoff_ms_min: u64,
+    /// Longest pause, in milliseconds.
+    pub backoff_ms_max: u64,
+}
+
+/// Where a queue's records go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sink {
+    /// Which kind of database.
+    pub kind: SinkKind,
+    /// SQLite: a path, or empty for `<data_dir>/<queue>.db`. PostgreSQL: a connection URL.
+    pub url: String,
+    /// How a record becomes a row.
+    pub target: Target,
+    /// Time to connect, in milliseconds.
+    pub connect_timeout_ms: u64,
+    /// Time for one transaction, in milliseconds.
+    pub commit_timeout_ms: u64,
+}
+
+/// A kind of sink; the registry in `sink/` has one file for each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SinkKind {
+    /// Embedded, the default.
+    Sqlite,
+    /// PostgreSQL 11 or newer.
+    Postgres,
+}
+
+/// How a record becomes a row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// A table that forebay creates, with the columns `ticket`, `received_at`, `key`, `content_type` and `body`.
+    Created {
+        /// Its name, `forebay_<queue>` with dashes as underscores.
+        table: String,
+    },
+    /// A table of the user's, one [`Source`] for each column, in the file's order.
+    Table {
+        /// Its name, with a schema if need be; each part quoted as an identifier when used.
+        table: String,
+        /// Column names and where their values come from.
+        columns: Vec<(String, Source)>,
+    },
+    /// A statement of the user's own with named parameters (`:name`), run once for each record.
+    Statement {
+        /// The SQL text.
+        statement: String,
+        /// Parameters by name; `:ticket`, `:body` and the other built-in names need no entry.
+        parameters: Vec<(String, Source)>,
+    },
+}
+
+/// Where a value comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// An RFC 6901 JSON pointer into the body: `/order_id`.
+    Pointer(String),
+    /// `$ticket`
+    Ticket,
+    /// `$sequence`
+    Sequence,
+    /// `$queue`
+    Queue,
+    /// `$received_at`: RFC 3339 with microseconds, UTC.
+    ReceivedAt,
+    /// `$key`: the `Forebay-Key`, or NULL.
+    Key,
+    /// `$idempotency_key`: the `Idempotency-Key`, or NULL.
+    IdempotencyKey,
+    /// `$content_type`, or NULL.
+    ContentType,
+    /// `$body`
+    Body,
+}

@@ -1,0 +1,54 @@
+//! How far a queue was delivered when we last looked, in a small file.
+//!
+//! The sink's own position is what counts. This copy only says, until the sink has
+//! answered, what is certainly delivered, so it need not be synced: if a crash loses or
+//! garbles it, tickets of delivered records read as queued for a moment longer.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use crate::record::Sequence;
+
+const NAME: &str = "cursor";
+
+/// Stores the last delivered sequence.
+///
+/// # Errors
+///
+/// The file cannot be written.
+pub fn save(directory: &Path, delivered: Sequence) -> io::Result<()> {
+    let growing = directory.join("cursor-new");
+    let number = delivered.to_string();
+    fs::write(&growing, format!("{number} {:08x}\n", crc32c::crc32c(number.as_bytes())))?;
+    fs::rename(growing, directory.join(NAME))
+}
+
+/// Reads it back; 0 if there is none or it is garbled.
+#[must_use]
+pub fn load(directory: &Path) -> Sequence {
+    let read = || {
+        let text = fs::read_to_string(directory.join(NAME)).ok()?;
+        let (number, crc) = text.trim_end().split_once(' ')?;
+        let expected = u32::from_str_radix(crc, 16).ok()?;
+        if crc32c::crc32c(number.as_bytes()) == expected { number.parse().ok() } else { None }
+    };
+    read().unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_reads_back_and_garbage_is_zero() {
+        let directory = tempfile::tempdir().unwrap();
+        assert_eq!(load(directory.path()), 0);
+        save(directory.path(), 123_456).unwrap();
+        assert_eq!(load(directory.path()), 123_456);
+        for garbage in ["", "12", "12 00000000", "é é\n"] {
+            fs::write(directory.path().join(NAME), garbage).unwrap();
+            assert_eq!(load(directory.path()), 0, "{garbage:?}");
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! The idempotency keys of a sealed segment, in a file of their own beside it.
+//!
+//! The file outlives the segment, until the window of its youngest key has ended.
+//! It is written under another name, synced and renamed, so it is whole or absent.
+
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+use zerocopy::{FromBytes, IntoBytes};
+
+use super::idempotency::{KEY_ENTRY_BYTES, KeyEntry};
+use super::segment_file::sync_directory;
+use crate::record::Sequence;
+
+const MAGIC: [u8; 8] = *b"FBkeys1\n";
+const HEADER_BYTES: usize = 16;
+
+/// Where the keys of the segment with this first sequence are.
+#[must_use]
+pub fn path(directory: &Path, first_sequence: Sequence) -> PathBuf {
+    directory.join(format!("{first_sequence:020}.keys"))
+}
+
+/// Writes the file and makes it durable.
+///
+/// # Errors
+///
+/// Any step failed; there is then no file of that name, or the former one.
+pub fn save(directory: &Path, first_sequence: Sequence, entries: &[KeyEntry]) -> io::Result<()> {
+    let path = path(directory, first_sequence);
+    let growing = path.with_extension("keys-new");
+    let body = entries.as_bytes();
+    let crc = crc32c::crc32c(body);
+    let count = u32::try_from(entries.len()).map_err(io::Error::other)?;
+    let mut file = File::create(&growing)?;
+    file.write_all(&MAGIC)?;
+    file.write_all(&count.to_le_bytes())?;
+    file.write_all(&crc.to_le_bytes())?;
+    file.write_all(body)?;
+    file.sync_all()?;
+    fs::rename(&growing, &path)?;
+    sync_directory(directory)
+}
+
+/// Reads a file back.
+///
+/// # Errors
+///
+/// The file cannot be read, or [`io::ErrorKind::InvalidData`] if it is damaged.
+pub fn load(path: &Path) -> io::Result<Vec<KeyEntry>> {
+    let bytes = fs::read(path)?;
+    let damaged = || io::Error::new(io::ErrorKind::InvalidData, "the file of idempotency keys is damaged");
+    let (header, body) = bytes.split_at_checked(HEADER_BYTES).ok_or_else(damaged)?;
+    let number = |from: usize| header[from..from + 4].iter().rev().fold(0_u32, |n, byte| n << 8 | u32::from(*byte));
+    let whole = number(8) as usize * KEY_ENTRY_BYTES == body.len();
+    if header[..8] != MAGIC || !whole || crc32c::crc32c(body) != number(12) {
+        return Err(damaged());
+    }
+    Ok(body.chunks_exact(KEY_ENTRY_BYTES).filter_map(|entry| KeyEntry::read_from_bytes(entry).ok()).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use zerocopy::little_endian::{U32, U64};
+
+    #[test]
+    fn keys_read_back_and_damage_is_noticed() {
+        let directory = tempfile::tempdir().unwrap();
+        let entries: Vec<_> = (0..5_u8)
+            .map(|n| KeyEntry {
+                hash: [n; 16],
+                first_sequence: U64::new(u64::from(n)),
+                count: U32::new(1),
+                seen_at_s: U32::new(9),
+            })
+            .collect();
+        save(directory.path(), 77, &entries).unwrap();
+        let path = path(directory.path(), 77);
+        assert_eq!(load(&path).unwrap(), entries);
+        let whole = fs::read(&path).unwrap();
+        for index in 0..whole.len() {
+            let mut damaged = whole.clone();
+            damaged[index] ^= 4;
+            fs::write(&path, &damaged).unwrap();
+            assert!(load(&path).is_err(), "byte {index}");
+            fs::write(&path, &whole[..index]).unwrap();
+            assert!(load(&path).is_err(), "cut at {index}");
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! The maintenance thread: everything about segments that can be done beside the way of
+//! a record. It keeps zeroed spares ready, saves the idempotency keys of sealed segments,
+//! gives delivered segments back to the pool, and stores how far each queue is delivered.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::Duration;
+
+use super::catalogue::Catalogue;
+use super::cursor;
+use super::idempotency::KeyEntry;
+use super::keys_file;
+use super::pool::Pool;
+use crate::clock;
+use crate::queue::Queue;
+use crate::record::Sequence;
+
+/// How often delivered segments are looked for, and how far delivery is stored.
+const TICK: Duration = Duration::from_millis(500);
+
+/// Something to do soon.
+pub enum Chore {
+    /// A spare was taken.
+    Replenish,
+    /// A segment was sealed.
+    SaveKeys {
+        /// Whose.
+        queue: u16,
+        /// Which.
+        first_sequence: Sequence,
+        /// The keys of its requests.
+        keys: Vec<KeyEntry>,
+    },
+}
+
+/// A queue as the maintenance thread sees it.
+pub struct Kept {
+    /// The queue.
+    pub queue: Arc<Queue>,
+    /// Its directory.
+    pub directory: PathBuf,
+    /// Its segments.
+    pub catalogue: Arc<Catalogue>,
+}
+
+/// The state of the maintenance thread.
+pub struct Maintenance {
+    pool: Arc<Pool>,
+    queues: Vec<Kept>,
+    chores: Receiver<Chore>,
+    cursors: Vec<Sequence>,
+    replenish_failed: bool,
+}
+
+impl Maintenance {
+    /// Prepares the thread's state.
+    #[must_use]
+    pub fn new(pool: Arc<Pool>, queues: Vec<Kept>, chores: Receiver<Chore>) -> Self {
+        let cursors = vec![0; queues.len()];
+        Self { pool, queues, chores, cursors, replenish_failed: false }
+    }
+
+    /// Runs until nobody is left who could send a chore, and stores the cursors at the end.
+    pub fn run(mut self) {
+        self.replenish();
+        loop {
+            match self.chores.recv_timeout(TICK) {
+                Ok(Chore::Replenish) => self.replenish(),
+                Ok(Chore::SaveKeys { queue, first_sequence, keys }) => self.save_keys(queue, first_sequence, &keys),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+            self.tidy();
+        }
+        self.tidy();
+    }
+
+    fn replenish(&mut self) {
+        match self.pool.replenish() {
+            Ok(_) => self.replenish_failed = false,
+            Err(error) if self.replenish_failed => tracing::debug!(%error, "still no room for a spare segment"),
+            Err(error) => {
+                self.replenish_failed = true;
+                tracing::warn!(%error, "no spare segment could be prepared");
+            }
+        }
+    }
+
+    fn save_keys(&self, queue: u16, first_sequence: Sequence, keys: &[KeyEntry]) {
+        let Some(kept) = self.queues.get(usize::from(queue)) else { return };
+        if !keys.is_empty()
+            && let Err(error) = keys_file::save(&kept.directory, first_sequence, keys)
+        {
+            // The segment stays, since its keys are nowhere else; the next start saves them.
+            tracing::error!(queue = kept.queue.name, first_sequence, %error, "idempotency keys could not be saved");
+            return;
+        }
+        kept.catalogue.set_keys_saved(first_sequence);
+    }
+
+    fn tidy(&mut self) {
+        if self.replenish_failed {
+            self.replenish();
+        }
+        for (kept, cursor) in self.queues.iter().zip(&mut self.cursors) {
+            let delivered = kept.queue.drain.delivered.get();
+            if delivered != *cursor {
+                match cursor::save(&kept.directory, delivered) {
+                    Ok(()) => *cursor = delivered,
+                    Err(error) => tracing::warn!(queue = kept.queue.name, %error, "the cursor could not be stored"),
+                }
+            }
+            while let Some(segment) = kept.catalogue.pop_delivered(delivered) {
+                kept.queue.journal.trimmed.set(segment.sealed_next.unwrap_or(1) - 1);
+                if let Err(error) = self.pool.give_back(&segment.path) {
+                    tracing::warn!(path = %segment.path.display(), %error, "a delivered segment could not be removed");
+                }
+            }
+            if let Err(error) = expire_keys(kept) {
+                tracing::warn!(queue = kept.queue.name, %error, "old idempotency keys could not be removed");
+            }
+        }
+    }
+}
+
+/// Removes files of keys whose window has ended. A file's modification time is that of its
+/// segment's sealing, so its youngest key is at most that young.
+fn expire_keys(kept: &Kept) -> io::Result<()> {
+    let now_us = clock::unix_us();
+    let window_us = kept.queue.config.idempotency_window_ms.saturating_mul(1000);
+    let oldest_segment = kept.catalogue.first().map_or(0, |segment| segment.identity.first_sequence);
+    for entry in fs::read_dir(&kept.directory)? {
+        let entry = entry?;
+        let path = entry.path();
+        let Some(first) = key_file_sequence(&path) else { continue };
+        let written = entry.metadata()?.modified()?;
+        let written_us = written.duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_micros());
+        let expired = u128::from(now_us) > written_us + u128::from(window_us);
+        // As long as the segment is there, its file of keys saves the next start a scan.
+        if expired && first < oldest_segment {
+            fs::remove_file(&path)?;
+        }
+    }
+    Ok(())
+}
+
+fn key_file_sequence(path: &Path) -> Option<Sequence> {
+    let is_keys = path.extension().is_some_and(|extension| extension == "keys");
+    path.file_stem()?.to_str()?.parse().ok().filter(|_| is_keys)
+}

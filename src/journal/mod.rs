@@ -1,0 +1,20 @@
+//! The journal: what makes an acknowledgement true.
+//!
+//! What decides is pure: [`format`] (the bytes), [`append`] (sequences and batches),
+//! [`scan`] (where a log ends), [`idempotency`] (keys). What acts is thin: [`writer`]
+//! (the journal thread), [`uring`] (the one user of io_uring's interface), [`recovery`],
+//! [`maintenance`] (the thread for everything beside the way of a record) and the files.
+
+pub mod append;
+pub mod catalogue;
+pub mod cursor;
+pub mod format;
+pub mod idempotency;
+mod keys_file;
+pub mod maintenance;
+pub mod pool;
+pub mod recovery;
+pub mod scan;
+pub mod segment_file;
+pub mod uring;
+pub mod writer;

@@ -1,0 +1,125 @@
+//! The pool: zeroed segment files that wait for any queue to take one.
+//!
+//! A delivered segment comes back here and is used again, with a new generation. A file
+//! that a queue has taken is renamed into the queue's directory, and the rename is made
+//! durable before a record in it is acknowledged.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use super::segment_file;
+
+/// Spare segment files, all of one size.
+pub struct Pool {
+    directory: PathBuf,
+    segment_bytes: u64,
+    spares_max: usize,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    ready: Vec<PathBuf>,
+    next_number: u64,
+}
+
+impl Pool {
+    /// Opens the pool in `directory` and takes over the spares that a former process left there.
+    ///
+    /// # Errors
+    ///
+    /// The directory cannot be made or read.
+    pub fn open(directory: &Path, segment_bytes: u64, spares_max: usize) -> io::Result<Self> {
+        fs::create_dir_all(directory)?;
+        let mut state = State::default();
+        for entry in fs::read_dir(directory)? {
+            let entry = entry?;
+            let path = entry.path();
+            let number = path.file_stem().and_then(|stem| stem.to_str()).and_then(|stem| stem.parse::<u64>().ok());
+            let whole = path.extension().is_some_and(|extension| extension == "seg");
+            if let Some(number) = number {
+                state.next_number = state.next_number.max(number + 1);
+            }
+            if whole && number.is_some() && entry.metadata()?.len() == segment_bytes && state.ready.len() < spares_max {
+                state.ready.push(path);
+            } else {
+                // Half-made, of another size, or too many.
+                fs::remove_file(&path)?;
+            }
+        }
+        Ok(Self { directory: directory.to_owned(), segment_bytes, spares_max, state: Mutex::new(state) })
+    }
+
+    /// The directory, to sync it.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Bytes of a segment.
+    #[must_use]
+    pub fn segment_bytes(&self) -> u64 {
+        self.segment_bytes
+    }
+
+    /// Takes a spare, or makes one whose space is only reserved if none is ready.
+    ///
+    /// # Errors
+    ///
+    /// There is no spare and none can be made: the disk is full, most likely.
+    pub fn take(&self) -> io::Result<PathBuf> {
+        if let Some(path) = self.lock().ready.pop() {
+            return Ok(path);
+        }
+        let path = self.fresh_path("seg");
+        segment_file::create_reserved(&path, self.segment_bytes)?;
+        Ok(path)
+    }
+
+    /// Gives a taken or delivered file back; deletes it if there are spares enough.
+    ///
+    /// # Errors
+    ///
+    /// The file can be neither renamed nor deleted.
+    pub fn give_back(&self, path: &Path) -> io::Result<()> {
+        let same_size = fs::metadata(path)?.len() == self.segment_bytes;
+        if !same_size || self.lock().ready.len() >= self.spares_max {
+            return fs::remove_file(path);
+        }
+        let spare = self.fresh_path("seg");
+        fs::rename(path, &spare)?;
+        self.lock().ready.push(spare);
+        Ok(())
+    }
+
+    /// Makes one zeroed spare if there are too few; returns whether it did.
+    ///
+    /// # Errors
+    ///
+    /// None can be made: the disk is full, most likely.
+    pub fn replenish(&self) -> io::Result<bool> {
+        if self.lock().ready.len() >= self.spares_max {
+            return Ok(false);
+        }
+        // A half-zeroed file has another ending, so that a restart does not take it for a spare.
+        let growing = self.fresh_path("new");
+        segment_file::create_zeroed(&growing, self.segment_bytes)?;
+        let spare = growing.with_extension("seg");
+        fs::rename(&growing, &spare)?;
+        self.lock().ready.push(spare);
+        Ok(true)
+    }
+
+    fn fresh_path(&self, extension: &str) -> PathBuf {
+        let mut state = self.lock();
+        let number = state.next_number;
+        state.next_number += 1;
+        self.directory.join(format!("{number:08}.{extension}"))
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,278 @@
+//! Recovery of one queue's directory at the start.
+//!
+//! Sealed segments are believed by their footer and not scanned; others are scanned
+//! ([`scan`]). Segments must follow one another without a gap. What a torn
+//! write left behind the end of the log is zeroed and synced before anything is
+//! appended, so that it can never be taken for something later.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use super::catalogue::{Catalogue, Segment};
+use super::format::{FormatError, SegmentIdentity};
+use super::idempotency::{IdempotencyIndex, KeyEntry, NO_KEY};
+use super::keys_file;
+use super::scan::{Corruption, Scan, scan};
+use super::segment_file::{self, aligned_buffer};
+use crate::limits::BLOCK_BYTES;
+use crate::record::{Record, Sequence};
+use zerocopy::little_endian::{U32, U64};
+
+/// Why a queue's directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum RecoveryError {
+    /// The file system said no.
+    #[error("{}: {error}", path.display())]
+    Io {
+        /// Which file or directory.
+        path: PathBuf,
+        /// What it said.
+        error: io::Error,
+    },
+    /// A segment's header is damaged or of another format.
+    #[error("{}: segment header: {cause}", path.display())]
+    Header {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong.
+        cause: FormatError,
+    },
+    /// A segment is damaged in the middle.
+    #[error(
+        "{}: {cause}. Nothing was changed. This is disk damage, not a crash: restore the file from a copy, or move the \
+         data directory away to start empty and keep it for analysis", path.display()
+    )]
+    Corrupt {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong.
+        cause: Corruption,
+    },
+    /// A segment is missing between two others, or is not where it says it belongs.
+    #[error("{}: begins with sequence {found}, but the one before it ends with {}", path.display(), expected.saturating_sub(1))]
+    Gap {
+        /// Which file.
+        path: PathBuf,
+        /// Where it begins.
+        found: Sequence,
+        /// Where it should.
+        expected: Sequence,
+    },
+}
+
+/// What recovery found.
+pub struct Recovered {
+    /// The segments.
+    pub catalogue: Catalogue,
+    /// The segment to append to, its file, and where.
+    pub open: Option<OpenEnd>,
+    /// The next sequence to give out.
+    pub next_sequence: Sequence,
+    /// Bytes of all the queue's records before it.
+    pub end_byte: u64,
+    /// The idempotency keys within the window.
+    pub keys: IdempotencyIndex,
+    /// Bytes that a torn write had left and that were cut off.
+    pub torn_bytes: u64,
+}
+
+/// Where appending goes on.
+pub struct OpenEnd {
+    /// The segment's file, opened for writing.
+    pub file: File,
+    /// Which life of the file it is.
+    pub identity: SegmentIdentity,
+    /// Where the next batch goes.
+    pub offset: u64,
+    /// Requests with an idempotency key in it.
+    pub key_count: u64,
+}
+
+/// Recovers the queue with the identity `queue_id` in `directory`, which must exist.
+/// `keys` is empty and says what to remember; `now_s` is seconds since the Unix epoch.
+///
+/// # Errors
+///
+/// Anything that a crash cannot have left behind: see [`RecoveryError`].
+pub fn recover(
+    directory: &Path,
+    queue_id: u64,
+    keys: IdempotencyIndex,
+    now_s: u64,
+) -> Result<Recovered, RecoveryError> {
+    let files = list(directory)?;
+    let mut recovered = Recovered {
+        catalogue: Catalogue::default(),
+        open: None,
+        next_sequence: 1,
+        end_byte: 0,
+        keys,
+        torn_bytes: 0,
+    };
+    // Keys of segments that are gone come first: an index is filled in the order of sequences.
+    let first_segment = files.segments.first().map_or(Sequence::MAX, |(first, _)| *first);
+    for (_, path) in files.keys.iter().filter(|(first, _)| *first < first_segment) {
+        recovered.load_keys(path, now_s)?;
+    }
+    let last = files.segments.len().checked_sub(1);
+    for (index, (first_sequence, path)) in files.segments.iter().enumerate() {
+        if index > 0 && *first_sequence != recovered.next_sequence {
+            let path = path.clone();
+            return Err(RecoveryError::Gap { path, found: *first_sequence, expected: recovered.next_sequence });
+        }
+        recovered.add_segment(path, *first_sequence, queue_id, Some(index) == last, now_s)?;
+    }
+    Ok(recovered)
+}
+
+struct Files {
+    segments: Vec<(Sequence, PathBuf)>,
+    keys: Vec<(Sequence, PathBuf)>,
+}
+
+fn list(directory: &Path) -> Result<Files, RecoveryError> {
+    let failed = |error| RecoveryError::Io { path: directory.to_owned(), error };
+    let mut files = Files { segments: Vec::new(), keys: Vec::new() };
+    for entry in fs::read_dir(directory).map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
+        let first = path.file_stem().and_then(|stem| stem.to_str()).and_then(|stem| stem.parse().ok());
+        match (first, path.extension().and_then(|extension| extension.to_str())) {
+            (Some(first), Some("seg")) => files.segments.push((first, path)),
+            (Some(first), Some("keys")) => files.keys.push((first, path)),
+            // A file of keys that was not finished; the segment is still there to make it anew.
+            (Some(_), Some("keys-new")) => fs::remove_file(&path).map_err(failed)?,
+            _ => {}
+        }
+    }
+    files.segments.sort_unstable();
+    files.keys.sort_unstable();
+    Ok(files)
+}
+
+impl Recovered {
+    fn add_segment(
+        &mut self,
+        path: &Path,
+        first_sequence: Sequence,
+        queue_id: u64,
+        is_last: bool,
+        now_s: u64,
+    ) -> Result<(), RecoveryError> {
+        let failed = |error| RecoveryError::Io { path: path.to_owned(), error };
+        let file = segment_file::open(path, true).map_err(failed)?;
+        let capacity = file.metadata().map_err(failed)?.len();
+        let (first, last) = segment_file::read_ends(&file, capacity).map_err(failed)?;
+        let identity = SegmentIdentity::read_header(&first)
+            .and_then(|identity| {
+                let ours = identity.queue_id == queue_id && identity.capacity == capacity;
+                if ours { Ok(identity) } else { Err(FormatError::Foreign) }
+            })
+            .map_err(|cause| RecoveryError::Header { path: path.to_owned(), cause })?;
+        if identity.first_sequence != first_sequence {
+            let path = path.to_owned();
+            return Err(RecoveryError::Gap { path, found: identity.first_sequence, expected: first_sequence });
+        }
+        let keys_path = keys_file::path(path.parent().unwrap_or(Path::new(".")), first_sequence);
+        let footer = identity.read_footer(&last).ok();
+        let mut keys_saved = keys_path.exists();
+        let sealed_next = match footer {
+            Some(footer) if footer.key_count == 0 || keys_saved || !self.keys.is_enabled() => {
+                if keys_saved {
+                    self.load_keys(&keys_path, now_s)?;
+                }
+                keys_saved = true;
+                self.next_sequence = footer.next_sequence;
+                self.end_byte = footer.end_byte;
+                Some(footer.next_sequence)
+            }
+            _ => {
+                let (offset, key_count) = self.scan_segment(&file, path, &identity, now_s)?;
+                if is_last && footer.is_none() {
+                    self.open = Some(OpenEnd { file, identity, offset, key_count });
+                    None
+                } else {
+                    self.save_keys(path, first_sequence).map_err(failed)?;
+                    keys_saved = true;
+                    Some(self.next_sequence)
+                }
+            }
+        };
+        self.catalogue.push(Segment { path: path.to_owned(), identity, sealed_next, keys_saved });
+        Ok(())
+    }
+
+    fn load_keys(&mut self, path: &Path, now_s: u64) -> Result<(), RecoveryError> {
+        let entries = keys_file::load(path).map_err(|error| RecoveryError::Io { path: path.to_owned(), error })?;
+        for entry in entries {
+            self.keys.insert(entry, now_s);
+        }
+        Ok(())
+    }
+
+    fn save_keys(&self, segment: &Path, first_sequence: Sequence) -> io::Result<()> {
+        let entries: Vec<_> = self.keys.since(first_sequence).copied().collect();
+        keys_file::save(segment.parent().unwrap_or(Path::new(".")), first_sequence, &entries)
+    }
+
+    /// Scans a segment, cuts what a torn write left, and takes its keys. Returns where its log
+    /// ends and how many keys it holds.
+    fn scan_segment(
+        &mut self,
+        file: &File,
+        path: &Path,
+        identity: &SegmentIdentity,
+        now_s: u64,
+    ) -> Result<(u64, u64), RecoveryError> {
+        let failed = |error| RecoveryError::Io { path: path.to_owned(), error };
+        let length = usize::try_from(identity.capacity).map_err(|error| failed(io::Error::other(error)))?;
+        let mut bytes = aligned_buffer(length).map_err(failed)?;
+        file.read_exact_at(&mut bytes[..length], 0).map_err(failed)?;
+        let mut key_count = 0;
+        let keys = &mut self.keys;
+        let found = scan(identity, &bytes[..length], |header, records| {
+            let mut sequence = header.first_sequence.get();
+            let mut rest = records;
+            while let Ok((record, taken)) = Record::decode(rest) {
+                if let Some(entry) = key_of(&record, sequence) {
+                    key_count += 1;
+                    keys.insert(entry, now_s);
+                }
+                sequence += 1;
+                rest = &rest[taken..];
+            }
+        })
+        .map_err(|cause| RecoveryError::Corrupt { path: path.to_owned(), cause })?;
+        self.torn_bytes += cut(file, &found).map_err(failed)?;
+        self.next_sequence = found.next_sequence;
+        self.end_byte = found.end_byte;
+        Ok((found.end_offset as u64, key_count))
+    }
+}
+
+fn key_of(record: &Record<'_>, sequence: Sequence) -> Option<KeyEntry> {
+    let first = record.group_count > 0 && record.idempotency_hash != NO_KEY;
+    first.then(|| KeyEntry {
+        hash: record.idempotency_hash,
+        first_sequence: U64::new(sequence),
+        count: U32::new(record.group_count),
+        seen_at_s: U32::new(u32::try_from(record.received_at_us / 1_000_000).unwrap_or(u32::MAX)),
+    })
+}
+
+/// Zeroes the remains of a torn write and syncs; returns how many bytes they were.
+fn cut(file: &File, found: &Scan) -> io::Result<u64> {
+    let mut torn = 0;
+    let zeros = aligned_buffer(BLOCK_BYTES)?;
+    for range in &found.remains {
+        for offset in range.clone().step_by(BLOCK_BYTES) {
+            file.write_all_at(&zeros, offset as u64)?;
+        }
+        torn += range.len() as u64;
+    }
+    if torn > 0 {
+        file.sync_data()?;
+    }
+    Ok(torn)
+}

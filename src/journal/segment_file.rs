@@ -1,0 +1,226 @@
+//! Segment files on disk: made, read and written with O_DIRECT, in whole blocks.
+//!
+//! O_DIRECT keeps the journal's writes out of the page cache, where they would push out
+//! the database's pages on the same machine and be written again at fdatasync. File
+//! systems without it (some FUSE and network ones) are used with the page cache instead.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
+
+use memmap2::MmapMut;
+use rustix::fs::OFlags;
+
+use super::format::{BatchHeader, Footer, SegmentIdentity};
+use crate::limits::{BLOCK_BYTES, MIB};
+
+/// Memory whose address is a multiple of the block size, zeroed, and not resident until touched.
+///
+/// # Errors
+///
+/// The system has no memory to map.
+pub fn aligned_buffer(bytes: usize) -> io::Result<MmapMut> {
+    MmapMut::map_anon(bytes.next_multiple_of(BLOCK_BYTES))
+}
+
+/// Opens a segment file for O_DIRECT, or with the page cache where the file system has none.
+///
+/// # Errors
+///
+/// The file cannot be opened.
+pub fn open(path: &Path, write: bool) -> io::Result<File> {
+    open_with(OpenOptions::new().read(true).write(write), path)
+}
+
+fn open_with(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
+    let direct = i32::try_from(OFlags::DIRECT.bits()).unwrap_or(0);
+    match options.custom_flags(direct).open(path) {
+        Err(error) if error.raw_os_error() == Some(rustix::io::Errno::INVAL.raw_os_error()) => {
+            tracing::warn!(path = %path.display(), "no O_DIRECT on this file system; using the page cache");
+            options.custom_flags(0).open(path)
+        }
+        other => other,
+    }
+}
+
+/// Makes a file of `bytes`, every block of it written with zeros, and syncs it. Syncs of
+/// later writes then have no metadata to write, which is what makes them fast.
+///
+/// # Errors
+///
+/// Any step failed; the file is removed again.
+pub fn create_zeroed(path: &Path, bytes: u64) -> io::Result<File> {
+    create(path, bytes, |file| {
+        let zeros = aligned_buffer(MIB as usize)?;
+        let mut offset = 0;
+        while offset < bytes {
+            let length = usize::try_from((bytes - offset).min(MIB)).unwrap_or(zeros.len());
+            file.write_all_at(&zeros[..length], offset)?;
+            offset += length as u64;
+        }
+        Ok(())
+    })
+}
+
+/// Makes a file of `bytes` whose space is reserved but not written: at once, but every sync
+/// of it is slower. For the moment when no zeroed segment is ready.
+///
+/// # Errors
+///
+/// Any step failed; the file is removed again.
+pub fn create_reserved(path: &Path, bytes: u64) -> io::Result<File> {
+    create(path, bytes, |file| {
+        rustix::fs::fallocate(file, rustix::fs::FallocateFlags::empty(), 0, bytes).map_err(io::Error::from)
+    })
+}
+
+fn create(path: &Path, _bytes: u64, fill: impl FnOnce(&File) -> io::Result<()>) -> io::Result<File> {
+    let file = open_with(OpenOptions::new().read(true).write(true).create(true).truncate(true), path)?;
+    let filled = fill(&file).and_then(|()| file.sync_all());
+    if let Err(error) = filled {
+        // The file is of no use, and what removing it may fail with says nothing new.
+        let _ = std::fs::remove_file(path);
+        return Err(error);
+    }
+    Ok(file)
+}
+
+/// Reads block 0 and the last block.
+///
+/// # Errors
+///
+/// The file cannot be read.
+pub fn read_ends(file: &File, capacity: u64) -> io::Result<(Vec<u8>, Vec<u8>)> {
+    let mut buffer = aligned_buffer(BLOCK_BYTES)?;
+    file.read_exact_at(&mut buffer, 0)?;
+    let first = buffer.to_vec();
+    file.read_exact_at(&mut buffer, capacity.saturating_sub(BLOCK_BYTES as u64))?;
+    Ok((first, buffer.to_vec()))
+}
+
+/// Writes block 0 and syncs it.
+///
+/// # Errors
+///
+/// The write or the sync failed.
+pub fn write_header(file: &File, identity: &SegmentIdentity, epoch: u64, now_us: u64) -> io::Result<()> {
+    write_block(file, 0, |block| identity.write_header(epoch, now_us, block))
+}
+
+/// Writes the footer and syncs it.
+///
+/// # Errors
+///
+/// The write or the sync failed.
+pub fn write_footer(file: &File, identity: &SegmentIdentity, footer: &Footer) -> io::Result<()> {
+    write_block(file, identity.footer_offset(), |block| identity.write_footer(footer, block))
+}
+
+fn write_block(file: &File, offset: u64, fill: impl FnOnce(&mut [u8; BLOCK_BYTES])) -> io::Result<()> {
+    let mut buffer = aligned_buffer(BLOCK_BYTES)?;
+    let mut block = [0; BLOCK_BYTES];
+    fill(&mut block);
+    buffer.copy_from_slice(&block);
+    file.write_all_at(&buffer, offset)?;
+    file.sync_data()
+}
+
+/// Makes the names in a directory durable.
+///
+/// # Errors
+///
+/// The directory cannot be opened or synced.
+pub fn sync_directory(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}
+
+/// Reads batches one after another, with a window of aligned memory.
+pub struct BatchReader {
+    file: File,
+    identity: SegmentIdentity,
+    window: MmapMut,
+    window_offset: u64,
+    window_bytes: usize,
+    offset: u64,
+}
+
+/// Why a batch that must be there could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The disk did not give the bytes.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// It gave others than were written.
+    #[error("damaged at byte {offset}: {cause}")]
+    Corrupt {
+        /// Where in the file.
+        offset: u64,
+        /// What is wrong there.
+        cause: super::format::FormatError,
+    },
+}
+
+impl BatchReader {
+    /// Bytes of the window unless a batch is larger.
+    const WINDOW_BYTES: usize = MIB as usize;
+
+    /// A reader that stands before the segment's first batch.
+    ///
+    /// # Errors
+    ///
+    /// No memory to map.
+    pub fn new(file: File, identity: SegmentIdentity) -> io::Result<Self> {
+        let window = aligned_buffer(Self::WINDOW_BYTES)?;
+        Ok(Self { file, identity, window, window_offset: 0, window_bytes: 0, offset: BLOCK_BYTES as u64 })
+    }
+
+    /// Reads the next batch, which the caller knows to be durable.
+    ///
+    /// # Errors
+    ///
+    /// It is not there or not whole: then the disk has lost it.
+    pub fn next(&mut self) -> Result<(BatchHeader, &[u8]), ReadError> {
+        self.ensure(BLOCK_BYTES)?;
+        // The window may have been read before the batch was written; if so, read it again.
+        if BatchHeader::decode(&self.identity, self.ahead()).is_err() {
+            self.window_bytes = 0;
+            self.ensure(BLOCK_BYTES)?;
+            let corrupt = |cause| ReadError::Corrupt { offset: self.offset, cause };
+            let whole = BatchHeader::peek(&self.identity, self.ahead()).map_err(corrupt)?.padded_bytes();
+            self.ensure(whole)?;
+        }
+        let offset = self.offset;
+        let (header, _) = BatchHeader::decode(&self.identity, self.ahead())
+            .map_err(|cause| ReadError::Corrupt { offset, cause })?;
+        self.offset += header.padded_bytes() as u64;
+        let start = usize::try_from(offset - self.window_offset).unwrap_or(0) + super::format::BATCH_HEADER_BYTES;
+        Ok((header, &self.window[start..start + header.length.get() as usize]))
+    }
+
+    fn ahead(&self) -> &[u8] {
+        let start = usize::try_from(self.offset - self.window_offset).unwrap_or(usize::MAX);
+        self.window.get(start..self.window_bytes).unwrap_or_default()
+    }
+
+    /// Makes the window hold at least `bytes` from the current offset on.
+    fn ensure(&mut self, bytes: usize) -> Result<(), ReadError> {
+        if self.window_bytes > 0 && self.ahead().len() >= bytes {
+            return Ok(());
+        }
+        if self.offset + bytes as u64 > self.identity.capacity {
+            let cause = super::format::FormatError::Short;
+            return Err(ReadError::Corrupt { offset: self.offset, cause });
+        }
+        if self.window.len() < bytes {
+            self.window = aligned_buffer(bytes)?;
+        }
+        let left = usize::try_from(self.identity.capacity - self.offset).unwrap_or(usize::MAX);
+        let length = self.window.len().min(left);
+        self.window_bytes = 0;
+        self.file.read_exact_at(&mut self.window[..length], self.offset)?;
+        self.window_offset = self.offset;
+        self.window_bytes = length;
+        Ok(())
+    }
+}

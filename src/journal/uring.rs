@@ -1,0 +1,182 @@
+//! The only user of io_uring's own interface: writes linked to fdatasync.
+//!
+//! io_uring completes in any order, so a sync that merely follows its write may run
+//! before it. The two are linked: the sync starts when the write has completed in full,
+//! and is cancelled otherwise. All commits of one call are in flight together, and the
+//! call returns when the kernel has finished with all of them, so it never leaves a
+//! buffer in the kernel's hands.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+
+use io_uring::{IoUring, opcode, squeue, types};
+
+/// Bytes to put into a file before the next sync.
+pub struct Write<'a> {
+    /// Opened for writing.
+    pub file: &'a File,
+    /// Where; a multiple of the block size.
+    pub offset: u64,
+    /// What; aligned to the block size in address and length.
+    pub bytes: &'a [u8],
+}
+
+/// Why a commit failed. Nothing about the file may be believed afterwards.
+#[derive(Debug, thiserror::Error)]
+pub enum CommitError {
+    /// A write failed or was cut short.
+    #[error("writing {bytes} bytes at offset {offset}: {error}")]
+    Write {
+        /// Where the write began.
+        offset: u64,
+        /// How long it was to be.
+        bytes: usize,
+        /// What the kernel said.
+        error: io::Error,
+    },
+    /// A sync failed. It must not be tried again: the kernel may have dropped the dirty state.
+    #[error("fdatasync: {0}")]
+    Sync(io::Error),
+    /// The ring itself failed.
+    #[error("io_uring: {0}")]
+    Ring(io::Error),
+}
+
+/// An io_uring of the journal thread's own.
+pub struct Disk {
+    ring: IoUring,
+    results: Vec<(Option<i32>, Option<i32>)>,
+}
+
+impl Disk {
+    /// Sets up a ring for up to `commits_max` files at once. Call it on the thread that will use it.
+    ///
+    /// # Errors
+    ///
+    /// The kernel has no io_uring, or forbids it.
+    pub fn new(commits_max: usize) -> io::Result<Self> {
+        let entries = u32::try_from(commits_max.max(1) * 2).unwrap_or(u32::MAX).next_power_of_two();
+        // With a single issuer that asks for its completions, the kernel need not interrupt us; kernels
+        // before 6.1 do not know these flags and get a plain ring.
+        let ring = IoUring::builder()
+            .setup_single_issuer()
+            .setup_defer_taskrun()
+            .build(entries)
+            .or_else(|_| IoUring::new(entries))?;
+        Ok(Self { ring, results: Vec::with_capacity(commits_max) })
+    }
+
+    /// Writes everything and syncs every file. When it returns `Ok`, all of it is on disk.
+    ///
+    /// # Errors
+    ///
+    /// Any write or sync failed; what is on disk is then unknown.
+    pub fn commit(&mut self, writes: &[Write<'_>]) -> Result<(), CommitError> {
+        self.results.clear();
+        self.results.resize(writes.len(), (None, None));
+        for (index, write) in writes.iter().enumerate() {
+            self.push(index as u64, write)?;
+        }
+        self.wait(writes.len() * 2)?;
+        for (write, result) in writes.iter().zip(&self.results) {
+            check(write, *result)?;
+        }
+        Ok(())
+    }
+
+    fn push(&mut self, index: u64, write: &Write<'_>) -> Result<(), CommitError> {
+        let fd = types::Fd(write.file.as_raw_fd());
+        let length = u32::try_from(write.bytes.len()).map_err(|_| CommitError::Ring(io::ErrorKind::InvalidInput.into()))?;
+        let pair = [
+            opcode::Write::new(fd, write.bytes.as_ptr(), length)
+                .offset(write.offset)
+                .build()
+                .user_data(index * 2)
+                .flags(squeue::Flags::IO_LINK),
+            opcode::Fsync::new(fd).flags(types::FsyncFlags::DATASYNC).build().user_data(index * 2 + 1),
+        ];
+        // SAFETY: the buffer and the file outlive the call to `commit`, which is the only caller and
+        // does not return before the kernel has completed both entries (`wait` counts them).
+        unsafe { self.ring.submission().push_multiple(&pair) }
+            .map_err(|error| CommitError::Ring(io::Error::other(error)))
+    }
+
+    /// Waits for `left` completions, whatever happens: the kernel holds our buffers until then.
+    fn wait(&mut self, mut left: usize) -> Result<(), CommitError> {
+        while left > 0 {
+            match self.ring.submit_and_wait(left) {
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // The submission is gone; the process must not go on with buffers in unknown hands.
+                Err(error) => {
+                    tracing::error!(%error, "io_uring_enter failed with writes in flight; aborting");
+                    std::process::abort();
+                }
+            }
+            for completion in self.ring.completion() {
+                left -= 1;
+                let Ok(data) = usize::try_from(completion.user_data()) else { continue };
+                if let Some(result) = self.results.get_mut(data / 2) {
+                    if data.is_multiple_of(2) {
+                        result.0 = Some(completion.result());
+                    } else {
+                        result.1 = Some(completion.result());
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn check(write: &Write<'_>, (written, synced): (Option<i32>, Option<i32>)) -> Result<(), CommitError> {
+    let failed = |error| CommitError::Write { offset: write.offset, bytes: write.bytes.len(), error };
+    let written = written.unwrap_or(-rustix::io::Errno::IO.raw_os_error());
+    if written < 0 {
+        return Err(failed(io::Error::from_raw_os_error(-written)));
+    }
+    if usize::try_from(written).ok() != Some(write.bytes.len()) {
+        return Err(failed(io::Error::new(io::ErrorKind::WriteZero, format!("only {written} bytes were written"))));
+    }
+    match synced {
+        Some(0) => Ok(()),
+        Some(error) => Err(CommitError::Sync(io::Error::from_raw_os_error(-error))),
+        None => Err(CommitError::Sync(io::Error::other("no completion"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::segment_file;
+
+    #[test]
+    fn what_is_committed_is_in_the_files() {
+        let directory = tempfile::tempdir().unwrap();
+        let files: Vec<_> = (0..3)
+            .map(|n| segment_file::create_zeroed(&directory.path().join(n.to_string()), 64 * 1024).unwrap())
+            .collect();
+        let mut disk = Disk::new(files.len()).unwrap();
+        let mut buffer = segment_file::aligned_buffer(8192).unwrap();
+        buffer.fill(7);
+        let writes: Vec<_> = files.iter().map(|file| Write { file, offset: 4096, bytes: &buffer }).collect();
+        disk.commit(&writes).unwrap();
+        for n in 0..3 {
+            let bytes = std::fs::read(directory.path().join(n.to_string())).unwrap();
+            assert!(bytes[4096..4096 + 8192].iter().all(|byte| *byte == 7));
+            assert!(bytes[..4096].iter().chain(&bytes[4096 + 8192..]).all(|byte| *byte == 0));
+        }
+    }
+
+    #[test]
+    fn a_failed_write_is_an_error_and_its_sync_does_not_hide_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("read-only");
+        segment_file::create_zeroed(&path, 8192).unwrap();
+        let file = segment_file::open(&path, false).unwrap();
+        let buffer = segment_file::aligned_buffer(4096).unwrap();
+        let error = Disk::new(1).unwrap().commit(&[Write { file: &file, offset: 0, bytes: &buffer }]).unwrap_err();
+        assert!(matches!(error, CommitError::Write { offset: 0, bytes: 4096, .. }), "{error}");
+    }
+}

@@ -1,0 +1,300 @@
+//! The journal thread: gathers all rings into one batch a queue, writes and syncs them
+//! together, and only then lets anybody hear of it.
+//!
+//! There is one commit in flight. While it is, requests gather in the rings; the more
+//! there are, the more one sync carries, so the journal needs no timer to group commits.
+//!
+//! Invariant: nothing is completed, shown to a drain or counted as durable before the
+//! sync of its batch has succeeded. After a failed write or sync nothing is acknowledged
+//! any more, by anybody, until a restart has looked at what the disk really holds.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+use std::time::Duration;
+
+use rtrb::Producer;
+
+use super::append::{Appender, Place, SealedBatch};
+use super::catalogue::{Catalogue, Segment};
+use super::idempotency::KeyEntry;
+use super::maintenance::Chore;
+use super::pool::Pool;
+use super::segment_file::{self, sync_directory};
+use super::uring::{CommitError, Disk, Write};
+use crate::clock;
+use crate::config::Ack;
+use crate::limits::BLOCK_BYTES;
+use crate::queue::{Health, Queue};
+use crate::ring::{Bell, Completion, FrameHeader, JournalEnd, Outcome};
+
+/// How long the thread sleeps when the bell stays silent. Only a bound: a ring wakes it at once.
+const PATIENCE: Duration = Duration::from_secs(3600);
+/// How long a full disk is believed to be full before another segment is tried, in nanoseconds.
+const DISK_FULL_RETRY_NS: u64 = 100_000_000;
+
+/// One queue as the journal thread holds it.
+pub struct QueueLog {
+    queue: Arc<Queue>,
+    directory: PathBuf,
+    catalogue: Arc<Catalogue>,
+    appender: Appender,
+    file: Option<File>,
+    hot: Producer<u8>,
+    sealed: Option<SealedBatch>,
+}
+
+impl QueueLog {
+    /// Goes on where recovery ended; `hot` leads to the queue's drain.
+    #[must_use]
+    pub fn new(
+        queue: Arc<Queue>,
+        directory: PathBuf,
+        catalogue: Arc<Catalogue>,
+        appender: Appender,
+        file: Option<File>,
+        hot: Producer<u8>,
+    ) -> Self {
+        Self { queue, directory, catalogue, appender, file, hot, sealed: None }
+    }
+}
+
+/// The state of the journal thread.
+pub struct Writer {
+    epoch: u64,
+    logs: Vec<QueueLog>,
+    rings: Vec<JournalEnd>,
+    bell: Arc<Bell>,
+    pool: Arc<Pool>,
+    health: Arc<Health>,
+    chores: Sender<Chore>,
+    disk: Disk,
+    /// What to complete when the commit that is being gathered is durable: ring and completion.
+    gathered: Vec<(usize, Completion)>,
+    /// The ring that is looked at first, so that none is always last.
+    first_ring: usize,
+    disk_full_until_ns: u64,
+}
+
+impl Writer {
+    /// Prepares the thread's state. Call it on the thread itself: the ring belongs to its thread.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses an io_uring.
+    pub fn new(
+        epoch: u64,
+        logs: Vec<QueueLog>,
+        rings: Vec<JournalEnd>,
+        bell: Arc<Bell>,
+        pool: Arc<Pool>,
+        health: Arc<Health>,
+        chores: Sender<Chore>,
+    ) -> io::Result<Self> {
+        let disk = Disk::new(logs.len())?;
+        let gathered = Vec::new();
+        Ok(Self { epoch, logs, rings, bell, pool, health, chores, disk, gathered, first_ring: 0, disk_full_until_ns: 0 })
+    }
+
+    /// Runs until every executor is gone and everything that they sent is committed.
+    pub fn run(mut self) {
+        loop {
+            self.gather();
+            let wrote = self.commit();
+            for ring in &mut self.rings {
+                ring.wake();
+            }
+            if wrote || self.rings.iter().any(|ring| !ring.is_empty()) {
+                continue;
+            }
+            if self.rings.iter().all(JournalEnd::is_finished) {
+                break;
+            }
+            let rings = &self.rings;
+            self.bell.sleep_unless(PATIENCE, || rings.iter().any(|ring| !ring.is_empty() || ring.is_finished()));
+        }
+        tracing::debug!("the journal has committed everything and stops");
+    }
+
+    /// Takes frames off the rings until they are empty or the batches full.
+    fn gather(&mut self) {
+        let now_s = clock::unix_us() / 1_000_000;
+        let rings = self.rings.len();
+        for turn in 0..rings {
+            let ring = (self.first_ring + turn) % rings;
+            while let Some(frame) = self.rings[ring].peek() {
+                if !self.take_frame(ring, &frame, now_s) {
+                    break;
+                }
+            }
+        }
+        self.first_ring = (self.first_ring + 1) % rings.max(1);
+    }
+
+    /// Deals with one frame; `false` if it must wait for the next commit.
+    fn take_frame(&mut self, ring: usize, frame: &FrameHeader, now_s: u64) -> bool {
+        let refusal = |outcome| Completion { slot: frame.slot.get(), count: 0, first_sequence: 0, outcome };
+        if self.health.is_journal_failed() {
+            self.rings[ring].skip();
+            self.rings[ring].complete(refusal(Outcome::Failed));
+            return true;
+        }
+        let index = usize::from(frame.queue.get());
+        let Some(log) = self.logs.get_mut(index) else {
+            // Only our own code writes frames; a queue that does not exist is a bug, and is refused.
+            self.rings[ring].skip();
+            self.rings[ring].complete(refusal(Outcome::Failed));
+            return true;
+        };
+        match log.appender.place(frame, now_s) {
+            Place::Append => self.append(ring, index, frame, now_s),
+            Place::Replay(known) => self.replay(ring, index, frame, known),
+            Place::AfterCommit => return false,
+            Place::AfterNewSegment => {
+                if let Err(error) = self.next_segment(index) {
+                    self.note_disk_full(&error);
+                    self.rings[ring].skip();
+                    self.rings[ring].complete(refusal(Outcome::DiskFull));
+                }
+            }
+            Place::TooLarge => {
+                self.rings[ring].skip();
+                self.rings[ring].complete(refusal(Outcome::Failed));
+            }
+        }
+        true
+    }
+
+    fn append(&mut self, ring: usize, index: usize, frame: &FrameHeader, now_s: u64) {
+        let log = &mut self.logs[index];
+        let (first_sequence, room) = log.appender.append(frame, now_s);
+        self.rings[ring].take(room);
+        log.queue.journal.appended.set(log.appender.last_sequence());
+        let slot = frame.slot.get();
+        let completion = Completion { slot, count: frame.count.get(), first_sequence, outcome: Outcome::Stored };
+        match log.queue.config.ack {
+            Ack::Durable => self.gathered.push((ring, completion)),
+            Ack::Memory => self.rings[ring].complete(completion),
+        }
+    }
+
+    /// The first request with this key may still be in the open batch, so the answer waits for its commit.
+    fn replay(&mut self, ring: usize, index: usize, frame: &FrameHeader, known: KeyEntry) {
+        self.rings[ring].skip();
+        self.logs[index].queue.journal.replayed.add(1);
+        let completion = Completion {
+            slot: frame.slot.get(),
+            count: known.count.get(),
+            first_sequence: known.first_sequence.get(),
+            outcome: Outcome::Replayed,
+        };
+        self.gathered.push((ring, completion));
+    }
+
+    /// Writes and syncs what was gathered, then publishes it. Returns whether there was anything.
+    fn commit(&mut self) -> bool {
+        let now_us = clock::unix_us();
+        for log in &mut self.logs {
+            log.sealed = log.appender.seal_batch(now_us);
+        }
+        let writes: Vec<Write<'_>> = self.logs.iter().filter_map(QueueLog::write).collect();
+        if !writes.is_empty() {
+            let result = self.disk.commit(&writes);
+            drop(writes);
+            match result {
+                Ok(()) => self.logs.iter_mut().for_each(QueueLog::publish),
+                Err(error) => self.fail(&error),
+            }
+        }
+        let any = !self.gathered.is_empty();
+        for (ring, completion) in self.gathered.drain(..) {
+            self.rings[ring].complete(completion);
+        }
+        any
+    }
+
+    /// The end of acknowledging. What the disk holds is for the next start to find out.
+    fn fail(&mut self, error: &CommitError) {
+        tracing::error!(
+            %error,
+            "the journal could not be written; nothing more is accepted or acknowledged. What was acknowledged \
+             before is on disk and still being delivered. Mend the disk, then restart forebay"
+        );
+        self.health.set_journal_failed();
+        for (_, completion) in &mut self.gathered {
+            completion.outcome = Outcome::Failed;
+        }
+    }
+
+    fn note_disk_full(&mut self, error: &io::Error) {
+        if !self.health.is_disk_full() {
+            tracing::error!(%error, "no room for another segment; refusing records until there is");
+        }
+        self.health.set_disk_full(true);
+        self.disk_full_until_ns = clock::monotonic_ns() + DISK_FULL_RETRY_NS;
+    }
+
+    /// Seals the queue's segment and opens the next one. The segment's name is durable before
+    /// anything in it is acknowledged.
+    fn next_segment(&mut self, index: usize) -> io::Result<()> {
+        if self.health.is_disk_full() && clock::monotonic_ns() < self.disk_full_until_ns {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        let taken = self.pool.take()?;
+        let generation = getrandom::u64().map_err(io::Error::other)?.max(1);
+        let log = &mut self.logs[index];
+        let identity = log.appender.next_segment(log.queue.id, generation, self.pool.segment_bytes());
+        let file = segment_file::open(&taken, true)?;
+        segment_file::write_header(&file, &identity, self.epoch, clock::unix_us())?;
+        log.seal_segment(&self.chores)?;
+        let path = log.directory.join(format!("{:020}.seg", identity.first_sequence));
+        fs::rename(&taken, &path)?;
+        sync_directory(&log.directory)?;
+        sync_directory(self.pool.directory())?;
+        log.catalogue.push(Segment { path, identity, sealed_next: None, keys_saved: false });
+        log.appender.open_segment(identity, BLOCK_BYTES as u64, 0);
+        log.file = Some(file);
+        self.health.set_disk_full(false);
+        // The pool has one spare less.
+        let _ = self.chores.send(Chore::Replenish);
+        Ok(())
+    }
+}
+
+impl QueueLog {
+    fn write(&self) -> Option<Write<'_>> {
+        let sealed = self.sealed.as_ref()?;
+        Some(Write { file: self.file.as_ref()?, offset: sealed.offset, bytes: self.appender.batch(sealed) })
+    }
+
+    /// The batch is on disk: says so, and hands it to the drain if that keeps up.
+    fn publish(&mut self) {
+        let Some(sealed) = self.sealed.take() else { return };
+        // If it does not fit, the drain reads it from the segment when it gets there.
+        let _ = self.hot.push_entire_slice(&self.appender.batch(&sealed)[..sealed.bytes]);
+        self.appender.committed(&sealed);
+        self.queue.journal.keys_evicted.set(self.appender.keys_evicted());
+        self.queue.journal.durable_bytes.set(sealed.end_byte);
+        self.queue.journal.durable.set(sealed.next_sequence - 1);
+        self.queue.durable_moved.notify_one();
+    }
+
+    fn seal_segment(&mut self, chores: &Sender<Chore>) -> io::Result<()> {
+        let (Some((identity, footer)), Some(file)) = (self.appender.footer(), self.file.as_ref()) else {
+            return Ok(());
+        };
+        segment_file::write_footer(file, &identity, &footer)?;
+        self.catalogue.seal_last(footer.next_sequence);
+        let keys = self.appender.segment_keys();
+        // The maintenance thread ends after this one, so it hears of every segment.
+        let _ = chores.send(Chore::SaveKeys {
+            queue: self.queue.index,
+            first_sequence: identity.first_sequence,
+            keys,
+        });
+        self.file = None;
+        Ok(())
+    }
+}

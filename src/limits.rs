@@ -1,0 +1,103 @@
+//! Every bound of forebay and its default, in one place.
+//!
+//! Nothing in forebay is unbounded. Each constant here is the default of the
+//! configuration key with the same name in lower case (`config/forebay.toml`
+//! shows them all, and a test proves that the two agree), or a fixed bound that
+//! a format or a protocol imposes, which says so. Units come last in the name.
+
+/// One kibibyte in bytes.
+pub const KIB: u64 = 1024;
+/// One mebibyte in bytes.
+pub const MIB: u64 = 1024 * KIB;
+/// One gibibyte in bytes.
+pub const GIB: u64 = 1024 * MIB;
+
+/// Queues that one configuration may hold (fixed: the ring names a queue with 16 bits).
+pub const QUEUES_MAX: usize = 256;
+/// Length of a queue's name in bytes (fixed: it is a directory name and part of a ticket).
+pub const QUEUE_NAME_BYTES_MAX: usize = 64;
+/// Listeners that one configuration may hold (fixed).
+pub const LISTENERS_MAX: usize = 64;
+/// Ingress executors, one per core (fixed upper bound; the default is the cores less one).
+pub const EXECUTORS_MAX: usize = 256;
+
+/// Open client connections of the whole process; the next one gets a 503 and is closed.
+pub const CONNECTIONS_MAX: usize = 20_000;
+/// Bytes of one request head. Hyper needs at least 8 KiB.
+pub const HEAD_BYTES_MAX: u64 = 16 * KIB;
+/// Header fields of one request head (fixed).
+pub const HEADERS_MAX: usize = 64;
+/// Time in which a request head must have arrived once its first byte has, in milliseconds.
+pub const HEAD_TIMEOUT_MS: u64 = 10_000;
+/// Time in which a request body must have arrived, and a response be taken, in milliseconds.
+pub const BODY_TIMEOUT_MS: u64 = 30_000;
+/// Time that a keep-alive connection may be silent between requests, in milliseconds.
+pub const IDLE_TIMEOUT_MS: u64 = 75_000;
+/// Bytes of one record's body.
+pub const RECORD_BYTES_MAX: u64 = MIB;
+/// Bytes of one NDJSON request's body.
+pub const BATCH_REQUEST_BYTES_MAX: u64 = 4 * MIB;
+/// Records of one NDJSON request.
+pub const BATCH_REQUEST_RECORDS_MAX: u64 = 20_000;
+/// Requests that one executor may have between its ring and its answer.
+pub const IN_FLIGHT_MAX: u64 = 16_384;
+/// Bytes of request bodies that one executor may hold while they arrive.
+pub const BODY_BYTES_IN_FLIGHT_MAX: u64 = 64 * MIB;
+/// Bytes of a `Forebay-Key` (fixed by the record format's 16-bit length, kept far below it).
+pub const KEY_BYTES_MAX: usize = 256;
+/// Bytes of an `Idempotency-Key` (fixed, as above).
+pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 256;
+/// Bytes of a `Content-Type` (fixed, as above).
+pub const CONTENT_TYPE_BYTES_MAX: usize = 256;
+
+/// Bytes of the ring between one executor and the journal.
+pub const RING_BYTES: u64 = 16 * MIB;
+/// Bytes that the journal writes for one queue before one fdatasync.
+pub const COMMIT_BYTES_MAX: u64 = 8 * MIB;
+/// Bytes of one segment file.
+pub const SEGMENT_BYTES: u64 = 64 * MIB;
+/// Zeroed segments that are kept ready for any queue to take.
+pub const SPARE_SEGMENTS: u64 = 1;
+/// Bytes of the ring that hands a queue's fresh records from the journal to its drain.
+pub const HOT_RING_BYTES: u64 = 4 * MIB;
+
+/// Bytes of undelivered records of one queue; more are refused with 429.
+pub const MAX_BACKLOG_BYTES: u64 = 10 * GIB;
+/// Time that an `Idempotency-Key` is remembered, in milliseconds.
+pub const IDEMPOTENCY_WINDOW_MS: u64 = 600_000;
+/// Keys that are remembered for one queue; beyond it the oldest is forgotten, and counted.
+pub const IDEMPOTENCY_KEYS_MAX: u64 = 1_000_000;
+/// Bytes of one queue's dead-letter file; when it is full the drain waits rather than lose a record.
+pub const DEAD_LETTERS_BYTES_MAX: u64 = 256 * MIB;
+
+/// Records of one transaction.
+pub const BATCH_RECORDS_MAX: u64 = 5_000;
+/// Bytes of record bodies in one transaction (at least one record is always taken).
+pub const BATCH_BYTES_MAX: u64 = 4 * MIB;
+/// Time for which due records are gathered into one transaction, in milliseconds of the rate.
+pub const BATCH_LINGER_MS_MAX: u64 = 5;
+/// First pause after a transient failure, in milliseconds.
+pub const RETRY_BACKOFF_MS_MIN: u64 = 100;
+/// Longest pause between two attempts, in milliseconds.
+pub const RETRY_BACKOFF_MS_MAX: u64 = 10_000;
+/// Time to connect to a sink, in milliseconds.
+pub const SINK_CONNECT_TIMEOUT_MS: u64 = 5_000;
+/// Time for one transaction of a sink, in milliseconds.
+pub const SINK_COMMIT_TIMEOUT_MS: u64 = 30_000;
+
+/// Time that a shutdown waits for requests in flight, in milliseconds.
+pub const SHUTDOWN_GRACE_MS: u64 = 10_000;
+
+/// Alignment of everything that is written to a segment (fixed: O_DIRECT).
+pub const BLOCK_BYTES: usize = 4096;
+
+const _: () = assert!(RING_BYTES >= COMMIT_BYTES_MAX, "a frame that fits a commit must fit the ring");
+const _: () = assert!(COMMIT_BYTES_MAX >= 2 * RECORD_BYTES_MAX, "one record and its header must fit a commit");
+const _: () = assert!(COMMIT_BYTES_MAX > BATCH_REQUEST_BYTES_MAX, "one NDJSON request must fit a commit");
+const _: () = assert!(
+    SEGMENT_BYTES >= COMMIT_BYTES_MAX + 2 * BLOCK_BYTES as u64,
+    "a segment holds its header, one whole commit and its footer"
+);
+const _: () = assert!(HEAD_BYTES_MAX >= 8 * KIB, "hyper's smallest buffer");
+const _: () = assert!(QUEUES_MAX <= u16::MAX as usize);
+const _: () = assert!(RETRY_BACKOFF_MS_MIN <= RETRY_BACKOFF_MS_MAX);

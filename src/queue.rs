@@ -1,0 +1,274 @@
+//! What the stages know of one queue together: its watermarks, and nothing else.
+//!
+//! Every number here has one writer, named by the struct that holds it; everybody
+//! else only reads. The two writers' numbers lie on cache lines of their own, and
+//! no executor writes to either, so cores share nothing on the way of a record.
+//!
+//! Invariant, in the order in which a record passes them:
+//! `appended >= durable >= released >= delivered >= trimmed`.
+
+use std::collections::BTreeMap;
+use std::sync::RwLock;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+
+use tokio::sync::Notify;
+
+use crate::config;
+use crate::rate::Rate;
+use crate::record::Sequence;
+use crate::ticket::TicketCodec;
+
+/// One queue, as all threads see it.
+pub struct Queue {
+    /// Its place in the configuration's order; the ring names a queue by it.
+    pub index: u16,
+    /// Identifies it within its data directory, whatever its place in the configuration.
+    pub id: u64,
+    /// Its name.
+    pub name: String,
+    /// Its settings.
+    pub config: config::Queue,
+    /// Makes and reads its tickets.
+    pub tickets: TicketCodec,
+    /// Written by the journal alone.
+    pub journal: JournalMarks,
+    /// Written by the drain alone.
+    pub drain: DrainMarks,
+    /// Records that the sink refused for good.
+    pub dead_letters: DeadLetterIndex,
+    /// Rung by the journal when `durable` has moved.
+    pub durable_moved: Notify,
+}
+
+/// Watermarks and counters of which the journal is the only writer.
+#[derive(Default)]
+#[repr(align(128))]
+pub struct JournalMarks {
+    /// The last sequence that was given out.
+    pub appended: Mark,
+    /// The last sequence that is on disk.
+    pub durable: Mark,
+    /// Bytes of all records up to `durable`, since the queue was created.
+    pub durable_bytes: Mark,
+    /// Everything up to here has left the journal.
+    pub trimmed: Mark,
+    /// Requests answered with an earlier ticket because of their idempotency key.
+    pub replayed: Mark,
+    /// Idempotency keys forgotten before their window ended, because there were too many.
+    pub keys_evicted: Mark,
+}
+
+/// Watermarks and counters of which the drain is the only writer.
+#[derive(Default)]
+#[repr(align(128))]
+pub struct DrainMarks {
+    /// The last sequence that was handed to the sink.
+    pub released: Mark,
+    /// The last sequence that the sink has committed (or that is a dead letter).
+    pub delivered: Mark,
+    /// Bytes of all records up to `delivered`, since the queue was created.
+    pub delivered_bytes: Mark,
+    /// Transactions that the sink committed.
+    pub batches: Mark,
+    /// Attempts that failed and were repeated.
+    pub retries: Mark,
+    /// Records a second, measured over the last seconds; 0 while unknown.
+    pub rate_measured: Mark,
+    state: AtomicU8,
+}
+
+/// A number with one writer and many readers.
+#[derive(Default)]
+pub struct Mark(AtomicU64);
+
+impl Mark {
+    /// The value; whatever was written before it was published is visible too.
+    #[must_use]
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Acquire)
+    }
+
+    /// Publishes a value. Only the one writer may call this.
+    pub fn set(&self, value: u64) {
+        self.0.store(value, Ordering::Release);
+    }
+
+    /// Adds to a counter without a locked instruction: only the one writer may call this.
+    pub fn add(&self, value: u64) {
+        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(value), Ordering::Release);
+    }
+}
+
+/// What a queue's drain is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DrainState {
+    /// Not yet connected to the sink for the first time.
+    Connecting,
+    /// Delivering, or waiting for records.
+    Running,
+    /// The last attempt failed; waiting to try again.
+    Retrying,
+    /// It cannot go on without a person: another process took over, or the positions contradict.
+    Halted,
+}
+
+impl DrainMarks {
+    /// What the drain is doing.
+    #[must_use]
+    pub fn state(&self) -> DrainState {
+        match self.state.load(Ordering::Acquire) {
+            0 => DrainState::Connecting,
+            1 => DrainState::Running,
+            2 => DrainState::Retrying,
+            _ => DrainState::Halted,
+        }
+    }
+
+    /// Publishes what the drain is doing.
+    pub fn set_state(&self, state: DrainState) {
+        self.state.store(state as u8, Ordering::Release);
+    }
+}
+
+impl Queue {
+    /// A queue at the start of its life; recovery moves the watermarks afterwards.
+    #[must_use]
+    pub fn new(index: u16, id: u64, name: &str, config: config::Queue, tickets: TicketCodec) -> Self {
+        Self {
+            index,
+            id,
+            name: name.to_owned(),
+            config,
+            tickets,
+            journal: JournalMarks::default(),
+            drain: DrainMarks::default(),
+            dead_letters: DeadLetterIndex::default(),
+            durable_moved: Notify::new(),
+        }
+    }
+
+    /// Records that are on disk and not yet delivered.
+    #[must_use]
+    pub fn backlog_records(&self) -> u64 {
+        // The smaller mark is read first: both only grow, so the difference cannot be negative.
+        let delivered = self.drain.delivered.get();
+        self.journal.durable.get().saturating_sub(delivered)
+    }
+
+    /// Bytes of the records that are on disk and not yet delivered.
+    #[must_use]
+    pub fn backlog_bytes(&self) -> u64 {
+        let delivered = self.drain.delivered_bytes.get();
+        self.journal.durable_bytes.get().saturating_sub(delivered)
+    }
+
+    /// How many records must be delivered until this one is, itself included; 0 once it is.
+    #[must_use]
+    pub fn position(&self, sequence: Sequence) -> u64 {
+        sequence.saturating_sub(self.drain.delivered.get())
+    }
+
+    /// Milliseconds until `position` records are delivered, at the configured rate or, when
+    /// that is unlimited, at the measured one. `None` while the drain delivers nothing.
+    #[must_use]
+    pub fn eta_ms(&self, position: u64) -> Option<u64> {
+        if position == 0 {
+            return Some(0);
+        }
+        if self.drain.state() != DrainState::Running {
+            return None;
+        }
+        match self.config.rate {
+            Rate::Unlimited => {
+                let measured = self.drain.rate_measured.get();
+                (measured > 0).then(|| position.saturating_mul(1000).div_ceil(measured))
+            }
+            limited @ Rate::Limited { .. } => Some(limited.time_for_ns(position).div_ceil(1_000_000)),
+        }
+    }
+}
+
+/// Where the reason of a dead letter stands in the queue's dead-letter file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReasonSpot {
+    /// Offset of the JSON string in the file.
+    pub offset: u64,
+    /// Its length in bytes, quotes included.
+    pub length: u32,
+}
+
+/// The dead letters of a queue by sequence. The drain writes it, the ticket status
+/// reads it; it is not on the way of a record, so a lock is fine.
+#[derive(Default)]
+pub struct DeadLetterIndex {
+    spots: RwLock<BTreeMap<Sequence, ReasonSpot>>,
+    count: AtomicU64,
+}
+
+impl DeadLetterIndex {
+    /// How many there are.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.count.load(Ordering::Acquire)
+    }
+
+    /// Where the reason stands, if this record is a dead letter.
+    #[must_use]
+    pub fn get(&self, sequence: Sequence) -> Option<ReasonSpot> {
+        if self.count() == 0 {
+            return None;
+        }
+        let spots = self.spots.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+        spots.get(&sequence).copied()
+    }
+
+    /// Adds a dead letter; the first reason of a sequence stays.
+    pub fn insert(&self, sequence: Sequence, spot: ReasonSpot) {
+        let mut spots = self.spots.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+        spots.entry(sequence).or_insert(spot);
+        self.count.store(spots.len() as u64, Ordering::Release);
+    }
+}
+
+/// What the process as a whole is able to do; each flag is set once and stays.
+#[derive(Default)]
+pub struct Health {
+    stopping: AtomicBool,
+    journal_failed: AtomicBool,
+    disk_full: AtomicBool,
+}
+
+impl Health {
+    /// A stop was asked for: nothing new is accepted.
+    #[must_use]
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+
+    /// Announces the stop.
+    pub fn set_stopping(&self) {
+        self.stopping.store(true, Ordering::Release);
+    }
+
+    /// A write or sync failed: nothing will be acknowledged until a restart.
+    #[must_use]
+    pub fn is_journal_failed(&self) -> bool {
+        self.journal_failed.load(Ordering::Acquire)
+    }
+
+    /// Announces the failure.
+    pub fn set_journal_failed(&self) {
+        self.journal_failed.store(true, Ordering::Release);
+    }
+
+    /// The last attempt to get a new segment failed. The one flag that can go back.
+    #[must_use]
+    pub fn is_disk_full(&self) -> bool {
+        self.disk_full.load(Ordering::Acquire)
+    }
+
+    /// Says whether the disk had room for a new segment.
+    pub fn set_disk_full(&self, full: bool) {
+        self.disk_full.store(full, Ordering::Release);
+    }
+}

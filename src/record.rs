@@ -1,0 +1,220 @@
+//! A record: the bytes that a client sent, and what forebay must know of them.
+//!
+//! The same encoding travels through the ring, lies in the segment and reaches
+//! the drain, so a record is encoded and checksummed once, on the core that
+//! received it, and checked once, by the drain that delivers it:
+//!
+//! ```text
+//! header (48 bytes) | key | idempotency key | content type | body
+//! ```
+//!
+//! A record does not hold its own sequence: a batch names its first one, and
+//! sequences are dense. All integers are little-endian and unaligned.
+
+use zerocopy::little_endian::{U16, U32, U64};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+/// The number of a record within its queue: dense, from 1, never reused.
+pub type Sequence = u64;
+
+/// What precedes a record's bytes, in the ring and on disk.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct RecordHeader {
+    /// Bytes of the whole record, this header included.
+    pub length: U32,
+    /// CRC32C (Castagnoli, RFC 3720 appendix B.4) of everything behind this field.
+    pub crc32c: U32,
+    /// When the front door had the whole request: microseconds since the Unix epoch.
+    pub received_at_us: U64,
+    /// Keyed 128-bit hash of the idempotency key; all zero if the request had none.
+    pub idempotency_hash: [u8; 16],
+    /// Records that were submitted together, on the first of them; 0 on the others.
+    pub group_count: U32,
+    /// Bytes of the body.
+    pub body_length: U32,
+    /// Bytes of the ordering key.
+    pub key_length: U16,
+    /// Bytes of the idempotency key.
+    pub idempotency_key_length: U16,
+    /// Bytes of the content type.
+    pub content_type_length: U16,
+    /// Not used yet; zero.
+    pub reserved: U16,
+}
+
+/// Bytes of a [`RecordHeader`].
+pub const RECORD_HEADER_BYTES: usize = size_of::<RecordHeader>();
+const CRC_FROM: usize = 8;
+const _: () = assert!(RECORD_HEADER_BYTES == 48);
+
+/// The parts of a record, borrowed from wherever its bytes lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Record<'a> {
+    /// Microseconds since the Unix epoch.
+    pub received_at_us: u64,
+    /// Keyed hash of the idempotency key, all zero for none.
+    pub idempotency_hash: [u8; 16],
+    /// Records submitted together, on the first of them; 0 on the others.
+    pub group_count: u32,
+    /// The ordering key (`Forebay-Key`), empty for none.
+    pub key: &'a [u8],
+    /// The idempotency key as the client wrote it, empty for none.
+    pub idempotency_key: &'a [u8],
+    /// The content type, empty for none.
+    pub content_type: &'a [u8],
+    /// What the client sent.
+    pub body: &'a [u8],
+}
+
+/// Why bytes are not a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RecordError {
+    /// Fewer bytes than the header, or than the header says.
+    #[error("the record is cut short")]
+    Short,
+    /// The lengths in the header contradict each other.
+    #[error("the lengths in the record's header contradict each other")]
+    Lengths,
+    /// The checksum does not fit the bytes.
+    #[error("the record's checksum does not match its bytes")]
+    Checksum,
+    /// A part is longer than the format can say.
+    #[error("a part of the record is longer than the format allows")]
+    TooLong,
+}
+
+impl<'a> Record<'a> {
+    /// Bytes that [`encode`](Self::encode) appends.
+    #[must_use]
+    pub fn encoded_bytes(&self) -> usize {
+        RECORD_HEADER_BYTES
+            + self.key.len()
+            + self.idempotency_key.len()
+            + self.content_type.len()
+            + self.body.len()
+    }
+
+    /// Appends the record to `out`.
+    ///
+    /// # Errors
+    ///
+    /// [`RecordError::TooLong`] if a length does not fit its field; `out` is then unchanged.
+    pub fn encode(&self, out: &mut Vec<u8>) -> Result<(), RecordError> {
+        let narrow = |length: usize| u16::try_from(length).map(U16::new).map_err(|_| RecordError::TooLong);
+        let wide = |length: usize| u32::try_from(length).map(U32::new).map_err(|_| RecordError::TooLong);
+        let mut header = RecordHeader {
+            length: wide(self.encoded_bytes())?,
+            crc32c: U32::ZERO,
+            received_at_us: U64::new(self.received_at_us),
+            idempotency_hash: self.idempotency_hash,
+            group_count: U32::new(self.group_count),
+            body_length: wide(self.body.len())?,
+            key_length: narrow(self.key.len())?,
+            idempotency_key_length: narrow(self.idempotency_key.len())?,
+            content_type_length: narrow(self.content_type.len())?,
+            reserved: U16::ZERO,
+        };
+        let mut crc = crc32c::crc32c(&header.as_bytes()[CRC_FROM..]);
+        for part in [self.key, self.idempotency_key, self.content_type, self.body] {
+            crc = crc32c::crc32c_append(crc, part);
+        }
+        header.crc32c = U32::new(crc);
+        out.extend_from_slice(header.as_bytes());
+        for part in [self.key, self.idempotency_key, self.content_type, self.body] {
+            out.extend_from_slice(part);
+        }
+        Ok(())
+    }
+
+    /// Reads the record at the start of `bytes` and checks its checksum; also
+    /// returns how many bytes it takes.
+    ///
+    /// # Errors
+    ///
+    /// Anything that is not a whole and undamaged record.
+    pub fn decode(bytes: &'a [u8]) -> Result<(Self, usize), RecordError> {
+        let (header, _) = RecordHeader::read_from_prefix(bytes).map_err(|_| RecordError::Short)?;
+        let length = header.length.get() as usize;
+        let whole = bytes.get(..length).ok_or(RecordError::Short)?;
+        let lengths = [
+            header.key_length.get() as usize,
+            header.idempotency_key_length.get() as usize,
+            header.content_type_length.get() as usize,
+            header.body_length.get() as usize,
+        ];
+        if RECORD_HEADER_BYTES + lengths.iter().sum::<usize>() != length {
+            return Err(RecordError::Lengths);
+        }
+        if crc32c::crc32c(&whole[CRC_FROM..]) != header.crc32c.get() {
+            return Err(RecordError::Checksum);
+        }
+        let mut rest = &whole[RECORD_HEADER_BYTES..];
+        let [key, idempotency_key, content_type, body] = lengths.map(|length| {
+            let (part, behind) = rest.split_at(length);
+            rest = behind;
+            part
+        });
+        let record = Record {
+            received_at_us: header.received_at_us.get(),
+            idempotency_hash: header.idempotency_hash,
+            group_count: header.group_count.get(),
+            key,
+            idempotency_key,
+            content_type,
+            body,
+        };
+        Ok((record, length))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn what_is_encoded_is_decoded(
+            received_at_us: u64,
+            idempotency_hash: [u8; 16],
+            group_count: u32,
+            key in prop::collection::vec(any::<u8>(), 0..64),
+            idempotency_key in prop::collection::vec(any::<u8>(), 0..64),
+            content_type in prop::collection::vec(any::<u8>(), 0..64),
+            body in prop::collection::vec(any::<u8>(), 0..512),
+            behind in prop::collection::vec(any::<u8>(), 0..64),
+        ) {
+            let record = Record {
+                received_at_us, idempotency_hash, group_count,
+                key: &key, idempotency_key: &idempotency_key, content_type: &content_type, body: &body,
+            };
+            let mut bytes = Vec::new();
+            record.encode(&mut bytes).unwrap();
+            prop_assert_eq!(bytes.len(), record.encoded_bytes());
+            let length = bytes.len();
+            bytes.extend_from_slice(&behind);
+            prop_assert_eq!(Record::decode(&bytes), Ok((record, length)));
+        }
+
+        #[test]
+        fn garbage_is_refused_without_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..256)) {
+            prop_assert!(Record::decode(&bytes).is_err());
+        }
+    }
+
+    #[test]
+    fn every_flipped_bit_is_noticed() {
+        let record = Record {
+            received_at_us: 7, idempotency_hash: [3; 16], group_count: 1,
+            key: b"k", idempotency_key: b"i", content_type: b"t", body: b"body",
+        };
+        let mut bytes = Vec::new();
+        record.encode(&mut bytes).unwrap();
+        for bit in 0..bytes.len() * 8 {
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            assert!(Record::decode(&bytes).is_err(), "bit {bit}");
+            bytes[bit / 8] ^= 1 << (bit % 8);
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! The bell: how a producer wakes a sleeping consumer without a lost wake-up and
+//! without a system call for every record.
+//!
+//! rtrb has no waker. The consumer arms the bell, looks at the rings once more, and
+//! only then sleeps; a producer pushes first and looks at the bell afterwards. Both
+//! put a sequentially consistent fence between their store and their load, so at
+//! least one of them sees the other (Dekker's algorithm): either the consumer finds
+//! the record, or the producer finds the bell armed and wakes it. A thread's park
+//! token keeps a wake that comes before the sleep.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering, fence};
+use std::thread::{self, Thread};
+use std::time::Duration;
+
+/// Wakes one thread.
+#[derive(Default)]
+pub struct Bell {
+    armed: AtomicBool,
+    sleeper: OnceLock<Thread>,
+}
+
+impl Bell {
+    /// Wakes the sleeper if it sleeps or is about to. Call it after the push.
+    pub fn ring(&self) {
+        fence(Ordering::SeqCst);
+        // The load comes first so that, while the consumer is awake, producers only read this line.
+        if self.armed.load(Ordering::Relaxed)
+            && self.armed.swap(false, Ordering::AcqRel)
+            && let Some(sleeper) = self.sleeper.get()
+        {
+            sleeper.unpark();
+        }
+    }
+
+    /// Sleeps until the bell rings or `patience` ends, unless `has_work` finds something
+    /// once the bell is armed. Only one thread may ever call this. May return early.
+    pub fn sleep_unless(&self, patience: Duration, has_work: impl FnOnce() -> bool) {
+        self.sleeper.get_or_init(thread::current);
+        self.armed.store(true, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+        if !has_work() {
+            thread::park_timeout(patience);
+        }
+        self.armed.store(false, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicU64;
+
+    /// With an hour of patience a lost wake-up would hang this test.
+    #[test]
+    fn no_wake_up_is_lost() {
+        const ROUNDS: u64 = 200_000;
+        let bell = Arc::new(Bell::default());
+        let pushed = Arc::new(AtomicU64::new(0));
+        let taken = Arc::new(AtomicU64::new(0));
+        let consumer = {
+            let (bell, pushed, taken) = (Arc::clone(&bell), Arc::clone(&pushed), Arc::clone(&taken));
+            thread::spawn(move || {
+                let mut seen = 0;
+                while seen < ROUNDS {
+                    let now = pushed.load(Ordering::Acquire);
+                    if now > seen {
+                        seen = now;
+                        taken.store(seen, Ordering::Release);
+                    } else {
+                        bell.sleep_unless(Duration::from_secs(3600), || pushed.load(Ordering::Acquire) > seen);
+                    }
+                }
+            })
+        };
+        for round in 1..=ROUNDS {
+            pushed.store(round, Ordering::Release);
+            bell.ring();
+            // Now and then the consumer is let run dry, so that it really sleeps.
+            while round % 64 == 0 && taken.load(Ordering::Acquire) < round {
+                thread::yield_now();
+            }
+        }
+        consumer.join().unwrap();
+    }
+}

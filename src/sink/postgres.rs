@@ -1,0 +1,120 @@
+//! PostgreSQL: rows by COPY or by the user's statement, in as few round trips as is safe.
+//!
+//! The transaction is opened and fenced in one message, because a pipeline would
+//! run the second command even if the first had been cancelled. Only once the fence
+//! is known to have held are rows and COMMIT sent, together: if a row is refused, the
+//! transaction has failed by then and PostgreSQL turns the COMMIT into a rollback.
+//!
+//! While a call runs the session belongs to its future. A future that is dropped, or
+//! that ends in a transient error, takes the connection with it, so nothing half-open
+//! is ever continued.
+
+mod check;
+mod takeover;
+mod text;
+mod session;
+mod write;
+
+use std::time::Duration;
+
+use self::session::Session;
+use self::takeover::Open;
+use super::mapping::Plan;
+use super::statement::Dialect;
+use super::{Batch, Part, Sink, SinkError, SinkFuture};
+use crate::config;
+use crate::record::Sequence;
+
+/// A sink that writes to a PostgreSQL server.
+pub(super) struct Postgres {
+    url: String,
+    plan: Result<Plan, String>,
+    part: Part,
+    connect_timeout: Duration,
+    commit_timeout: Duration,
+    /// What [`Sink::take_over`] opened; nothing after a transient error.
+    open: Option<Open>,
+}
+
+impl Postgres {
+    /// A sink for the server that the configuration names; nothing is connected yet.
+    pub(super) fn new(sink: &config::Sink, part: Part) -> Self {
+        Self {
+            url: sink.url.clone(),
+            plan: Plan::new(&sink.target, &part.queue, Dialect::Postgres),
+            part,
+            connect_timeout: Duration::from_millis(sink.connect_timeout_ms),
+            commit_timeout: Duration::from_millis(sink.commit_timeout_ms),
+            open: None,
+        }
+    }
+
+    async fn connect(&self) -> Result<Session, SinkError> {
+        Session::connect(&self.url, self.connect_timeout, self.commit_timeout).await.map_err(transient)
+    }
+
+    async fn connect_and_take_over(&mut self) -> Result<Sequence, SinkError> {
+        self.open = None;
+        let session = self.connect().await?;
+        let plan = self.plan.as_ref().map_err(|why| transient(why.clone()))?;
+        let taking = takeover::take_over(session, plan, &self.part.id, self.connect_timeout);
+        // First a stuck predecessor's lock is waited for, then it is ended and our own work goes on.
+        let bound = self.connect_timeout + self.commit_timeout;
+        let (open, position) = within(bound, taking).await?.map_err(transient)?;
+        let position = Sequence::try_from(position).map_err(|error| transient(format!("the position: {error}")))?;
+        self.open = Some(open);
+        Ok(position)
+    }
+
+    async fn commit_batch(&mut self, batch: Batch<'_>) -> Result<(), SinkError> {
+        let plan = self.plan.as_ref().map_err(|why| transient(why.clone()))?;
+        let open = self.open.take().ok_or_else(|| transient("commit before take_over".to_owned()))?;
+        let outcome = within(self.commit_timeout, write::commit(&open, plan, &self.part.id, batch)).await?;
+        if !matches!(outcome, Err(SinkError::Transient(_))) {
+            self.open = Some(open);
+        }
+        outcome
+    }
+
+    async fn problems(&mut self) -> Vec<String> {
+        let mut problems = Vec::new();
+        if let Err(why) = &self.plan {
+            problems.push(format!("The statement cannot be used: {why}."));
+        }
+        let looking = async {
+            let session = self.connect().await?;
+            within(self.commit_timeout, check::problems(&session, self.plan.as_ref().ok())).await
+        };
+        match looking.await {
+            Ok(Ok(found)) => problems.extend(found),
+            Ok(Err(error)) => problems.push(format!("The database cannot be looked at: {}.", session::describe(&error))),
+            Err(error) => problems.push(format!("The database cannot be reached: {error}.")),
+        }
+        problems
+    }
+}
+
+impl Sink for Postgres {
+    fn take_over(&mut self) -> SinkFuture<'_, Sequence> {
+        Box::pin(self.connect_and_take_over())
+    }
+
+    fn commit<'a>(&'a mut self, batch: Batch<'a>) -> SinkFuture<'a, ()> {
+        Box::pin(self.commit_batch(batch))
+    }
+
+    fn check(&mut self) -> SinkFuture<'_, Vec<String>> {
+        Box::pin(async { Ok(self.problems().await) })
+    }
+}
+
+fn transient(message: String) -> SinkError {
+    SinkError::Transient(message)
+}
+
+/// Bounds the time of `work`; what it holds is dropped when the time is over.
+async fn within<T>(timeout: Duration, work: impl Future<Output = T>) -> Result<T, SinkError> {
+    tokio::time::timeout(timeout, work)
+        .await
+        .map_err(|_| SinkError::Transient(format!("the database gave no answer within {} ms", timeout.as_millis())))
+}

@@ -1,0 +1,258 @@
+//! One transaction: fence, rows, position.
+
+use std::collections::VecDeque;
+use std::pin::{Pin, pin};
+
+use bytes::{Bytes, BytesMut};
+use futures_lite::future::{poll_once, zip};
+use futures_sink::Sink as _;
+use tokio_postgres::types::{Format, IsNull, ToSql, Type, to_sql_checked};
+use tokio_postgres::{Client, CopyInSink, Error, SimpleQueryMessage};
+
+use super::super::mapping::{Mapping, Plan, StatementPlan, TablePlan};
+use super::super::statement::literal;
+use super::super::{Batch, Delivery, SinkError};
+use super::session::{describe, is_permanent};
+use super::takeover::Open;
+use super::text::{self, Form};
+
+/// Statements that are on their way at once.
+const PIPELINED_MAX: usize = 256;
+/// Bytes of one message of COPY's data.
+const COPY_CHUNK_BYTES: usize = 256 * 1024;
+
+/// What goes over the wire for a batch, encoded before the transaction begins, so that
+/// the row of our position is locked for as short a time as possible.
+enum Encoded {
+    Nothing,
+    Copy(Bytes),
+    Statements(Parameters),
+}
+
+/// Commits a batch.
+///
+/// # Errors
+///
+/// Of any kind; after anything but a transient one the session is outside of a transaction.
+pub(super) async fn commit(open: &Open, plan: &Plan, part: &str, batch: Batch<'_>) -> Result<(), SinkError> {
+    let encoded = match plan {
+        _ if batch.deliveries.is_empty() => Encoded::Nothing,
+        Plan::Table(table) => Encoded::Copy(encode_copy(table, &open.forms, batch.deliveries)?),
+        Plan::Statement(plan) => Encoded::Statements(Parameters::encode(plan, &open.forms, batch.deliveries)?),
+    };
+    let client = &open.session.client;
+    let fence = fence_sql(open.epoch, part, &batch)?;
+    let moved = async { client.simple_query(&fence).await.map(|messages| rows_of(&messages)) };
+    match encoded {
+        Encoded::Copy(rows) => {
+            // COPY is announced together with the fence. That is safe: it writes nothing before its data are complete.
+            let (moved, copy) = zip(moved, client.copy_in::<_, Bytes>(&open.statement)).await;
+            if moved.map_err(transient)? != 1 {
+                drop(copy);
+                return Err(fenced(open, part, &batch).await);
+            }
+            let copy = copy.map_err(transient)?;
+            settle(client, zip(send(copy, rows), client.batch_execute("COMMIT")).await).await
+        }
+        Encoded::Statements(parameters) => {
+            if moved.await.map_err(transient)? != 1 {
+                return Err(fenced(open, part, &batch).await);
+            }
+            settle(client, execute_all(open, &parameters).await).await
+        }
+        Encoded::Nothing => {
+            if moved.await.map_err(transient)? != 1 {
+                return Err(fenced(open, part, &batch).await);
+            }
+            settle(client, (Ok(()), client.batch_execute("COMMIT").await)).await
+        }
+    }
+}
+
+/// BEGIN and fence as one message of the simple protocol: if either fails, neither has happened.
+fn fence_sql(epoch: i64, part: &str, batch: &Batch<'_>) -> Result<String, SinkError> {
+    let narrow = |sequence: u64| {
+        i64::try_from(sequence).map_err(|error| SinkError::Transient(format!("sequence {sequence}: {error}")))
+    };
+    let (after, through) = (narrow(batch.after)?, narrow(batch.through)?);
+    let part = literal(part);
+    Ok(format!(
+        "BEGIN; UPDATE forebay_position SET position = {through} \
+         WHERE part = {part} AND epoch = {epoch} AND position = {after}"
+    ))
+}
+
+/// The rows that the last command of a simple query touched.
+fn rows_of(messages: &[SimpleQueryMessage]) -> u64 {
+    let touched = |message: &SimpleQueryMessage| match message {
+        SimpleQueryMessage::CommandComplete(rows) => Some(*rows),
+        _ => None,
+    };
+    messages.iter().rev().find_map(touched).unwrap_or(0)
+}
+
+fn transient(error: Error) -> SinkError {
+    SinkError::Transient(describe(&error))
+}
+
+async fn fenced(open: &Open, part: &str, batch: &Batch<'_>) -> SinkError {
+    let client = &open.session.client;
+    if let Err(error) = client.batch_execute("ROLLBACK").await {
+        return transient(error);
+    }
+    let found = client.query_opt("SELECT epoch, position FROM forebay_position WHERE part = $1", &[&part]).await;
+    let found = found.and_then(|row| row.map(|row| Ok((row.try_get::<_, i64>(0)?, row.try_get::<_, i64>(1)?))).transpose());
+    let found = match found {
+        Err(error) => return transient(error),
+        Ok(None) => "the sink knows no such part".to_owned(),
+        Ok(Some((epoch, position))) => format!("the sink says epoch {epoch} at position {position}"),
+    };
+    SinkError::Fenced(format!("{part}: we hold epoch {} at position {}, {found}", open.epoch, batch.after))
+}
+
+/// What rows and COMMIT came to. A failed row comes first: the COMMIT was then a rollback,
+/// or was never sent.
+async fn settle(client: &Client, (rows, commit): (Result<(), Error>, Result<(), Error>)) -> Result<(), SinkError> {
+    match rows.and(commit) {
+        Ok(()) => Ok(()),
+        Err(error) if is_permanent(&error) => {
+            let message = describe(&error);
+            // Mostly there is nothing left to roll back, which is only a warning to PostgreSQL.
+            client.batch_execute("ROLLBACK").await.map_err(transient)?;
+            Err(SinkError::Permanent { message })
+        }
+        Err(error) => Err(transient(error)),
+    }
+}
+
+fn unfit(delivery: &Delivery<'_>, name: &str, unfit: text::Unfit) -> SinkError {
+    SinkError::Permanent { message: format!("record {}, value of {name}: {unfit}", delivery.sequence) }
+}
+
+fn encode_copy(table: &TablePlan, forms: &[Form], deliveries: &[Delivery<'_>]) -> Result<Bytes, SinkError> {
+    let mut out = Vec::with_capacity(deliveries.iter().map(|delivery| 2 * delivery.record.body.len() + 128).sum());
+    for delivery in deliveries {
+        for (number, value) in table.mapping.row(delivery)?.iter().enumerate() {
+            if number > 0 {
+                out.push(b'\t');
+            }
+            let form = forms.get(number).copied().unwrap_or(Form::Plain);
+            text::copy_field(value, form, &mut out).map_err(|why| unfit(delivery, &table.columns[number].0, why))?;
+        }
+        out.push(b'\n');
+    }
+    Ok(Bytes::from(out))
+}
+
+/// Sends COPY's data and hears what the server makes of them.
+async fn send(copy: CopyInSink<Bytes>, mut rows: Bytes) -> Result<(), Error> {
+    let mut copy = pin!(copy);
+    while !rows.is_empty() {
+        std::future::poll_fn(|context| copy.as_mut().poll_ready(context)).await?;
+        let chunk = rows.split_to(rows.len().min(COPY_CHUNK_BYTES));
+        copy.as_mut().start_send(chunk)?;
+    }
+    copy.finish().await.map(|_| ())
+}
+
+/// The parameters of a batch's statements, row after row.
+struct Parameters {
+    bytes: Vec<u8>,
+    /// Where each value ends in `bytes`, and whether there is one.
+    cells: Vec<(usize, bool)>,
+    width: usize,
+    count: usize,
+}
+
+impl Parameters {
+    fn encode(plan: &StatementPlan, forms: &[Form], deliveries: &[Delivery<'_>]) -> Result<Self, SinkError> {
+        let mapping: &Mapping = &plan.mapping;
+        let width = mapping.width();
+        let mut encoded = Self { bytes: Vec::new(), cells: Vec::new(), width, count: deliveries.len() };
+        for delivery in deliveries {
+            for (number, value) in mapping.row(delivery)?.iter().enumerate() {
+                let form = forms.get(number).copied().unwrap_or(Form::Plain);
+                let present = text::parameter(value, form, &mut encoded.bytes)
+                    .map_err(|why| unfit(delivery, &plan.names[number], why))?;
+                encoded.cells.push((encoded.bytes.len(), present));
+            }
+        }
+        Ok(encoded)
+    }
+
+    fn row(&self, row: usize) -> Vec<Text<'_>> {
+        let first = row * self.width;
+        let mut start = if first == 0 { 0 } else { self.cells[first - 1].0 };
+        let mut values = Vec::with_capacity(self.width);
+        for &(end, present) in &self.cells[first..first + self.width] {
+            values.push(Text(present.then_some(&self.bytes[start..end])));
+            start = end;
+        }
+        values
+    }
+}
+
+/// A parameter in text format, for whatever type the server wants to make of it.
+#[derive(Debug)]
+struct Text<'a>(Option<&'a [u8]>);
+
+impl ToSql for Text<'_> {
+    fn to_sql(
+        &self,
+        _: &Type,
+        out: &mut BytesMut,
+    ) -> Result<IsNull, Box<dyn std::error::Error + Sync + Send>> {
+        Ok(match self.0 {
+            None => IsNull::Yes,
+            Some(bytes) => {
+                out.extend_from_slice(bytes);
+                IsNull::No
+            }
+        })
+    }
+
+    fn accepts(_: &Type) -> bool {
+        true
+    }
+
+    fn encode_format(&self, _: &Type) -> Format {
+        Format::Text
+    }
+
+    to_sql_checked!();
+}
+
+/// Runs the statement for every row, and COMMIT behind the last. A future sends its message
+/// when it is first polled; the answers come in the order of the messages, so only the
+/// oldest is ever waited for.
+async fn execute_all(open: &Open, parameters: &Parameters) -> (Result<(), Error>, Result<(), Error>) {
+    let client = &open.session.client;
+    let mut sent: VecDeque<Pin<Box<dyn Future<Output = Result<u64, Error>> + Send + '_>>> = VecDeque::new();
+    for row in 0..parameters.count {
+        if sent.len() >= PIPELINED_MAX
+            && let Some(oldest) = sent.pop_front()
+            && let Err(error) = oldest.await
+        {
+            return (Err(error), Ok(()));
+        }
+        let mut next: Pin<Box<dyn Future<Output = _> + Send>> =
+            Box::pin(client.execute_raw(&open.statement, parameters.row(row)));
+        match poll_once(&mut next).await {
+            None => sent.push_back(next),
+            Some(Ok(_)) => {}
+            Some(Err(error)) => return (Err(error), Ok(())),
+        }
+    }
+    let mut commit = pin!(client.batch_execute("COMMIT"));
+    let early = poll_once(&mut commit).await;
+    for statement in sent {
+        if let Err(error) = statement.await {
+            return (Err(error), Ok(()));
+        }
+    }
+    let committed = match early {
+        Some(committed) => committed,
+        None => commit.await,
+    };
+    (Ok(()), committed)
+}

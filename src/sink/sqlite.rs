@@ -1,0 +1,275 @@
+//! SQLite, in a file of its own or one that the user already has.
+//!
+//! SQLite's calls block, so each transaction runs on a thread of the runtime's
+//! blocking pool, to which the connection goes and from which it comes back. A
+//! call that nobody waits for any more takes its connection with it; whether it
+//! still commits is decided by the epoch, as with a foreign process.
+
+mod check;
+mod rows;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Transaction, TransactionBehavior, params};
+
+use self::rows::{Rows, Shape};
+use super::mapping::Plan;
+use super::statement::Dialect;
+use super::{Batch, Part, Sink, SinkError, SinkFuture};
+use crate::config;
+use crate::record::Sequence;
+
+/// How forebay's own table is created.
+const POSITION_TABLE: &str = "CREATE TABLE IF NOT EXISTS forebay_position \
+    (part TEXT PRIMARY KEY, epoch INTEGER NOT NULL, position INTEGER NOT NULL)";
+
+/// A sink that writes to a SQLite file.
+pub(super) struct Sqlite {
+    file: File,
+    plan: Result<Arc<Plan>, String>,
+    part: Part,
+    /// What [`Sink::take_over`] opened; nothing after a transient error.
+    open: Option<Open>,
+}
+
+/// Where the database is and how long it may take.
+struct File {
+    path: PathBuf,
+    commit_timeout: Duration,
+}
+
+/// A connection that holds the part.
+struct Open {
+    connection: Connection,
+    epoch: i64,
+    insert: String,
+    shape: Shape,
+}
+
+impl Sqlite {
+    /// A sink for the file that the configuration names; nothing is opened yet.
+    pub(super) fn new(sink: &config::Sink, part: Part) -> Self {
+        let path = sink.url.strip_prefix("sqlite:").unwrap_or(&sink.url);
+        let path = path.strip_prefix("//").unwrap_or(path);
+        let plan = Plan::new(&sink.target, &part.queue, Dialect::Sqlite).map(Arc::new);
+        let commit_timeout = Duration::from_millis(sink.commit_timeout_ms);
+        Self { file: File { path: PathBuf::from(path), commit_timeout }, plan, part, open: None }
+    }
+
+    async fn open_and_take_over(&mut self) -> Result<Sequence, SinkError> {
+        self.open = None;
+        let transient = self.file.transient();
+        let plan = self.plan.clone().map_err(&transient)?;
+        let (path, part, busy_timeout) = (self.file.path.clone(), self.part.id.clone(), self.file.busy_timeout());
+        let work = move |abandoned: &AtomicBool| {
+            let mut connection = connect(&path, busy_timeout)?;
+            let (epoch, position) = raise_epoch(&mut connection, &part, &plan, abandoned)?;
+            let shape = Shape::new(&connection, &plan)?;
+            let insert = rows::insert_sql(&plan);
+            Ok::<_, rusqlite::Error>((Open { connection, epoch, insert, shape }, position))
+        };
+        let (open, position) = self.file.blocking(work).await?.map_err(|error| transient(error.to_string()))?;
+        let position = Sequence::try_from(position).map_err(|error| transient(format!("the position: {error}")))?;
+        self.open = Some(open);
+        Ok(position)
+    }
+
+    async fn commit_batch(&mut self, batch: Batch<'_>) -> Result<(), SinkError> {
+        let transient = self.file.transient();
+        let plan = self.plan.clone().map_err(&transient)?;
+        let open = self.open.take().ok_or_else(|| transient("commit before take_over".to_owned()))?;
+        let rows = match Rows::new(&plan, &open.shape, batch.deliveries) {
+            Ok(rows) => rows,
+            Err(error) => {
+                // Nothing was begun, so the connection is as good as before.
+                self.open = Some(open);
+                return Err(error);
+            }
+        };
+        let span = span(&batch).map_err(&transient)?;
+        let part = self.part.id.clone();
+        let work = move |_: &AtomicBool| {
+            let mut open = open;
+            let outcome = write(&mut open, &part, span, &rows);
+            (open, outcome)
+        };
+        let (open, outcome) = self.file.blocking(work).await?;
+        match outcome {
+            Err(SinkError::Transient(message)) => Err(transient(message)),
+            settled => {
+                self.open = Some(open);
+                settled
+            }
+        }
+    }
+}
+
+impl File {
+
+    /// Half of the time for a transaction may go into waiting for another writer, so
+    /// that SQLite itself says that the file is locked before we give up on the call.
+    fn busy_timeout(&self) -> Duration {
+        self.commit_timeout / 2
+    }
+
+    /// Runs `work` on a thread that may block. `work` gets a flag that says whether its
+    /// caller has gone, and must then commit nothing that a successor doesn't see through.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&AtomicBool) -> T + Send + 'static,
+    ) -> Result<T, SinkError> {
+        struct Leaving(Arc<AtomicBool>);
+        impl Drop for Leaving {
+            fn drop(&mut self) {
+                self.0.store(true, Ordering::Release);
+            }
+        }
+        let leaving = Leaving(Arc::new(AtomicBool::new(false)));
+        let abandoned = Arc::clone(&leaving.0);
+        let work = tokio::task::spawn_blocking(move || work(&abandoned));
+        match tokio::time::timeout(self.commit_timeout, work).await {
+            Ok(Ok(done)) => Ok(done),
+            Ok(Err(error)) => Err(SinkError::Transient(format!("{}: {error}", self.path.display()))),
+            Err(_) => Err(SinkError::Transient(format!(
+                "{}: no answer within {} ms",
+                self.path.display(),
+                self.commit_timeout.as_millis()
+            ))),
+        }
+    }
+
+    fn transient(&self) -> impl Fn(String) -> SinkError + use<> {
+        let path = self.path.display().to_string();
+        move |message| SinkError::Transient(format!("{path}: {message}"))
+    }
+}
+
+impl Sink for Sqlite {
+    fn take_over(&mut self) -> SinkFuture<'_, Sequence> {
+        Box::pin(self.open_and_take_over())
+    }
+
+    fn commit<'a>(&'a mut self, batch: Batch<'a>) -> SinkFuture<'a, ()> {
+        Box::pin(self.commit_batch(batch))
+    }
+
+    fn check(&mut self) -> SinkFuture<'_, Vec<String>> {
+        Box::pin(async {
+            let (path, plan, busy_timeout) = (self.file.path.clone(), self.plan.clone(), self.file.busy_timeout());
+            self.file.blocking(move |_| check::problems(&path, &plan, busy_timeout)).await
+        })
+    }
+}
+
+/// The two ends of a batch as SQLite's integers: after and through.
+fn span(batch: &Batch<'_>) -> Result<(i64, i64), String> {
+    let narrow = |sequence: Sequence| i64::try_from(sequence).map_err(|error| format!("sequence {sequence}: {error}"));
+    Ok((narrow(batch.after)?, narrow(batch.through)?))
+}
+
+fn connect(path: &Path, busy_timeout: Duration) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags)?;
+    connection.busy_timeout(busy_timeout)?;
+    // What the file cannot have (a network drive has no WAL) stays as it was; FULL is durable either way.
+    connection.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(()))?;
+    // FULL, because what is committed here is forgotten in the journal: it must survive a power cut.
+    connection.execute_batch("PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON")?;
+    Ok(connection)
+}
+
+fn raise_epoch(
+    connection: &mut Connection,
+    part: &str,
+    plan: &Plan,
+    abandoned: &AtomicBool,
+) -> rusqlite::Result<(i64, i64)> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    transaction.execute(POSITION_TABLE, [])?;
+    if let Plan::Table(table) = plan
+        && table.created
+    {
+        transaction.execute(&rows::created_table_sql(table), [])?;
+    }
+    transaction.execute(
+        "INSERT INTO forebay_position (part, epoch, position) VALUES (?1, 0, 0) ON CONFLICT DO NOTHING",
+        [part],
+    )?;
+    let taken = transaction.query_row(
+        "UPDATE forebay_position SET epoch = epoch + 1 WHERE part = ?1 RETURNING epoch, position",
+        [part],
+        |row| Ok((row.get(0)?, row.get(1)?)),
+    )?;
+    // Had our caller given up and tried again, this older attempt would fence the newer one. It
+    // cannot slip in behind this look: the newer one needs the lock that we hold.
+    if abandoned.load(Ordering::Acquire) {
+        return Err(rusqlite::Error::QueryReturnedNoRows);
+    }
+    transaction.commit()?;
+    Ok(taken)
+}
+
+/// Fence, rows and position in one transaction.
+fn write(open: &mut Open, part: &str, (after, through): (i64, i64), rows: &Rows) -> Result<(), SinkError> {
+    let transient = |error: rusqlite::Error| SinkError::Transient(error.to_string());
+    let transaction =
+        open.connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(transient)?;
+    let moved = transaction
+        .prepare_cached("UPDATE forebay_position SET position = ?1 WHERE part = ?2 AND epoch = ?3 AND position = ?4")
+        .and_then(|mut fence| fence.execute(params![through, part, open.epoch, after]))
+        .map_err(transient)?;
+    if moved != 1 {
+        let found = fence_state(&transaction, part).map_err(transient)?;
+        transaction.rollback().map_err(transient)?;
+        return Err(SinkError::Fenced(format!("{part}: we hold epoch {} at position {after}, {found}", open.epoch)));
+    }
+    match rows.insert(&transaction, &open.insert).and_then(|()| still_within(&transaction)) {
+        Ok(()) => transaction.commit().map_err(classify),
+        Err(error) => {
+            // A conflict clause may have rolled everything back already.
+            if !transaction.is_autocommit() {
+                transaction.rollback().map_err(transient)?;
+            }
+            Err(classify(error))
+        }
+    }
+}
+
+/// Whether the transaction that began with our fence is still the one that we are in.
+fn still_within(transaction: &Transaction<'_>) -> rusqlite::Result<()> {
+    if transaction.is_autocommit() { Err(rusqlite::Error::InvalidQuery) } else { Ok(()) }
+}
+
+fn fence_state(transaction: &Transaction<'_>, part: &str) -> rusqlite::Result<String> {
+    let found: Option<(i64, i64)> = transaction
+        .query_row("SELECT epoch, position FROM forebay_position WHERE part = ?1", [part], |row| {
+            Ok((row.get(0)?, row.get(1)?))
+        })
+        .optional()?;
+    Ok(found.map_or_else(
+        || "the sink knows no such part".to_owned(),
+        |(epoch, position)| format!("the sink says epoch {epoch} at position {position}"),
+    ))
+}
+
+fn classify(error: rusqlite::Error) -> SinkError {
+    let text = describe(&error);
+    match error.sqlite_error_code() {
+        Some(ErrorCode::ConstraintViolation | ErrorCode::TypeMismatch | ErrorCode::TooBig) => {
+            SinkError::Permanent { message: text }
+        }
+        _ => SinkError::Transient(text),
+    }
+}
+
+/// SQLite's own words with its result code.
+fn describe(error: &rusqlite::Error) -> String {
+    match error {
+        rusqlite::Error::SqliteFailure(code, Some(words)) => format!("{words} ({code})"),
+        rusqlite::Error::InvalidQuery => "the statement ended forebay's own transaction".to_owned(),
+        other => other.to_string(),
+    }
+}
