@@ -76,6 +76,9 @@ pub const BATCH_RECORDS_MAX: u64 = 5_000;
 pub const BATCH_BYTES_MAX: u64 = 4 * MIB;
 /// Time for which due records are gathered into one transaction, in milliseconds of the rate.
 pub const BATCH_LINGER_MS_MAX: u64 = 5;
+/// Lateness that the pacer makes good, in nanoseconds (fixed): within any second the sink sees at
+/// most this share of the rate, 0.8 %, and one record on top of it.
+pub const PACER_TOLERANCE_NS: u64 = 8_000_000;
 /// First pause after a transient failure, in milliseconds.
 pub const RETRY_BACKOFF_MS_MIN: u64 = 100;
 /// Longest pause between two attempts, in milliseconds.

@@ -7,13 +7,12 @@
 //! Invariant, in the order in which a record passes them:
 //! `appended >= durable >= released >= delivered >= trimmed`.
 
-use std::collections::BTreeMap;
-use std::sync::RwLock;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
 use tokio::sync::Notify;
 
 use crate::config;
+use crate::dead_letter_index::DeadLetterIndex;
 use crate::rate::Rate;
 use crate::record::Sequence;
 use crate::ticket::TicketCodec;
@@ -185,48 +184,6 @@ impl Queue {
             }
             limited @ Rate::Limited { .. } => Some(limited.time_for_ns(position).div_ceil(1_000_000)),
         }
-    }
-}
-
-/// Where the reason of a dead letter stands in the queue's dead-letter file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ReasonSpot {
-    /// Offset of the JSON string in the file.
-    pub offset: u64,
-    /// Its length in bytes, quotes included.
-    pub length: u32,
-}
-
-/// The dead letters of a queue by sequence. The drain writes it, the ticket status
-/// reads it; it is not on the way of a record, so a lock is fine.
-#[derive(Default)]
-pub struct DeadLetterIndex {
-    spots: RwLock<BTreeMap<Sequence, ReasonSpot>>,
-    count: AtomicU64,
-}
-
-impl DeadLetterIndex {
-    /// How many there are.
-    #[must_use]
-    pub fn count(&self) -> u64 {
-        self.count.load(Ordering::Acquire)
-    }
-
-    /// Where the reason stands, if this record is a dead letter.
-    #[must_use]
-    pub fn get(&self, sequence: Sequence) -> Option<ReasonSpot> {
-        if self.count() == 0 {
-            return None;
-        }
-        let spots = self.spots.read().unwrap_or_else(std::sync::PoisonError::into_inner);
-        spots.get(&sequence).copied()
-    }
-
-    /// Adds a dead letter; the first reason of a sequence stays.
-    pub fn insert(&self, sequence: Sequence, spot: ReasonSpot) {
-        let mut spots = self.spots.write().unwrap_or_else(std::sync::PoisonError::into_inner);
-        spots.entry(sequence).or_insert(spot);
-        self.count.store(spots.len() as u64, Ordering::Release);
     }
 }
 

@@ -47,7 +47,7 @@ fn uncommented() -> String {
 }
 
 fn leaves(table: &DeTable<'_>, path: &str, found: &mut BTreeSet<String>) {
-    for (name, value) in table.iter() {
+    for (name, value) in table {
         let name = if path == "queues" { "*" } else { name.get_ref() };
         let path = if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
         match value.get_ref() {

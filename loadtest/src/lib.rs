@@ -4,6 +4,57 @@
 //! - [`results`] turns an outcome into figures, [`report`] into an HTML page.
 //! - [`verify`] counts what the database really holds and compares it with what was acknowledged.
 //! - [`peer`] starts servers to compare with, and [`compare`] does so round by round.
+//!
+//! A flash sale, from its first order to the verdict about the database:
+//!
+//! ```no_run
+//! use forebay_loadtest::engine::{self, Load, Plan, Progress, RetryPolicy};
+//! use forebay_loadtest::report::{self, Drain, Machine, Report};
+//! use forebay_loadtest::results::Figures;
+//! use forebay_loadtest::schedule::Schedule;
+//! use forebay_loadtest::verify::{self, OrdersTable, Sink};
+//! use std::sync::Arc;
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let (sink, table) = (Sink::parse("sqlite:orders.db")?, OrdersTable::new("orders")?);
+//! verify::create_orders_table(&sink, &table)?;
+//!
+//! let url = "http://127.0.0.1:8080/v1/queues/orders/records";
+//! let mut plan = Plan::new(url, Load::Open(Schedule::burst(100_000)?))?;
+//! plan.connections = 256;
+//! plan.idempotency_keys = true;
+//! plan.retry = Some(RetryPolicy::default());
+//!
+//! let progress = Arc::new(Progress::new());
+//! let watched = progress.clone(); // Another thread may call watched.counts() or watched.cancel().
+//! let outcome = engine::run(&plan, &progress)?;
+//! let figures = Figures::from_outcome(&outcome);
+//! print!("{}", figures.to_text());
+//!
+//! // Poll verify::count_rows(&sink, &table) until the drain has caught up, then:
+//! let delivered = verify::count(&sink, &table, &plan.run)?;
+//! let verdict = verify::compare(&outcome.acknowledged_indices, &delivered);
+//! println!("lost {}, duplicated {}", verdict.lost.len(), verdict.duplicated);
+//!
+//! let page = report::html(&Report {
+//!     title: "Flash sale",
+//!     summary: "100,000 orders at once.",
+//!     command_line: "forebay demo",
+//!     machine: &Machine::from_proc(),
+//!     figures: &figures.rows(),
+//!     latency_us: &outcome.latency_us,
+//!     started_unix_us: outcome.started_unix_us,
+//!     acknowledged_per_100ms: &outcome.acknowledged_per_100ms,
+//!     drain: delivered.first_unix_us.map(|first_unix_us| Drain {
+//!         per_100ms: &delivered.per_100ms,
+//!         first_unix_us,
+//!         configured_per_second: Some(5_000.0),
+//!     }),
+//! })?;
+//! std::fs::write("report.html", page)?;
+//! # Ok(())
+//! # }
+//! ```
 
 pub mod bitset;
 pub mod compare;

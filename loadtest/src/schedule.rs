@@ -159,7 +159,7 @@ impl Iterator for Schedule {
             Arrivals::Replay(replay) => replay.next_ns()?,
         };
         self.yielded += 1;
-        Some(whole_ns(due_ns))
+        Some(whole(due_ns))
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
@@ -186,9 +186,9 @@ impl Replay {
     }
 }
 
-/// Truncates to whole nanoseconds; the cast saturates, and a due time is never negative.
+/// Truncates to a whole number; the cast saturates, and nothing here is negative.
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-fn whole_ns(due_ns: f64) -> u64 {
+fn whole(due_ns: f64) -> u64 {
     due_ns as u64
 }
 
@@ -257,7 +257,7 @@ fn scaled(counts: &[u64], scale: f64) -> Result<Vec<u64>, ScheduleError> {
     let mut result = Vec::with_capacity(counts.len());
     for count in counts {
         exact += *count as f64 * scale;
-        let upto = whole_ns(exact.round());
+        let upto = whole(exact.round());
         if upto > MAX_RECORDS {
             return Err(ScheduleError::TooManyRecords { records: upto });
         }
@@ -302,7 +302,9 @@ mod tests {
             let minute_ns = NANOSECONDS_PER_MINUTE / speed_up;
             let mut seen = vec![0u64; counts.len() + 1];
             // Half a nanosecond makes up for the truncation at the very start of a minute.
-            times.iter().for_each(|at| seen[((*at as f64 + 0.5) / minute_ns) as usize] += 1);
+            for at in times {
+                seen[usize::try_from(whole((at as f64 + 0.5) / minute_ns)).unwrap()] += 1;
+            }
             prop_assert_eq!(&seen[..counts.len()], &counts[..]);
         }
     }
@@ -326,9 +328,9 @@ mod tests {
 
     #[test]
     fn the_recorded_day_replays_to_its_scaled_total() {
-        let whole = Schedule::replay(DAY, 1440.0, 1.0, 1).unwrap().records();
+        let day = Schedule::replay(DAY, 1440.0, 1.0, 1).unwrap().records();
         let scaled = Schedule::replay(DAY, 1440.0, 0.001, 1).unwrap();
-        assert_eq!(scaled.records(), (whole as f64 * 0.001).round() as u64);
+        assert_eq!(scaled.records(), whole((day as f64 * 0.001).round()));
         let times: Vec<u64> = scaled.clone().collect();
         assert_eq!(times.len() as u64, scaled.records());
         assert!(*times.last().unwrap() <= 60_000_000_000);

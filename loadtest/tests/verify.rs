@@ -62,3 +62,12 @@ fn what_is_missing_or_wrong_is_an_error() {
     connection.execute("INSERT INTO orders VALUES ('a-000000001', '', 1, 1, '', '', 'yesterday')", []).unwrap();
     assert!(matches!(count(&sink, &table, &run), Err(VerifyError::BadStamp { .. })));
 }
+
+#[test]
+fn an_unreachable_postgres_says_why() {
+    // Nothing listens on port 1.
+    let sink = Sink::parse("postgres://nobody@127.0.0.1:1/orders").unwrap();
+    let table = OrdersTable::new("orders").unwrap();
+    let message = count(&sink, &table, &RunId::new("a").unwrap()).unwrap_err().to_string();
+    assert!(message.contains("refused"), "{message}");
+}

@@ -235,3 +235,15 @@ pub enum Source {
     /// `$body`
     Body,
 }
+
+impl Sink {
+    /// The same sink with an empty SQLite URL filled in: `<data_dir>/<queue>.db`.
+    #[must_use]
+    pub fn with_default_url(&self, data_dir: &std::path::Path, queue: &str) -> Self {
+        let mut sink = self.clone();
+        if sink.kind == SinkKind::Sqlite && sink.url.is_empty() {
+            sink.url = data_dir.join(format!("{queue}.db")).display().to_string();
+        }
+        sink
+    }
+}

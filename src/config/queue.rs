@@ -43,8 +43,8 @@ pub(super) fn read_queues(root: &mut Section<'_>) -> BTreeMap<String, Queue> {
         section.finish();
         if let Some((other, _)) = queues.iter().find(|(_, other)| same_table(&other.sink, &queue.sink)) {
             let message = format!(
-                "`{key}` would have the same table as `queues.{other}`; write `table` and `columns` for one of them, or \
-                 another name"
+                "`{key}` would have the same table as `queues.{other}`; write `table` and `columns` for one of them, \
+                 or another name"
             );
             context.error(line, &key, message);
         }

@@ -137,8 +137,8 @@ fn check_combination(section: &Section<'_>, parts: &Parts) {
 fn check_table(section: &Section<'_>, text: &Text) {
     if !is_table_name(&text.value) {
         let message = format!(
-            "cannot be {}; write `name` or `schema.name`, each of up to {IDENTIFIER_BYTES_MAX} letters, digits, `_` and \
-             `$`, starting with a letter or `_`",
+            "cannot be {}; write `name` or `schema.name`, each of up to {IDENTIFIER_BYTES_MAX} letters, digits, `_` \
+             and `$`, starting with a letter or `_`",
             text.quoted()
         );
         section.context().wrong(text, &message);
@@ -175,8 +175,8 @@ fn read_columns(section: &Section<'_>, columns: Entries) -> Vec<(String, Source)
 }
 
 fn read_parameters(section: &Section<'_>, parameters: Entries) -> Vec<(String, Source)> {
-    let message = "cannot be a parameter's name; write letters, digits and `_`, without a colon and not starting with a \
-                   digit";
+    let message = "cannot be a parameter's name; write letters, digits and `_`, without a colon and not starting \
+                   with a digit";
     read_sources(section, parameters, is_parameter_name, message)
 }
 

@@ -8,6 +8,7 @@
 pub mod append;
 pub mod catalogue;
 pub mod cursor;
+pub mod directory;
 pub mod format;
 pub mod idempotency;
 mod keys_file;

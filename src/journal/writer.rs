@@ -10,7 +10,7 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::Duration;
@@ -23,7 +23,7 @@ use super::idempotency::KeyEntry;
 use super::maintenance::Chore;
 use super::pool::Pool;
 use super::segment_file::{self, sync_directory};
-use super::uring::{CommitError, Disk, Write};
+use super::uring::{Disk, Write};
 use crate::clock;
 use crate::config::Ack;
 use crate::limits::BLOCK_BYTES;
@@ -152,13 +152,19 @@ impl Writer {
             Place::Append => self.append(ring, index, frame, now_s),
             Place::Replay(known) => self.replay(ring, index, frame, known),
             Place::AfterCommit => return false,
-            Place::AfterNewSegment => {
-                if let Err(error) = self.next_segment(index) {
+            Place::AfterNewSegment => match self.take_spare() {
+                // Whatever fails from here on is a write or a sync that failed; the next turn refuses the frame.
+                Ok(spare) => {
+                    if let Err(error) = self.next_segment(index, &spare) {
+                        self.fail(&error);
+                    }
+                }
+                Err(error) => {
                     self.note_disk_full(&error);
                     self.rings[ring].skip();
                     self.rings[ring].complete(refusal(Outcome::DiskFull));
                 }
-            }
+            },
             Place::TooLarge => {
                 self.rings[ring].skip();
                 self.rings[ring].complete(refusal(Outcome::Failed));
@@ -216,7 +222,7 @@ impl Writer {
     }
 
     /// The end of acknowledging. What the disk holds is for the next start to find out.
-    fn fail(&mut self, error: &CommitError) {
+    fn fail(&mut self, error: &dyn std::error::Error) {
         tracing::error!(
             %error,
             "the journal could not be written; nothing more is accepted or acknowledged. What was acknowledged \
@@ -236,27 +242,31 @@ impl Writer {
         self.disk_full_until_ns = clock::monotonic_ns() + DISK_FULL_RETRY_NS;
     }
 
-    /// Seals the queue's segment and opens the next one. The segment's name is durable before
-    /// anything in it is acknowledged.
-    fn next_segment(&mut self, index: usize) -> io::Result<()> {
+    fn take_spare(&mut self) -> io::Result<PathBuf> {
         if self.health.is_disk_full() && clock::monotonic_ns() < self.disk_full_until_ns {
             return Err(io::ErrorKind::StorageFull.into());
         }
-        let taken = self.pool.take()?;
+        let spare = self.pool.take()?;
+        self.health.set_disk_full(false);
+        Ok(spare)
+    }
+
+    /// Seals the queue's segment and opens the next one. The segment's name is durable before
+    /// anything in it is acknowledged.
+    fn next_segment(&mut self, index: usize, spare: &Path) -> io::Result<()> {
         let generation = getrandom::u64().map_err(io::Error::other)?.max(1);
         let log = &mut self.logs[index];
         let identity = log.appender.next_segment(log.queue.id, generation, self.pool.segment_bytes());
-        let file = segment_file::open(&taken, true)?;
+        let file = segment_file::open(spare, true)?;
         segment_file::write_header(&file, &identity, self.epoch, clock::unix_us())?;
         log.seal_segment(&self.chores)?;
         let path = log.directory.join(format!("{:020}.seg", identity.first_sequence));
-        fs::rename(&taken, &path)?;
+        fs::rename(spare, &path)?;
         sync_directory(&log.directory)?;
         sync_directory(self.pool.directory())?;
         log.catalogue.push(Segment { path, identity, sealed_next: None, keys_saved: false });
         log.appender.open_segment(identity, BLOCK_BYTES as u64, 0);
         log.file = Some(file);
-        self.health.set_disk_full(false);
         // The pool has one spare less.
         let _ = self.chores.send(Chore::Replenish);
         Ok(())

@@ -94,8 +94,7 @@ impl Mapping {
         let not_json = |why: String| SinkError::Permanent {
             message: format!("record {}: the body is not JSON: {why}", delivery.sequence),
         };
-        let found =
-            if self.pointers.is_empty() { Vec::new() } else { self.pointers.find(body).map_err(not_json)? };
+        let found = if self.pointers.is_empty() { Vec::new() } else { self.pointers.find(body).map_err(not_json)? };
         self.slots
             .iter()
             .map(|slot| match slot {

@@ -10,9 +10,9 @@
 //! is ever continued.
 
 mod check;
+mod session;
 mod takeover;
 mod text;
-mod session;
 mod write;
 
 use std::time::Duration;
@@ -57,7 +57,9 @@ impl Postgres {
         self.open = None;
         let session = self.connect().await?;
         let plan = self.plan.as_ref().map_err(|why| transient(why.clone()))?;
-        let taking = takeover::take_over(session, plan, &self.part.id, self.connect_timeout);
+        // The wait for the lock has to end before the server's own timeout for a statement ends it.
+        let patience = self.connect_timeout.min(self.commit_timeout / 2);
+        let taking = takeover::take_over(session, plan, &self.part.id, patience);
         // First a stuck predecessor's lock is waited for, then it is ended and our own work goes on.
         let bound = self.connect_timeout + self.commit_timeout;
         let (open, position) = within(bound, taking).await?.map_err(transient)?;
@@ -87,7 +89,9 @@ impl Postgres {
         };
         match looking.await {
             Ok(Ok(found)) => problems.extend(found),
-            Ok(Err(error)) => problems.push(format!("The database cannot be looked at: {}.", session::describe(&error))),
+            Ok(Err(error)) => {
+                problems.push(format!("The database cannot be looked at: {}.", session::describe(&error)));
+            }
             Err(error) => problems.push(format!("The database cannot be reached: {error}.")),
         }
         problems

@@ -71,7 +71,7 @@ impl Sqlite {
             let insert = rows::insert_sql(&plan);
             Ok::<_, rusqlite::Error>((Open { connection, epoch, insert, shape }, position))
         };
-        let (open, position) = self.file.blocking(work).await?.map_err(|error| transient(error.to_string()))?;
+        let (open, position) = self.file.blocking(work).await?.map_err(|error| transient(describe(&error)))?;
         let position = Sequence::try_from(position).map_err(|error| transient(format!("the position: {error}")))?;
         self.open = Some(open);
         Ok(position)
@@ -108,7 +108,6 @@ impl Sqlite {
 }
 
 impl File {
-
     /// Half of the time for a transaction may go into waiting for another writer, so
     /// that SQLite itself says that the file is locked before we give up on the call.
     fn busy_timeout(&self) -> Duration {
@@ -214,9 +213,8 @@ fn raise_epoch(
 
 /// Fence, rows and position in one transaction.
 fn write(open: &mut Open, part: &str, (after, through): (i64, i64), rows: &Rows) -> Result<(), SinkError> {
-    let transient = |error: rusqlite::Error| SinkError::Transient(error.to_string());
-    let transaction =
-        open.connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(transient)?;
+    let transient = |error: rusqlite::Error| SinkError::Transient(describe(&error));
+    let transaction = open.connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(transient)?;
     let moved = transaction
         .prepare_cached("UPDATE forebay_position SET position = ?1 WHERE part = ?2 AND epoch = ?3 AND position = ?4")
         .and_then(|mut fence| fence.execute(params![through, part, open.epoch, after]))
@@ -227,13 +225,13 @@ fn write(open: &mut Open, part: &str, (after, through): (i64, i64), rows: &Rows)
         return Err(SinkError::Fenced(format!("{part}: we hold epoch {} at position {after}, {found}", open.epoch)));
     }
     match rows.insert(&transaction, &open.insert).and_then(|()| still_within(&transaction)) {
-        Ok(()) => transaction.commit().map_err(classify),
+        Ok(()) => transaction.commit().map_err(|error| classify(&error)),
         Err(error) => {
             // A conflict clause may have rolled everything back already.
             if !transaction.is_autocommit() {
                 transaction.rollback().map_err(transient)?;
             }
-            Err(classify(error))
+            Err(classify(&error))
         }
     }
 }
@@ -255,8 +253,8 @@ fn fence_state(transaction: &Transaction<'_>, part: &str) -> rusqlite::Result<St
     ))
 }
 
-fn classify(error: rusqlite::Error) -> SinkError {
-    let text = describe(&error);
+fn classify(error: &rusqlite::Error) -> SinkError {
+    let text = describe(error);
     match error.sqlite_error_code() {
         Some(ErrorCode::ConstraintViolation | ErrorCode::TypeMismatch | ErrorCode::TooBig) => {
             SinkError::Permanent { message: text }

@@ -9,7 +9,7 @@ use forebay_loadtest::verify::{Delivered, OrdersTable, Sink, count, count_rows};
 /// Counts the orders that a database holds, by its own rows and its own clock.
 #[derive(Args)]
 pub struct VerifyArguments {
-    /// The database: sqlite:PATH, a path, or postgres://user:password@host/database
+    /// The database: sqlite:PATH, a path, or postgres URL with user, password and database
     #[arg(long)]
     sink: String,
     /// The table of orders

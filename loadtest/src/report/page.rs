@@ -227,7 +227,7 @@ mod tests {
 
     #[test]
     fn long_runs_are_thinned_without_changing_their_rate() {
-        let points = rates(&[7; 10_000], 0.0);
+        let points = rates(&vec![7; 10_000], 0.0);
         assert!(points.len() <= POINTS_MAX);
         assert!(points.iter().all(|point| (point.1 - 70.0).abs() < 1e-9));
     }

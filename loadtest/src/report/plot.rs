@@ -30,14 +30,16 @@ impl Plot {
     /// Draws the plot over a linear time axis, both axes starting at zero.
     pub fn draw_linear(&self) -> Result<String, ReportError> {
         let x_max = self.max_of(|point| point.0).max(1e-3);
-        let y_max = self.max_of(|point| point.1).max(1e-3) * 1.08;
+        // The legend of several lines takes a strip of its own above them.
+        let headroom = if self.series.len() > 1 { 1.25 } else { 1.08 };
+        let y_max = self.max_of(|point| point.1).max(1e-3) * headroom;
         self.draw(0.0..x_max, 0.0..y_max)
     }
 
     /// Draws the plot over the distance from 100 %: x is log10 of 1/(1 − p), labelled with the percentile. The y axis
     /// is logarithmic.
     pub fn draw_percentiles(&self) -> Result<String, ReportError> {
-        let x_max = self.max_of(|point| point.0).max(1.0).ceil();
+        let x_max = self.max_of(|point| point.0).max(1.0) + 0.05;
         let positive = self.series.iter().flat_map(|series| &series.points).map(|point| point.1).filter(|y| *y > 0.0);
         let y_min = positive.fold(f64::INFINITY, f64::min).min(self.max_of(|point| point.1).max(1e-3));
         let y_max = self.max_of(|point| point.1).max(1e-3);

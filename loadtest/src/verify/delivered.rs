@@ -146,7 +146,9 @@ mod tests {
     fn delivered(rows: &[(&str, i64)]) -> Delivered {
         let run = RunId::new("r").unwrap();
         let mut collector = Collector::new(&run);
-        rows.iter().for_each(|(id, stamp_ms)| collector.row(id, stamp_ms * 1000));
+        for (id, stamp_ms) in rows {
+            collector.row(id, stamp_ms * 1000);
+        }
         collector.finish()
     }
 

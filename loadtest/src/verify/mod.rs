@@ -13,6 +13,7 @@ pub use table::{OrdersTable, Sink};
 
 use crate::order::RunId;
 use delivered::Collector;
+use std::error::Error;
 
 /// Why the database cannot be asked.
 #[derive(Debug, thiserror::Error)]
@@ -45,9 +46,12 @@ pub enum VerifyError {
     },
 }
 
-/// The driver's own message is only `db error`; what the server said is in the source.
+/// The driver's own message is only that there was an error; what it was is in the source.
 fn postgres_reason(error: &tokio_postgres::Error) -> String {
-    error.as_db_error().map_or_else(|| error.to_string(), ToString::to_string)
+    match error.as_db_error() {
+        Some(answer) => answer.to_string(),
+        None => error.source().map_or_else(|| error.to_string(), |source| format!("{error}: {source}")),
+    }
 }
 
 /// Creates the table that [`count`] reads, unless it exists: the columns of an order, the whole order as `body`, the

@@ -266,8 +266,7 @@ mod tests {
     #[test]
     fn the_examples_of_the_rfc() {
         let body = r#"{"foo":["bar","baz"],"":0,"a/b":1,"c%d":2,"e^f":3,"g|h":4,"i\\j":5,"k\"l":6," ":7,"m~n":8}"#;
-        let pointers =
-            ["", "/foo", "/foo/0", "/", "/a~1b", "/c%d", "/e^f", "/g|h", "/i\\j", "/k\"l", "/ ", "/m~0n"];
+        let pointers = ["", "/foo", "/foo/0", "/", "/a~1b", "/c%d", "/e^f", "/g|h", "/i\\j", "/k\"l", "/ ", "/m~0n"];
         let wanted = [body, r#"["bar","baz"]"#, r#""bar""#, "0", "1", "2", "3", "4", "5", "6", "7", "8"];
         assert_eq!(find(body, &pointers), wanted.map(Some));
     }
@@ -286,7 +285,10 @@ mod tests {
 
     #[test]
     fn the_last_of_two_members_with_one_name_counts() {
-        assert_eq!(find(r#"{"a":{"b":1},"a":{"c":2}}"#, &["/a/b", "/a/c", "/a"]), [None, Some("2"), Some(r#"{"c":2}"#)]);
+        assert_eq!(
+            find(r#"{"a":{"b":1},"a":{"c":2}}"#, &["/a/b", "/a/c", "/a"]),
+            [None, Some("2"), Some(r#"{"c":2}"#)]
+        );
         assert_eq!(find(r#"{"\u0061":1}"#, &["/a"]), [Some("1")]);
     }
 

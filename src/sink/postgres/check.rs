@@ -92,7 +92,7 @@ impl Look<'_> {
         match exists(self.client, name).await {
             Ok(true) => {}
             Ok(false) if table.created => {
-                return self.may_create(name, &created_table_sql(table), "SELECT, INSERT").await;
+                return self.may_create(name, &created_table_sql(table), "INSERT").await;
             }
             Ok(false) => {
                 self.problems.push(format!(
@@ -175,7 +175,11 @@ impl Look<'_> {
                 if let Err(error) = explained
                     && error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE)
                 {
-                    self.problems.push(format!("The role {} may not run the statement: {}.", self.role, describe(&error)));
+                    self.problems.push(format!(
+                        "The role {} may not run the statement: {}.",
+                        self.role,
+                        describe(&error)
+                    ));
                 }
             }
         }

@@ -124,7 +124,7 @@ mod tests {
             let error = config(&format!("postgres://u:secret@h/d?sslmode={mode}")).unwrap_err();
             assert!(error.contains("TLS") && !error.contains("secret"), "{error}");
         }
-        for url in ["postgres://u:secret@h:port/d", "postgres://u:secret@h/d?nonsense=1", "secret", "postgres://u:sec%ret@h"] {
+        for url in ["postgres://u:secret@h:port/d", "postgres://u:secret@h/d?nonsense=1", "secret"] {
             let error = config(url).unwrap_err();
             assert!(!error.contains("secret"), "{error}");
         }

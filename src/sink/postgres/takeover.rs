@@ -117,7 +117,10 @@ async fn raise_epoch(client: &Client, part: &str, patience: Duration) -> Result<
     let ms = patience.as_millis().clamp(1, 0x7fff_ffff);
     client.batch_execute(&format!("BEGIN; SET LOCAL lock_timeout = {ms}")).await?;
     client
-        .execute("INSERT INTO forebay_position (part, epoch, position) VALUES ($1, 0, 0) ON CONFLICT DO NOTHING", &[&part])
+        .execute(
+            "INSERT INTO forebay_position (part, epoch, position) VALUES ($1, 0, 0) ON CONFLICT DO NOTHING",
+            &[&part],
+        )
         .await?;
     let row = client
         .query_one("UPDATE forebay_position SET epoch = epoch + 1 WHERE part = $1 RETURNING epoch, position", &[&part])

@@ -77,7 +77,9 @@ fn fits(value: &Value<'_>, bytes: &[u8]) -> Result<(), Unfit> {
 
 fn append_hex(bytes: &[u8], out: &mut Vec<u8>) {
     out.reserve(2 * bytes.len());
-    out.extend(bytes.iter().flat_map(|byte| [HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]));
+    for byte in bytes {
+        out.extend_from_slice(&[HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]);
+    }
 }
 
 /// Appends `bytes` with a backslash before whatever means something to COPY, and every

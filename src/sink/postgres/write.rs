@@ -47,21 +47,21 @@ pub(super) async fn commit(open: &Open, plan: &Plan, part: &str, batch: Batch<'_
         Encoded::Copy(rows) => {
             // COPY is announced together with the fence. That is safe: it writes nothing before its data are complete.
             let (moved, copy) = zip(moved, client.copy_in::<_, Bytes>(&open.statement)).await;
-            if moved.map_err(transient)? != 1 {
+            if moved.map_err(|error| transient(&error))? != 1 {
                 drop(copy);
                 return Err(fenced(open, part, &batch).await);
             }
-            let copy = copy.map_err(transient)?;
+            let copy = copy.map_err(|error| transient(&error))?;
             settle(client, zip(send(copy, rows), client.batch_execute("COMMIT")).await).await
         }
         Encoded::Statements(parameters) => {
-            if moved.await.map_err(transient)? != 1 {
+            if moved.await.map_err(|error| transient(&error))? != 1 {
                 return Err(fenced(open, part, &batch).await);
             }
             settle(client, execute_all(open, &parameters).await).await
         }
         Encoded::Nothing => {
-            if moved.await.map_err(transient)? != 1 {
+            if moved.await.map_err(|error| transient(&error))? != 1 {
                 return Err(fenced(open, part, &batch).await);
             }
             settle(client, (Ok(()), client.batch_execute("COMMIT").await)).await
@@ -91,19 +91,20 @@ fn rows_of(messages: &[SimpleQueryMessage]) -> u64 {
     messages.iter().rev().find_map(touched).unwrap_or(0)
 }
 
-fn transient(error: Error) -> SinkError {
-    SinkError::Transient(describe(&error))
+fn transient(error: &Error) -> SinkError {
+    SinkError::Transient(describe(error))
 }
 
 async fn fenced(open: &Open, part: &str, batch: &Batch<'_>) -> SinkError {
     let client = &open.session.client;
     if let Err(error) = client.batch_execute("ROLLBACK").await {
-        return transient(error);
+        return transient(&error);
     }
     let found = client.query_opt("SELECT epoch, position FROM forebay_position WHERE part = $1", &[&part]).await;
-    let found = found.and_then(|row| row.map(|row| Ok((row.try_get::<_, i64>(0)?, row.try_get::<_, i64>(1)?))).transpose());
+    let found =
+        found.and_then(|row| row.map(|row| Ok((row.try_get::<_, i64>(0)?, row.try_get::<_, i64>(1)?))).transpose());
     let found = match found {
-        Err(error) => return transient(error),
+        Err(error) => return transient(&error),
         Ok(None) => "the sink knows no such part".to_owned(),
         Ok(Some((epoch, position))) => format!("the sink says epoch {epoch} at position {position}"),
     };
@@ -118,10 +119,10 @@ async fn settle(client: &Client, (rows, commit): (Result<(), Error>, Result<(), 
         Err(error) if is_permanent(&error) => {
             let message = describe(&error);
             // Mostly there is nothing left to roll back, which is only a warning to PostgreSQL.
-            client.batch_execute("ROLLBACK").await.map_err(transient)?;
+            client.batch_execute("ROLLBACK").await.map_err(|error| transient(&error))?;
             Err(SinkError::Permanent { message })
         }
-        Err(error) => Err(transient(error)),
+        Err(error) => Err(transient(&error)),
     }
 }
 
@@ -197,11 +198,7 @@ impl Parameters {
 struct Text<'a>(Option<&'a [u8]>);
 
 impl ToSql for Text<'_> {
-    fn to_sql(
-        &self,
-        _: &Type,
-        out: &mut BytesMut,
-    ) -> Result<IsNull, Box<dyn std::error::Error + Sync + Send>> {
+    fn to_sql(&self, _: &Type, out: &mut BytesMut) -> Result<IsNull, Box<dyn std::error::Error + Sync + Send>> {
         Ok(match self.0 {
             None => IsNull::Yes,
             Some(bytes) => {
@@ -222,12 +219,15 @@ impl ToSql for Text<'_> {
     to_sql_checked!();
 }
 
+/// A statement whose answer is still to come.
+type Sent<'a> = Pin<Box<dyn Future<Output = Result<u64, Error>> + Send + 'a>>;
+
 /// Runs the statement for every row, and COMMIT behind the last. A future sends its message
 /// when it is first polled; the answers come in the order of the messages, so only the
 /// oldest is ever waited for.
 async fn execute_all(open: &Open, parameters: &Parameters) -> (Result<(), Error>, Result<(), Error>) {
     let client = &open.session.client;
-    let mut sent: VecDeque<Pin<Box<dyn Future<Output = Result<u64, Error>> + Send + '_>>> = VecDeque::new();
+    let mut sent: VecDeque<Sent<'_>> = VecDeque::new();
     for row in 0..parameters.count {
         if sent.len() >= PIPELINED_MAX
             && let Some(oldest) = sent.pop_front()
@@ -235,8 +235,7 @@ async fn execute_all(open: &Open, parameters: &Parameters) -> (Result<(), Error>
         {
             return (Err(error), Ok(()));
         }
-        let mut next: Pin<Box<dyn Future<Output = _> + Send>> =
-            Box::pin(client.execute_raw(&open.statement, parameters.row(row)));
+        let mut next: Sent<'_> = Box::pin(client.execute_raw(&open.statement, parameters.row(row)));
         match poll_once(&mut next).await {
             None => sent.push_back(next),
             Some(Ok(_)) => {}

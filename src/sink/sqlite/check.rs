@@ -119,8 +119,8 @@ fn user_table(connection: &Connection, table: &TablePlan, problems: &mut Vec<Str
 
 /// The columns of a table; none if there is no such table.
 fn columns(connection: &Connection, table: &str) -> rusqlite::Result<Vec<Column>> {
-    let mut statement =
-        connection.prepare("SELECT name, \"notnull\", dflt_value IS NULL, pk, type, hidden FROM pragma_table_xinfo(?1)")?;
+    let mut statement = connection
+        .prepare("SELECT name, \"notnull\", dflt_value IS NULL, pk, type, hidden FROM pragma_table_xinfo(?1)")?;
     let rows = statement.query_map([table], |row| {
         let (not_null, no_default, key): (bool, bool, i64) = (row.get(1)?, row.get(2)?, row.get(3)?);
         let declared: String = row.get(4)?;

@@ -18,11 +18,11 @@ pub(super) struct Shape(Vec<Bind>);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Bind {
     /// As a literal in SQL would be: 1 as an integer, 1.5 as a real, true as 1.
-    AsLiteral,
+    Literal,
     /// As it was written: a column for text keeps `19.90` as it is.
-    AsText,
+    Text,
     /// As a BLOB, whatever the bytes are.
-    AsBlob,
+    Blob,
 }
 
 /// The values of one batch, row after row.
@@ -68,7 +68,7 @@ impl Shape {
     /// the first insert will say so.
     pub(super) fn new(connection: &Connection, plan: &Plan) -> rusqlite::Result<Self> {
         let table = match plan {
-            Plan::Statement(statement) => return Ok(Self(vec![Bind::AsLiteral; statement.names.len()])),
+            Plan::Statement(statement) => return Ok(Self(vec![Bind::Literal; statement.names.len()])),
             Plan::Table(table) => table,
         };
         let mut types = connection.prepare("SELECT lower(name), type FROM pragma_table_xinfo(?1)")?;
@@ -76,11 +76,11 @@ impl Shape {
         let types = types.collect::<rusqlite::Result<HashMap<String, String>>>()?;
         let bind = |(column, source): &(String, Source)| {
             if table.created && *source == Source::Body {
-                Bind::AsBlob
+                Bind::Blob
             } else if types.get(&column.to_ascii_lowercase()).is_some_and(|declared| is_text(declared)) {
-                Bind::AsText
+                Bind::Text
             } else {
-                Bind::AsLiteral
+                Bind::Literal
             }
         };
         Ok(Self(table.columns.iter().map(bind).collect()))
@@ -122,13 +122,13 @@ impl Rows {
     fn push(&mut self, value: &Value<'_>, bind: Bind) {
         let cell = match (value, bind) {
             (Value::Null, _) => Cell::Null,
-            (Value::Boolean(truth), Bind::AsLiteral) => Cell::Integer(i64::from(*truth)),
-            (Value::Number(text), Bind::AsLiteral) => match (text.parse(), text.parse()) {
+            (Value::Boolean(truth), Bind::Literal) => Cell::Integer(i64::from(*truth)),
+            (Value::Number(text), Bind::Literal) => match (text.parse(), text.parse()) {
                 (Ok(integer), _) => Cell::Integer(integer),
                 (Err(_), Ok(real)) => Cell::Real(real),
                 (Err(_), Err(_)) => Cell::Text(self.append(text.as_bytes())),
             },
-            (value, Bind::AsBlob) => Cell::Blob(self.append(value.bytes().unwrap_or_default())),
+            (value, Bind::Blob) => Cell::Blob(self.append(value.bytes().unwrap_or_default())),
             (Value::Bytes(bytes), _) if std::str::from_utf8(bytes).is_err() => Cell::Blob(self.append(bytes)),
             (value, _) => Cell::Text(self.append(value.bytes().unwrap_or_default())),
         };
@@ -177,13 +177,9 @@ mod tests {
 
     #[test]
     fn affinity_follows_the_declared_type() {
-        for (declared, text) in [
-            ("TEXT", true),
-            ("varchar(20)", true),
-            ("CHARINT", false),
-            ("NUMERIC", false),
-            ("", false),
-        ] {
+        for (declared, text) in
+            [("TEXT", true), ("varchar(20)", true), ("CHARINT", false), ("NUMERIC", false), ("", false)]
+        {
             assert_eq!(is_text(declared), text, "{declared:?}");
         }
     }

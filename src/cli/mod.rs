@@ -1,0 +1,64 @@
+//! The command line: one file for each command.
+
+mod check;
+mod demo;
+mod serve;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// An ingress buffer: accepts a burst of requests, keeps every one that it acknowledges, and
+/// hands them to a database at the rate that the database can bear.
+#[derive(Parser)]
+#[command(
+    name = "forebay",
+    version,
+    after_help = "Examples:\n  \
+        forebay demo                                   see the main job on this machine, with nothing to install\n  \
+        forebay check --config config/flash-sale.toml  find out whether a configuration will work\n  \
+        forebay serve --config config/flash-sale.toml  run until SIGTERM\n\n\
+        RUST_LOG=debug says more; docs/ says everything."
+)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run until SIGTERM or SIGINT: accept, keep, deliver
+    Serve(serve::Arguments),
+    /// Say everything that is wrong with a configuration, and try its sinks
+    Check(check::Arguments),
+    /// Fire a flash sale at a server of its own and count what arrived in the database
+    Demo(demo::Arguments),
+}
+
+/// Runs the command of the process's arguments. Exit code 0 is success, 1 a failure that was
+/// reported, 2 arguments that could not be read.
+#[must_use]
+pub fn main() -> ExitCode {
+    start_log();
+    let result = match Arguments::parse().command {
+        Command::Serve(arguments) => serve::run(&arguments),
+        Command::Check(arguments) => check::run(&arguments),
+        Command::Demo(arguments) => demo::run(&arguments),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("forebay: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+/// Logs go to standard error; standard output is for what was asked for.
+fn start_log() {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        .with_target(false)
+        .init();
+}

@@ -1,0 +1,79 @@
+//! `forebay serve`: runs until it is told to stop.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::mpsc;
+use std::thread;
+
+use anyhow::Context as _;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use crate::config;
+use crate::server::Server;
+
+/// Exit code of a process that a second signal ended at once.
+const EXIT_IMPATIENT: i32 = 130;
+
+/// Run until SIGTERM or SIGINT.
+///
+/// The first signal stops in order: nothing new is accepted, what was accepted is answered and
+/// written to disk, the transaction in progress is finished and the position stored. Records that
+/// are not delivered yet stay in the data directory for the next start. A second signal exits at once,
+/// which loses nothing that was acknowledged either.
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// The configuration; `config/forebay.toml` shows every option
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+}
+
+/// Runs the command.
+///
+/// # Errors
+///
+/// The configuration is wrong or the server cannot start.
+pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    let config = config::load(&arguments.config)?;
+    abort_on_panic();
+    // The signals are caught before anything starts, so that none is missed.
+    let signals = Signals::new([SIGINT, SIGTERM]).context("cannot catch signals")?;
+    let stop = watch_signals(signals)?;
+    let server = Server::start(&config)?;
+    for (_, address) in server.addresses() {
+        println!("listening on http://{address}");
+    }
+    println!("admin on http://{} (/healthz /readyz /metrics)", server.admin_address());
+    // The sender lives in the signal thread, which never ends.
+    let _ = stop.recv();
+    tracing::info!("stopping: answering what was accepted; a second signal exits at once");
+    let clean = server.stop();
+    tracing::info!("stopped");
+    Ok(if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The first signal is for the receiver; the second ends the process.
+fn watch_signals(mut signals: Signals) -> anyhow::Result<mpsc::Receiver<()>> {
+    let (first, stop) = mpsc::channel();
+    thread::Builder::new()
+        .name("signals".to_owned())
+        .spawn(move || {
+            for (count, _) in signals.forever().enumerate() {
+                if count > 0 || first.send(()).is_err() {
+                    std::process::exit(EXIT_IMPATIENT);
+                }
+            }
+        })
+        .context("cannot start a thread")?;
+    Ok(stop)
+}
+
+/// A thread that panicked would leave a server that accepts and never answers, or answers and never
+/// delivers. Ending the process loses nothing: the next start recovers.
+fn abort_on_panic() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        report(panic);
+        std::process::abort();
+    }));
+}

@@ -1,0 +1,248 @@
+//! Records that the sink refuses for good, in a file of their own: `dead-letters.ndjson`.
+//!
+//! A dead letter is written and synced before the position moves past its record, so it
+//! is in the file or still undelivered, never neither. If a crash comes between the two,
+//! the next start finds the record in the file and does not offer it to the sink again.
+//!
+//! One line is one record: `{"sequence":…,"reason":"…","ticket":"…", …}`, with the body as
+//! `body` if it is UTF-8 text and as `body_base64` if not.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use serde::{Deserialize, Serialize};
+
+use crate::journal::segment_file::sync_directory;
+use crate::dead_letter_index::{DeadLetterIndex, ReasonSpot};
+use crate::record::Sequence;
+use crate::sink::Delivery;
+
+/// Where a queue's dead letters are.
+#[must_use]
+pub fn path(directory: &Path) -> PathBuf {
+    directory.join("dead-letters.ndjson")
+}
+
+/// One line of the file, as it is written. `reason` comes early so that it can be found without
+/// reading the body.
+#[derive(Serialize)]
+struct Line<'a> {
+    sequence: Sequence,
+    reason: &'a str,
+    ticket: &'a str,
+    received_at_us: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    idempotency_key: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    content_type: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    body: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    body_base64: Option<String>,
+}
+
+/// What is read back of a line.
+#[derive(Deserialize)]
+struct Head {
+    sequence: Sequence,
+    reason: String,
+}
+
+/// Writes the dead letters of one queue.
+pub struct DeadLetterFile {
+    path: PathBuf,
+    file: File,
+    bytes: u64,
+    bytes_max: u64,
+}
+
+/// Why a dead letter could not be set aside. It stays undelivered until it can.
+#[derive(Debug, thiserror::Error)]
+pub enum DeadLetterError {
+    /// The file has reached its bound.
+    #[error(
+        "the dead-letter file {} has reached dead_letters_bytes_max = {bytes_max}; move it away or raise the bound, \
+         then restart", path.display()
+    )]
+    Full {
+        /// Which file.
+        path: PathBuf,
+        /// The bound in bytes.
+        bytes_max: u64,
+    },
+    /// The disk said no.
+    #[error("{}: {error}", path.display())]
+    Io {
+        /// Which file.
+        path: PathBuf,
+        /// What it said.
+        error: io::Error,
+    },
+}
+
+impl DeadLetterFile {
+    /// Opens the queue's file, or makes it, cuts a line that a crash left unfinished, and puts
+    /// what it holds into `index`.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be read, or a line in it is damaged ([`io::ErrorKind::InvalidData`]).
+    pub fn open(directory: &Path, bytes_max: u64, index: &DeadLetterIndex) -> Result<Self, DeadLetterError> {
+        let path = path(directory);
+        let failed = |error| DeadLetterError::Io { path: path.clone(), error };
+        let open = || -> io::Result<(File, u64)> {
+            let file = OpenOptions::new().read(true).append(true).create(true).open(&path)?;
+            sync_directory(directory)?;
+            let bytes = load(&file, index)?;
+            file.set_len(bytes)?;
+            index.attach(file.try_clone()?);
+            Ok((file, bytes))
+        };
+        let (file, bytes) = open().map_err(failed)?;
+        Ok(Self { path, file, bytes, bytes_max })
+    }
+
+    /// Sets a record aside; when this returns, it is on disk and in `index`.
+    ///
+    /// # Errors
+    ///
+    /// It could not be written; nothing changed.
+    pub fn append(
+        &mut self,
+        delivery: &Delivery<'_>,
+        reason: &str,
+        index: &DeadLetterIndex,
+    ) -> Result<(), DeadLetterError> {
+        let failed = |path: &Path, error| DeadLetterError::Io { path: path.to_owned(), error };
+        let line = line(delivery, reason).map_err(|error| failed(&self.path, error))?;
+        if self.bytes + line.len() as u64 > self.bytes_max {
+            return Err(DeadLetterError::Full { path: self.path.clone(), bytes_max: self.bytes_max });
+        }
+        let written = self.file.write_all(&line).and_then(|()| self.file.sync_data());
+        if let Err(error) = written {
+            // Half a line must not stay; if it does, the next start cuts it.
+            let _ = self.file.set_len(self.bytes);
+            return Err(failed(&self.path, error));
+        }
+        index.insert(delivery.sequence, spot(&line, self.bytes));
+        self.bytes += line.len() as u64;
+        Ok(())
+    }
+}
+
+fn line(delivery: &Delivery<'_>, reason: &str) -> io::Result<Vec<u8>> {
+    let record = &delivery.record;
+    let text = |bytes: &[u8]| (!bytes.is_empty()).then(|| String::from_utf8_lossy(bytes).into_owned());
+    let body = std::str::from_utf8(record.body).ok();
+    let mut line = serde_json::to_vec(&Line {
+        sequence: delivery.sequence,
+        reason,
+        ticket: delivery.ticket,
+        received_at_us: record.received_at_us,
+        key: text(record.key),
+        idempotency_key: text(record.idempotency_key),
+        content_type: text(record.content_type),
+        body,
+        body_base64: body.is_none().then(|| BASE64.encode(record.body)),
+    })?;
+    line.push(b'\n');
+    Ok(line)
+}
+
+/// Finds the reason's JSON string in a line of ours.
+fn spot(line: &[u8], line_offset: u64) -> ReasonSpot {
+    const BEFORE: &[u8] = b",\"reason\":";
+    let start = line.windows(BEFORE.len()).position(|window| window == BEFORE).map_or(0, |at| at + BEFORE.len());
+    let mut escaped = false;
+    let end = line[start..].iter().skip(1).position(|byte| {
+        let ends = *byte == b'"' && !escaped;
+        escaped = *byte == b'\\' && !escaped;
+        ends
+    });
+    let length = u32::try_from(end.map_or(0, |end| end + 2)).unwrap_or(0);
+    ReasonSpot { offset: line_offset + start as u64, length }
+}
+
+/// Reads all lines into `index`; returns the bytes of the whole ones.
+fn load(file: &File, index: &DeadLetterIndex) -> io::Result<u64> {
+    let mut reader = BufReader::new(file);
+    let mut offset = 0;
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        let length = reader.read_until(b'\n', &mut line)?;
+        if length == 0 || line.last() != Some(&b'\n') {
+            return Ok(offset);
+        }
+        let head: Head = serde_json::from_slice(&line).map_err(|error| {
+            io::Error::new(io::ErrorKind::InvalidData, format!("the line at byte {offset} is damaged: {error}"))
+        })?;
+        debug_assert!(!head.reason.is_empty());
+        index.insert(head.sequence, spot(&line, offset));
+        offset += length as u64;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::Record;
+    use proptest::prelude::*;
+
+    fn delivery(sequence: Sequence, body: &[u8]) -> Delivery<'_> {
+        let record = Record {
+            received_at_us: 1,
+            idempotency_hash: [0; 16],
+            group_count: 1,
+            key: b"k\xff",
+            idempotency_key: b"",
+            content_type: b"text/plain",
+            body,
+        };
+        Delivery { sequence, record, ticket: "orders-1-0" }
+    }
+
+    proptest! {
+        #[test]
+        fn reasons_and_sequences_survive_a_restart_and_a_torn_line(
+            letters in prop::collection::vec((".{1,60}", prop::collection::vec(any::<u8>(), 0..80)), 1..8),
+            cut in 1_usize..30,
+        ) {
+            let directory = tempfile::tempdir().unwrap();
+            let index = DeadLetterIndex::default();
+            let mut file = DeadLetterFile::open(directory.path(), 1 << 20, &index).unwrap();
+            for (sequence, (reason, body)) in letters.iter().enumerate() {
+                file.append(&delivery(sequence as u64, body), reason, &index).unwrap();
+            }
+            drop(file);
+            let path = path(directory.path());
+            let whole = std::fs::read(&path).unwrap();
+            std::fs::write(&path, &whole[..whole.len() - cut]).unwrap();
+            let index = DeadLetterIndex::default();
+            let mut file = DeadLetterFile::open(directory.path(), 1 << 20, &index).unwrap();
+            prop_assert_eq!(index.count(), letters.len() as u64 - 1);
+            let (last_reason, last_body) = letters.last().unwrap();
+            file.append(&delivery(letters.len() as u64 - 1, last_body), last_reason, &index).unwrap();
+            prop_assert_eq!(std::fs::read(&path).unwrap(), whole);
+            for (sequence, (expected, _)) in letters.iter().enumerate() {
+                prop_assert_eq!(index.reason(sequence as u64).unwrap().as_ref(), Some(expected));
+            }
+        }
+    }
+
+    #[test]
+    fn the_bound_holds_and_loses_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let index = DeadLetterIndex::default();
+        let mut file = DeadLetterFile::open(directory.path(), 300, &index).unwrap();
+        file.append(&delivery(1, b"x"), "why", &index).unwrap();
+        let error = file.append(&delivery(2, &[b'x'; 300]), "why", &index).unwrap_err();
+        assert!(error.to_string().contains("dead_letters_bytes_max = 300"), "{error}");
+        assert_eq!(index.count(), 1);
+    }
+}

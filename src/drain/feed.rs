@@ -1,0 +1,271 @@
+//! Where a drain gets its records: fresh ones from the journal's hot ring, and what did
+//! not fit there from the segments.
+//!
+//! The journal pushes a batch into the hot ring if it has room and otherwise leaves it
+//! to the disk. So the ring may hold batches that are further on than the drain; they
+//! wait there until it has read up to them. Batches that are behind it are thrown away.
+
+use std::sync::Arc;
+
+use rtrb::Consumer;
+use zerocopy::{FromZeros, IntoBytes};
+
+use crate::journal::catalogue::Catalogue;
+use crate::journal::format::{BATCH_HEADER_BYTES, BatchHeader};
+use crate::journal::segment_file::{self, BatchReader, ReadError};
+use crate::record::{Record, RecordError, Sequence};
+
+/// Reads one queue's durable records in order.
+pub struct Feed {
+    hot: Consumer<u8>,
+    hot_header: Option<BatchHeader>,
+    cold: Cold,
+    /// The records of the batch that is being handed out.
+    batch: Vec<u8>,
+    /// How much of it was handed out.
+    taken: usize,
+    /// The sequence of the next record.
+    next: Sequence,
+    /// Bytes of all the queue's records before it.
+    next_byte: u64,
+}
+
+/// The part that reads files; it goes to a blocking thread and comes back.
+struct Cold {
+    catalogue: Arc<Catalogue>,
+    reader: Option<BatchReader>,
+    /// The sequence that the reader will read next.
+    at: Sequence,
+}
+
+/// Records on their way to the sink, with the memory that holds them.
+#[derive(Default)]
+pub struct Taken {
+    bytes: Vec<u8>,
+    spans: Vec<(Sequence, std::ops::Range<usize>)>,
+}
+
+/// Why durable records could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum FeedError {
+    /// No segment holds them.
+    #[error("no segment holds sequence {0}")]
+    Missing(Sequence),
+    /// A segment could not be read.
+    #[error("{path}: {error}")]
+    Segment {
+        /// Which.
+        path: String,
+        /// Why.
+        error: ReadError,
+    },
+    /// A record is damaged although its batch is not.
+    #[error("record {sequence}: {error}")]
+    Record {
+        /// Which.
+        sequence: Sequence,
+        /// Why.
+        error: RecordError,
+    },
+    /// The thread that reads was cancelled.
+    #[error("reading was cancelled")]
+    Cancelled,
+}
+
+impl Feed {
+    /// A feed that stands before the first record; [`seek`](Self::seek) moves it.
+    #[must_use]
+    pub fn new(hot: Consumer<u8>, catalogue: Arc<Catalogue>) -> Self {
+        let cold = Cold { catalogue, reader: None, at: 0 };
+        Self { hot, hot_header: None, cold, batch: Vec::new(), taken: 0, next: 1, next_byte: 0 }
+    }
+
+    /// Moves to `next`, which must be durable. Returns the bytes of all the queue's records before it.
+    ///
+    /// # Errors
+    ///
+    /// The records cannot be read.
+    pub async fn seek(&mut self, next: Sequence) -> Result<u64, FeedError> {
+        self.batch.clear();
+        self.taken = 0;
+        self.next = next;
+        self.load().await?;
+        Ok(self.next_byte)
+    }
+
+    /// Moves behind the last durable record, of which nothing needs to be read.
+    pub fn skip_to(&mut self, next: Sequence) {
+        self.batch.clear();
+        self.taken = 0;
+        self.next = next;
+    }
+
+    /// Takes up to `records_max` records up to `through` and up to `bytes_max` (but at least one)
+    /// into `taken`. All of them must be durable.
+    ///
+    /// # Errors
+    ///
+    /// The records cannot be read; those before are in `taken`.
+    pub async fn take(
+        &mut self,
+        records_max: u64,
+        bytes_max: usize,
+        through: Sequence,
+        taken: &mut Taken,
+    ) -> Result<(), FeedError> {
+        taken.clear();
+        while self.next <= through && (taken.spans.len() as u64) < records_max {
+            if self.taken == self.batch.len() {
+                self.load().await?;
+            }
+            let (_, length) = self.decode()?;
+            if !taken.spans.is_empty() && taken.bytes.len() + length > bytes_max {
+                break;
+            }
+            taken.push(self.next, &self.batch[self.taken..self.taken + length]);
+            self.advance(length);
+        }
+        Ok(())
+    }
+
+    fn decode(&self) -> Result<(Record<'_>, usize), FeedError> {
+        Record::decode(&self.batch[self.taken..]).map_err(|error| FeedError::Record { sequence: self.next, error })
+    }
+
+    fn advance(&mut self, length: usize) {
+        self.taken += length;
+        self.next += 1;
+        self.next_byte += length as u64;
+    }
+
+    /// Loads the batch that holds `next` and moves within it to that record.
+    async fn load(&mut self) -> Result<(), FeedError> {
+        let first = match self.load_hot() {
+            Some(header) => header,
+            None => self.load_cold().await?,
+        };
+        let wanted = self.next;
+        self.taken = 0;
+        self.next = first.first_sequence.get();
+        self.next_byte = first.first_byte.get();
+        while self.next < wanted {
+            let (_, length) = self.decode()?;
+            self.advance(length);
+        }
+        Ok(())
+    }
+
+    /// Takes the batch from the hot ring if the next record is in the first one there.
+    fn load_hot(&mut self) -> Option<BatchHeader> {
+        loop {
+            let header = self.peek_hot()?;
+            let length = header.length.get() as usize;
+            if header.first_sequence.get() > self.next || self.hot.slots() < length {
+                return None;
+            }
+            self.hot_header = None;
+            if header.next_sequence() > self.next {
+                self.batch.resize(length, 0);
+                self.hot.pop_entire_slice(&mut self.batch).ok()?;
+                return Some(header);
+            }
+            self.hot.read_chunk(length).ok()?.commit_all();
+        }
+    }
+
+    fn peek_hot(&mut self) -> Option<BatchHeader> {
+        if self.hot_header.is_none() && self.hot.slots() >= BATCH_HEADER_BYTES {
+            let mut header = BatchHeader::new_zeroed();
+            self.hot.pop_entire_slice(header.as_mut_bytes()).ok()?;
+            self.hot_header = Some(header);
+        }
+        self.hot_header
+    }
+
+    async fn load_cold(&mut self) -> Result<BatchHeader, FeedError> {
+        let mut batch = std::mem::take(&mut self.batch);
+        let catalogue = Arc::clone(&self.cold.catalogue);
+        let mut cold = std::mem::replace(&mut self.cold, Cold { catalogue, reader: None, at: 0 });
+        let wanted = self.next;
+        // Reading a segment takes milliseconds, in which other queues have departures to keep.
+        let read = tokio::task::spawn_blocking(move || {
+            let result = cold.read(wanted, &mut batch);
+            (cold, batch, result)
+        });
+        let (cold, batch, result) = read.await.map_err(|_| FeedError::Cancelled)?;
+        self.cold = cold;
+        self.batch = batch;
+        result
+    }
+}
+
+impl Cold {
+    /// Reads the batch that holds `wanted` into `batch`.
+    fn read(&mut self, wanted: Sequence, batch: &mut Vec<u8>) -> Result<BatchHeader, FeedError> {
+        loop {
+            let segment = self.catalogue.find(wanted).ok_or(FeedError::Missing(wanted))?;
+            let failed = |error: ReadError| FeedError::Segment { path: segment.path.display().to_string(), error };
+            // A reader that has gone past the record, or stands in an earlier segment, starts anew.
+            let usable = self.at >= segment.identity.first_sequence && self.at <= wanted;
+            let mut reader = match self.reader.take().filter(|_| usable) {
+                Some(reader) => reader,
+                None => {
+                    self.at = segment.identity.first_sequence;
+                    let file = segment_file::open(&segment.path, false).map_err(|error| failed(error.into()))?;
+                    BatchReader::new(file, segment.identity).map_err(|error| failed(error.into()))?
+                }
+            };
+            let (header, records) = reader.next().map_err(failed)?;
+            self.at = header.next_sequence();
+            let found = self.at > wanted;
+            if found {
+                batch.clear();
+                batch.extend_from_slice(records);
+            }
+            // At the end of a sealed segment the next record is in another file.
+            let at_end = segment.sealed_next == Some(self.at);
+            self.reader = (!at_end).then_some(reader);
+            if found {
+                return Ok(header);
+            }
+        }
+    }
+}
+
+impl Taken {
+    /// The records in order.
+    pub fn records(&self) -> impl Iterator<Item = (Sequence, Result<Record<'_>, RecordError>)> {
+        self.spans.iter().map(|(sequence, span)| {
+            (*sequence, Record::decode(&self.bytes[span.clone()]).map(|(record, _)| record))
+        })
+    }
+
+    /// How many records there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.spans.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.spans.is_empty()
+    }
+
+    /// Bytes of the record, as the journal counts them.
+    #[must_use]
+    pub fn record_bytes(&self, index: usize) -> u64 {
+        self.spans.get(index).map_or(0, |(_, span)| span.len() as u64)
+    }
+
+    fn clear(&mut self) {
+        self.bytes.clear();
+        self.spans.clear();
+    }
+
+    fn push(&mut self, sequence: Sequence, record: &[u8]) {
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(record);
+        self.spans.push((sequence, start..self.bytes.len()));
+    }
+}

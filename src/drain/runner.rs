@@ -1,0 +1,362 @@
+//! The runner of one queue's drain: takes what the pacer releases, commits it into the
+//! sink, and sets aside what the sink refuses for good.
+//!
+//! Invariants: the position only moves from where the sink has it; a batch is repeated
+//! unchanged until its fate is known; every row that is sent to the sink, again or for the
+//! first time, has been released by the pacer; a dead letter is on disk before the position
+//! passes it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use super::dead_letters::{DeadLetterError, DeadLetterFile};
+use super::feed::{Feed, FeedError, Taken};
+use super::meter::Meter;
+use super::pacer::Pacer;
+use super::retry::Backoff;
+use crate::clock;
+use crate::limits::PACER_TOLERANCE_NS;
+use crate::queue::{DrainState, Queue};
+use crate::record::Sequence;
+use crate::sink::{Batch, Delivery, Sink, SinkError};
+
+/// Drains one queue.
+pub struct Runner {
+    queue: Arc<Queue>,
+    feed: Feed,
+    sink: Box<dyn Sink>,
+    dead_letters: DeadLetterFile,
+    pacer: Pacer,
+    backoff: Backoff,
+    meter: Meter,
+    stop: watch::Receiver<bool>,
+}
+
+/// Why a drain ended.
+#[derive(Debug, thiserror::Error)]
+pub enum DrainError {
+    /// Another process delivers this queue now.
+    #[error(transparent)]
+    Fenced(SinkError),
+    /// The sink's position is before what the journal still has.
+    #[error(
+        "the sink says that sequence {position} was the last one delivered, but the journal begins with {first}: the \
+         database was set back to an earlier state. If the records in between are not wanted any more, set \
+         forebay_position.position of this part to {} and restart", first - 1
+    )]
+    SinkBehind {
+        /// The sink's position.
+        position: Sequence,
+        /// The first sequence that the journal has.
+        first: Sequence,
+    },
+    /// The sink's position is beyond what the journal has.
+    #[error(
+        "the sink says that sequence {position} was delivered, but the journal ends with {durable}: the data directory \
+         was set back to an earlier state. Restore the newer one, or move this one away to start empty"
+    )]
+    SinkAhead {
+        /// The sink's position.
+        position: Sequence,
+        /// The last sequence that the journal has.
+        durable: Sequence,
+    },
+    /// The sink's position is neither before nor behind the batch that we sent.
+    #[error("the sink's position is {position}, where {after} or {through} was expected: somebody else has moved it")]
+    Moved {
+        /// The sink's position.
+        position: Sequence,
+        /// The position before our batch.
+        after: Sequence,
+        /// The position behind it.
+        through: Sequence,
+    },
+    /// Durable records could not be read back.
+    #[error(transparent)]
+    Feed(#[from] FeedError),
+}
+
+/// A stretch of a batch that is committed in one transaction.
+#[derive(Clone, Copy, Debug)]
+struct Span {
+    /// Index of its first delivery and behind its last.
+    from: usize,
+    to: usize,
+    after: Sequence,
+    through: Sequence,
+}
+
+/// What became of one attempt.
+enum Attempt {
+    Committed,
+    Refused(String),
+    Stopped,
+}
+
+impl Runner {
+    /// A runner that has not started.
+    #[must_use]
+    pub fn new(
+        queue: Arc<Queue>,
+        feed: Feed,
+        sink: Box<dyn Sink>,
+        dead_letters: DeadLetterFile,
+        stop: watch::Receiver<bool>,
+    ) -> Self {
+        let pacer = Pacer::new(queue.config.rate, PACER_TOLERANCE_NS, clock::monotonic_ns());
+        let backoff = Backoff::new(&queue.config.retry);
+        Self { queue, feed, sink, dead_letters, pacer, backoff, meter: Meter::default(), stop }
+    }
+
+    /// Runs until a stop is asked for, or until it cannot go on without a person.
+    pub async fn run(mut self) {
+        if let Err(error) = self.drain().await {
+            self.queue.drain.set_state(DrainState::Halted);
+            tracing::error!(queue = self.queue.name, %error, "this queue is no longer delivered; records are still accepted");
+        }
+    }
+
+    async fn drain(&mut self) -> Result<(), DrainError> {
+        let Some(mut position) = self.take_over().await else { return Ok(()) };
+        self.begin_at(position).await?;
+        let mut taken = Taken::default();
+        loop {
+            if self.is_stopping() {
+                return Ok(());
+            }
+            let available = self.queue.journal.durable.get() - position;
+            if available == 0 {
+                self.wait_for_records().await;
+                continue;
+            }
+            let count = self.wait_until_due(available).await;
+            if count == 0 {
+                continue;
+            }
+            let bytes_max = self.queue.config.batch.bytes_max;
+            self.feed.take(count, bytes_max, position + available, &mut taken).await?;
+            self.pacer.take(taken.len() as u64, clock::monotonic_ns());
+            let through = position + taken.len() as u64;
+            self.queue.drain.released.set(through);
+            if !self.deliver(&taken, position).await? {
+                return Ok(());
+            }
+            position = through;
+        }
+    }
+
+    /// Connects and learns where to go on; `None` if a stop came first.
+    async fn take_over(&mut self) -> Option<Sequence> {
+        loop {
+            let error = match self.sink.take_over().await {
+                Ok(position) => return Some(position),
+                Err(error) => error,
+            };
+            if !self.pause_after(&error).await {
+                return None;
+            }
+        }
+    }
+
+    /// Checks the sink's position against the journal and moves there.
+    async fn begin_at(&mut self, position: Sequence) -> Result<(), DrainError> {
+        let (durable, trimmed) = (self.queue.journal.durable.get(), self.queue.journal.trimmed.get());
+        if position > durable {
+            return Err(DrainError::SinkAhead { position, durable });
+        }
+        if position < trimmed {
+            return Err(DrainError::SinkBehind { position, first: trimmed + 1 });
+        }
+        let bytes = if position == durable {
+            self.feed.skip_to(durable + 1);
+            self.queue.journal.durable_bytes.get()
+        } else {
+            self.feed.seek(position + 1).await?
+        };
+        let drain = &self.queue.drain;
+        drain.released.set(position);
+        drain.delivered_bytes.set(bytes);
+        drain.delivered.set(position);
+        drain.set_state(DrainState::Running);
+        tracing::info!(
+            queue = self.queue.name,
+            position,
+            backlog = durable - position,
+            "delivering to the sink from here on"
+        );
+        Ok(())
+    }
+
+    async fn wait_for_records(&mut self) {
+        tokio::select! {
+            () = self.queue.durable_moved.notified() => {}
+            _ = self.stop.changed() => {}
+        }
+    }
+
+    /// Waits until a batch is due and returns how many records may leave; 0 if a stop came first.
+    async fn wait_until_due(&mut self, available: u64) -> u64 {
+        let batch = &self.queue.config.batch;
+        let lingered = self.pacer.records_in(batch.linger_ms_max.saturating_mul(1_000_000));
+        let wanted = lingered.min(batch.records_max as u64).min(available).max(1);
+        let now_ns = clock::monotonic_ns();
+        let due_ns = self.pacer.when_due_ns(wanted, now_ns);
+        if due_ns > now_ns && !self.sleep(Duration::from_nanos(due_ns - now_ns)).await {
+            return 0;
+        }
+        self.pacer.due(clock::monotonic_ns()).min(self.queue.config.batch.records_max as u64)
+    }
+
+    /// Commits what was taken; `false` if a stop came first.
+    async fn deliver(&mut self, taken: &Taken, position: Sequence) -> Result<bool, DrainError> {
+        let tickets: Vec<String> =
+            (1..=taken.len() as u64).map(|n| self.queue.tickets.ticket(position + n).to_string()).collect();
+        let mut deliveries = Vec::with_capacity(taken.len());
+        for ((sequence, record), ticket) in taken.records().zip(&tickets) {
+            let record = record.map_err(|error| FeedError::Record { sequence, error })?;
+            if !self.queue.dead_letters.contains(sequence) {
+                deliveries.push(Delivery { sequence, record, ticket });
+            }
+        }
+        let whole = Span { from: 0, to: deliveries.len(), after: position, through: position + taken.len() as u64 };
+        let mut spans = vec![whole];
+        let mut first_attempt = true;
+        while let Some(span) = spans.pop() {
+            if !std::mem::take(&mut first_attempt) && !self.pay_for(span.to - span.from).await {
+                return Ok(false);
+            }
+            match self.commit(span, &deliveries).await? {
+                Attempt::Committed => self.delivered(span, taken, position),
+                Attempt::Stopped => return Ok(false),
+                Attempt::Refused(_) if span.to - span.from > 1 => {
+                    let middle = span.from + (span.to - span.from) / 2;
+                    let border = deliveries[middle - 1].sequence;
+                    spans.push(Span { from: middle, after: border, ..span });
+                    spans.push(Span { to: middle, through: border, ..span });
+                }
+                Attempt::Refused(reason) => {
+                    if !self.set_aside(deliveries.get(span.from), &reason).await {
+                        return Ok(false);
+                    }
+                    // Without the record, the span still has to move the position.
+                    spans.push(Span { to: span.from, ..span });
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    /// Publishes that a span is delivered.
+    fn delivered(&mut self, span: Span, taken: &Taken, position: Sequence) {
+        let index = |sequence: Sequence| usize::try_from(sequence - position).unwrap_or(usize::MAX);
+        let bytes: u64 = (index(span.after)..index(span.through)).map(|n| taken.record_bytes(n)).sum();
+        let drain = &self.queue.drain;
+        drain.batches.add(1);
+        drain.delivered_bytes.add(bytes);
+        drain.delivered.set(span.through);
+        drain.rate_measured.set(self.meter.add(span.through - span.after, clock::monotonic_ns()));
+    }
+
+    /// Commits a span, repeating it until its fate is known.
+    async fn commit(&mut self, span: Span, deliveries: &[Delivery<'_>]) -> Result<Attempt, DrainError> {
+        let batch = Batch { after: span.after, through: span.through, deliveries: &deliveries[span.from..span.to] };
+        loop {
+            let error = match self.sink.commit(batch).await {
+                Ok(()) => {
+                    self.works_again();
+                    return Ok(Attempt::Committed);
+                }
+                Err(SinkError::Permanent { message }) if span.to > span.from => return Ok(Attempt::Refused(message)),
+                Err(fenced @ SinkError::Fenced(_)) => return Err(DrainError::Fenced(fenced)),
+                Err(error) => error,
+            };
+            if !self.pause_after(&error).await {
+                return Ok(Attempt::Stopped);
+            }
+            // Whether the commit went through is for the sink's position to say.
+            match self.take_over().await {
+                None => return Ok(Attempt::Stopped),
+                Some(position) if position == span.through => {
+                    self.works_again();
+                    return Ok(Attempt::Committed);
+                }
+                Some(position) if position == span.after => {}
+                Some(position) => {
+                    return Err(DrainError::Moved { position, after: span.after, through: span.through });
+                }
+            }
+            if !self.pay_for(span.to - span.from).await {
+                return Ok(Attempt::Stopped);
+            }
+        }
+    }
+
+    fn works_again(&mut self) {
+        self.backoff.reset();
+        if self.queue.drain.state() == DrainState::Retrying {
+            tracing::info!(queue = self.queue.name, "the sink takes records again");
+            self.queue.drain.set_state(DrainState::Running);
+        }
+    }
+
+    /// Sets a record aside; `false` if a stop came before it could be.
+    async fn set_aside(&mut self, delivery: Option<&Delivery<'_>>, reason: &str) -> bool {
+        let Some(delivery) = delivery else { return true };
+        loop {
+            let error = match self.dead_letters.append(delivery, reason, &self.queue.dead_letters) {
+                Ok(()) => {
+                    tracing::warn!(
+                        queue = self.queue.name,
+                        ticket = delivery.ticket,
+                        reason,
+                        "the sink refuses this record for good; it is set aside as a dead letter"
+                    );
+                    return true;
+                }
+                Err(error @ (DeadLetterError::Full { .. } | DeadLetterError::Io { .. })) => error,
+            };
+            if !self.pause_after(&error).await {
+                return false;
+            }
+        }
+    }
+
+    /// Waits until `count` more records may be sent; `false` if a stop came first.
+    async fn pay_for(&mut self, count: usize) -> bool {
+        if count == 0 {
+            return true;
+        }
+        let now_ns = clock::monotonic_ns();
+        let due_ns = self.pacer.when_due_ns(count as u64, now_ns);
+        self.pacer.take(count as u64, now_ns);
+        self.sleep(Duration::from_nanos(due_ns.saturating_sub(now_ns))).await
+    }
+
+    /// Logs a failure and waits before the next attempt; `false` if a stop came first.
+    async fn pause_after(&mut self, error: &(dyn std::error::Error + Sync)) -> bool {
+        let pause_ms = self.backoff.next_ms(getrandom::u64().unwrap_or(u64::MAX / 2));
+        self.queue.drain.retries.add(1);
+        if self.queue.drain.state() == DrainState::Running {
+            self.queue.drain.set_state(DrainState::Retrying);
+        }
+        tracing::warn!(queue = self.queue.name, %error, pause_ms, "the sink did not take records; trying again");
+        self.sleep(Duration::from_millis(pause_ms)).await
+    }
+
+    /// Sleeps; `false` if a stop came first.
+    async fn sleep(&mut self, time: Duration) -> bool {
+        if self.is_stopping() {
+            return false;
+        }
+        tokio::select! {
+            () = tokio::time::sleep(time) => true,
+            _ = self.stop.changed() => false,
+        }
+    }
+
+    fn is_stopping(&self) -> bool {
+        *self.stop.borrow()
+    }
+}

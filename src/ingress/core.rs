@@ -1,0 +1,319 @@
+//! What the tasks of one executor share: its end of the ring, the requests that wait,
+//! and its open connections. Nothing here is shared with another core.
+
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, Waker};
+
+use atomic_waker::AtomicWaker;
+use hdrhistogram::Histogram;
+use slab::Slab;
+
+use super::connection::ConnectionState;
+use super::counters::{Counters, latency_histogram};
+use crate::config;
+use crate::queue::{Health, Queue};
+use crate::ring::{Completion, IngressEnd};
+
+/// What all executors are given.
+#[derive(Clone)]
+pub struct Shared {
+    /// All queues, by index.
+    pub queues: Arc<[Arc<Queue>]>,
+    /// Bounds of the front door.
+    pub limits: config::Ingress,
+    /// Bytes that one commit can hold; no frame may be larger.
+    pub frame_bytes_max: usize,
+    /// Key of the idempotency hash.
+    pub secret: [u8; 16],
+    /// What the process can do.
+    pub health: Arc<Health>,
+    /// Open connections of all executors; touched once a connection, not once a record.
+    pub connections: Arc<AtomicUsize>,
+    /// Time that a stop waits for requests in flight, in milliseconds.
+    pub grace_ms: u64,
+}
+
+/// The state of one executor.
+pub struct Core {
+    /// What all executors are given.
+    pub shared: Shared,
+    /// What this one counts.
+    pub counters: Arc<Counters>,
+    ring: RefCell<IngressEnd>,
+    slots: RefCell<Slab<Slot>>,
+    frame: RefCell<Vec<u8>>,
+    connections: RefCell<Slab<Rc<ConnectionState>>>,
+    /// Bytes of bodies that are arriving.
+    body_bytes: Cell<usize>,
+    latency: RefCell<Histogram<u64>>,
+    /// Where reads land before hyper has them.
+    pub scratch: RefCell<Box<[u8]>>,
+    stopping: Cell<bool>,
+    stop_waker: RefCell<Option<Waker>>,
+}
+
+/// A request between its ring and its answer.
+enum Slot {
+    Waiting(Option<Waker>),
+    Done(Completion),
+    /// The client has gone; the completion is still to come.
+    Abandoned,
+}
+
+/// Why a frame was not sent to the journal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Busy {
+    /// Too many requests wait for the disk.
+    InFlight,
+    /// The ring is full.
+    Ring,
+}
+
+/// Bytes of one read.
+const SCRATCH_BYTES: usize = 64 * 1024;
+/// Beyond this the frame buffer is given back after use.
+const FRAME_BYTES_KEPT: usize = 256 * 1024;
+
+impl Core {
+    /// The state of a new executor.
+    #[must_use]
+    pub fn new(shared: Shared, counters: Arc<Counters>, ring: IngressEnd) -> Rc<Self> {
+        Rc::new(Self {
+            shared,
+            counters,
+            ring: RefCell::new(ring),
+            slots: RefCell::default(),
+            frame: RefCell::default(),
+            connections: RefCell::default(),
+            body_bytes: Cell::new(0),
+            latency: RefCell::new(latency_histogram()),
+            scratch: RefCell::new(vec![0; SCRATCH_BYTES].into_boxed_slice()),
+            stopping: Cell::new(false),
+            stop_waker: RefCell::new(None),
+        })
+    }
+
+    /// The queue with this name.
+    #[must_use]
+    pub fn queue(&self, name: &str) -> Option<&Arc<Queue>> {
+        // The configuration's order is alphabetical, and so is the slice.
+        let queues = &self.shared.queues;
+        queues.binary_search_by(|queue| queue.name.as_str().cmp(name)).ok().map(|index| &queues[index])
+    }
+
+    /// Sends a frame that `build` writes to the journal; the future is what becomes of it.
+    /// `build` gets the slot's number and may refuse with an error of its own.
+    ///
+    /// # Errors
+    ///
+    /// The inner error is [`Busy`]; the outer one is `build`'s. Nothing was sent then.
+    pub fn submit<E>(
+        self: &Rc<Self>,
+        build: impl FnOnce(u32, &mut Vec<u8>) -> Result<(), E>,
+    ) -> Result<Result<Answer, Busy>, E> {
+        let mut slots = self.slots.borrow_mut();
+        if slots.len() >= self.shared.limits.in_flight_max {
+            return Ok(Err(Busy::InFlight));
+        }
+        let entry = slots.vacant_entry();
+        let slot = entry.key();
+        let mut frame = self.frame.borrow_mut();
+        frame.clear();
+        build(u32::try_from(slot).unwrap_or(u32::MAX), &mut frame)?;
+        let pushed = self.ring.borrow_mut().submit(&frame);
+        if frame.capacity() > FRAME_BYTES_KEPT {
+            *frame = Vec::new();
+        }
+        if pushed.is_err() {
+            return Ok(Err(Busy::Ring));
+        }
+        entry.insert(Slot::Waiting(None));
+        Ok(Ok(Answer { core: Rc::clone(self), slot }))
+    }
+
+    /// Hands out all completions that have come.
+    fn hand_out(&self) {
+        let mut ring = self.ring.borrow_mut();
+        let mut slots = self.slots.borrow_mut();
+        while let Some(completion) = ring.completion() {
+            let key = completion.slot as usize;
+            match slots.get_mut(key) {
+                Some(slot @ Slot::Waiting(_)) => {
+                    if let Slot::Waiting(Some(waker)) = std::mem::replace(slot, Slot::Done(completion)) {
+                        waker.wake();
+                    }
+                }
+                Some(Slot::Abandoned) => drop(slots.remove(key)),
+                Some(Slot::Done(_)) | None => tracing::error!(key, "a completion for a request that does not wait"),
+            }
+        }
+    }
+
+    /// Hands out completions as they come and notices the stop; never ends by itself.
+    pub async fn acknowledge(self: Rc<Self>) {
+        let waker: Arc<AtomicWaker> = self.ring.borrow().waker();
+        std::future::poll_fn(|cx| {
+            // Registered first: whatever comes after the look wakes us again.
+            waker.register(cx.waker());
+            self.hand_out();
+            if self.shared.health.is_stopping() {
+                self.begin_stop();
+            }
+            Poll::<()>::Pending
+        })
+        .await;
+    }
+
+    /// Whether this executor accepts nothing new any more.
+    #[must_use]
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.get()
+    }
+
+    fn begin_stop(&self) {
+        if !self.stopping.replace(true) {
+            self.stop_waker.borrow_mut().take().map(Waker::wake);
+            self.connections.borrow().iter().for_each(|(_, connection)| connection.wake());
+        }
+    }
+
+    /// Ready once the stop has begun.
+    pub async fn stop_begun(&self) {
+        std::future::poll_fn(|cx| {
+            if self.stopping.get() {
+                return Poll::Ready(());
+            }
+            *self.stop_waker.borrow_mut() = Some(cx.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
+
+    /// Adds a connection, unless the process has too many; the guard removes it.
+    #[must_use]
+    pub fn add_connection(self: &Rc<Self>, state: &Rc<ConnectionState>) -> Option<Connected> {
+        let total = &self.shared.connections;
+        if total.fetch_add(1, Ordering::Relaxed) >= self.shared.limits.connections_max {
+            total.fetch_sub(1, Ordering::Relaxed);
+            return None;
+        }
+        let key = self.connections.borrow_mut().insert(Rc::clone(state));
+        self.count_connections();
+        Some(Connected { core: Rc::clone(self), key })
+    }
+
+    /// How many connections this executor has.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.connections.borrow().len()
+    }
+
+    fn count_connections(&self) {
+        self.counters.connections.set(self.connections.borrow().len() as u64);
+    }
+
+    /// Ends the connections whose time is over, and publishes the latencies of the last moments.
+    pub fn tick(&self, now_ms: u64) {
+        for (_, connection) in self.connections.borrow().iter() {
+            if connection.is_overdue(now_ms) {
+                self.counters.timed_out.add(1);
+                connection.time_out();
+            }
+        }
+        let mut recent = self.latency.borrow_mut();
+        if !recent.is_empty() {
+            self.counters.merge_latency(&recent);
+            recent.reset();
+        }
+    }
+
+    /// Records an acknowledgement's latency.
+    pub fn record_latency(&self, us: u64) {
+        self.latency.borrow_mut().saturating_record(us);
+    }
+
+    /// Takes room for body bytes, if there is any; the guard gives it back.
+    #[must_use]
+    pub fn hold_body(self: &Rc<Self>) -> HeldBody {
+        HeldBody { core: Rc::clone(self), bytes: 0 }
+    }
+}
+
+/// What will become of a frame.
+pub struct Answer {
+    core: Rc<Core>,
+    slot: usize,
+}
+
+impl Future for Answer {
+    type Output = Completion;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Completion> {
+        match self.core.slots.borrow_mut().get_mut(self.slot) {
+            Some(Slot::Done(completion)) => Poll::Ready(*completion),
+            Some(Slot::Waiting(waker)) => {
+                if !waker.as_ref().is_some_and(|known| known.will_wake(cx.waker())) {
+                    *waker = Some(cx.waker().clone());
+                }
+                Poll::Pending
+            }
+            // Only `drop` abandons a slot.
+            Some(Slot::Abandoned) | None => Poll::Pending,
+        }
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        let mut slots = self.core.slots.borrow_mut();
+        match slots.get_mut(self.slot) {
+            Some(slot @ Slot::Waiting(_)) => *slot = Slot::Abandoned,
+            Some(Slot::Done(_)) => drop(slots.remove(self.slot)),
+            Some(Slot::Abandoned) | None => {}
+        }
+    }
+}
+
+/// An open connection; dropping it ends the count.
+pub struct Connected {
+    core: Rc<Core>,
+    key: usize,
+}
+
+impl Drop for Connected {
+    fn drop(&mut self) {
+        self.core.connections.borrow_mut().try_remove(self.key);
+        self.core.shared.connections.fetch_sub(1, Ordering::Relaxed);
+        self.core.count_connections();
+    }
+}
+
+/// Room for the bytes of a body that is arriving.
+pub struct HeldBody {
+    core: Rc<Core>,
+    bytes: usize,
+}
+
+impl HeldBody {
+    /// Takes room for more bytes; `false` if there is none.
+    pub fn grow(&mut self, bytes: usize) -> bool {
+        let total = self.core.body_bytes.get() + bytes;
+        let fits = total <= self.core.shared.limits.body_bytes_in_flight_max;
+        if fits {
+            self.core.body_bytes.set(total);
+            self.bytes += bytes;
+        }
+        fits
+    }
+}
+
+impl Drop for HeldBody {
+    fn drop(&mut self) {
+        self.core.body_bytes.set(self.core.body_bytes.get() - self.bytes);
+    }
+}

@@ -1,0 +1,158 @@
+//! One executor: accepts, serves, acknowledges, and ends in order.
+
+use std::os::fd::{FromRawFd, IntoRawFd};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use glommio::net::TcpListener;
+use glommio::{ExecutorJoinHandle, Latency, LocalExecutorBuilder, Placement, Shares, TaskQueueHandle};
+use socket2::Socket;
+
+use super::connection::{ConnectionState, now_ms};
+use super::core::{Core, Shared};
+use super::counters::Counters;
+use super::http;
+use crate::config::Protocol;
+use crate::ring::IngressEnd;
+
+/// How often overdue connections are looked for.
+const TICK: Duration = Duration::from_millis(250);
+/// The same while the executor is stopping and waits for its last connections.
+const STOPPING_TICK: Duration = Duration::from_millis(5);
+/// How long no connection is accepted after the kernel refused one, most likely for want of files.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// What a task may take before others of its executor get a turn.
+const LATENCY_GOAL: Duration = Duration::from_millis(1);
+/// Locked memory of an executor's rings, in bytes; glommio registers it with the kernel.
+const IO_MEMORY_BYTES: usize = 512 * 1024;
+/// What a client is told that comes when there are too many connections.
+const TOO_MANY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+
+/// A listening socket and what is spoken there.
+pub struct Door {
+    /// Bound and listening.
+    pub socket: Socket,
+    /// What is spoken.
+    pub protocol: Protocol,
+}
+
+/// What one executor is made of.
+pub struct Executor {
+    /// Its number, and the core that it is pinned to.
+    pub cpu: usize,
+    /// Its own listening sockets.
+    pub doors: Vec<Door>,
+    /// Its end of the ring.
+    pub ring: IngressEnd,
+    /// What all executors are given.
+    pub shared: Shared,
+    /// What it counts.
+    pub counters: Arc<Counters>,
+}
+
+/// Why an executor did not start.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "an executor could not start on core {cpu}: {error}. It needs io_uring (kernel 5.15 or newer, not blocked by a \
+     container's seccomp profile nor by kernel.io_uring_disabled) and {} KiB of locked memory (ulimit -l)",
+    IO_MEMORY_BYTES / 1024
+)]
+pub struct ExecutorError {
+    cpu: usize,
+    error: String,
+}
+
+impl Executor {
+    /// Starts the executor on a thread of its own.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses io_uring or locked memory, or there is no such core.
+    pub fn start(self) -> Result<ExecutorJoinHandle<()>, ExecutorError> {
+        let cpu = self.cpu;
+        LocalExecutorBuilder::new(Placement::Fixed(cpu))
+            .name(&format!("ingress-{cpu}"))
+            .io_memory(IO_MEMORY_BYTES)
+            .spawn(move || self.run())
+            .map_err(|error| ExecutorError { cpu, error: error.to_string() })
+    }
+
+    async fn run(self) {
+        let grace_ms = self.shared.grace_ms;
+        let core = Core::new(self.shared, self.counters, self.ring);
+        // A queue that does not say that latency matters may be woken from another thread 95 ms late.
+        let tasks = glommio::executor().create_task_queue(Shares::default(), Latency::Matters(LATENCY_GOAL), "http");
+        let doors: Vec<_> =
+            self.doors.into_iter().filter_map(|door| spawn(accept(Rc::clone(&core), door, tasks), tasks)).collect();
+        let acknowledge = spawn(Rc::clone(&core).acknowledge(), tasks);
+        while !core.is_stopping() {
+            futures_lite::future::or(core.stop_begun(), glommio::timer::sleep(TICK)).await;
+            core.tick(now_ms());
+        }
+        for door in doors {
+            door.cancel().await;
+        }
+        let deadline_ms = now_ms().saturating_add(grace_ms);
+        while core.connections() > 0 && now_ms() < deadline_ms {
+            glommio::timer::sleep(STOPPING_TICK).await;
+            core.tick(now_ms());
+        }
+        if core.connections() > 0 {
+            tracing::warn!(connections = core.connections(), "connections were still open at the end of grace_ms");
+        }
+        if let Some(acknowledge) = acknowledge {
+            acknowledge.cancel().await;
+        }
+    }
+}
+
+fn spawn<T: 'static>(
+    task: impl Future<Output = T> + 'static,
+    queue: TaskQueueHandle,
+) -> Option<glommio::Task<T>> {
+    // The queue was made a moment ago and is never removed.
+    glommio::spawn_local_into(task, queue).ok()
+}
+
+/// Accepts until it is cancelled.
+async fn accept(core: Rc<Core>, door: Door, tasks: TaskQueueHandle) {
+    // SAFETY: the socket is a listening TCP socket that we own; its descriptor moves to the listener.
+    let listener = unsafe { TcpListener::from_raw_fd(door.socket.into_raw_fd()) };
+    loop {
+        match listener.accept().await {
+            Ok(stream) => {
+                // Answers are small and complete; waiting to fill a packet would only delay them.
+                if let Err(error) = stream.set_nodelay(true) {
+                    tracing::debug!(%error, "a connection was gone before it began");
+                    continue;
+                }
+                let state = ConnectionState::new(&core);
+                let Some(connected) = core.add_connection(&state) else {
+                    refuse(stream).await;
+                    continue;
+                };
+                let core = Rc::clone(&core);
+                let task = async move {
+                    match door.protocol {
+                        Protocol::Http => http::serve(core, stream, state).await,
+                    }
+                    drop(connected);
+                };
+                if let Some(task) = spawn(task, tasks) {
+                    task.detach();
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a connection could not be accepted; raise the limit of open files (ulimit -n)?");
+                glommio::timer::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn refuse(mut stream: glommio::net::TcpStream) {
+    use futures_lite::io::AsyncWriteExt;
+    // The client may have gone already; it is refused either way. The socket's buffer is empty, so this does not wait.
+    let _ = stream.write_all(TOO_MANY).await;
+}

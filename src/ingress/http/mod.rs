@@ -1,0 +1,120 @@
+//! HTTP/1.1, spoken by hyper: which path leads where, and one connection's life.
+
+mod body;
+pub mod problem;
+mod status;
+mod submit;
+
+use std::convert::Infallible;
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::Poll;
+
+use bytes::Bytes;
+use glommio::net::TcpStream;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response};
+
+use super::connection::{Connection, ConnectionState, Phase};
+use super::core::Core;
+use crate::limits::HEADERS_MAX;
+use problem::{Problem, Refusal};
+
+/// Serves one connection until the client or a stop ends it, or its time is over.
+pub async fn serve(core: Rc<Core>, stream: TcpStream, state: Rc<ConnectionState>) {
+    let io = Connection::new(stream, Rc::clone(&core), Rc::clone(&state));
+    let service = service_fn(|request| answer(Rc::clone(&core), Rc::clone(&state), request));
+    let connection = hyper::server::conn::http1::Builder::new()
+        .max_buf_size(core.shared.limits.head_bytes_max)
+        .max_headers(HEADERS_MAX)
+        // Deadlines are ours: see `connection.rs`.
+        .header_read_timeout(None)
+        .pipeline_flush(true)
+        .serve_connection(io, service);
+    let mut connection = pin!(connection);
+    let mut asked_to_end = false;
+    std::future::poll_fn(|cx| {
+        state.remember(cx);
+        if state.is_to_be_closed() {
+            return Poll::Ready(());
+        }
+        if core.is_stopping() && !asked_to_end {
+            asked_to_end = true;
+            connection.as_mut().graceful_shutdown();
+        }
+        connection.as_mut().poll(cx).map(|ended| {
+            if let Err(error) = ended {
+                tracing::debug!(%error, "a connection ended");
+            }
+        })
+    })
+    .await;
+}
+
+async fn answer(
+    core: Rc<Core>,
+    state: Rc<ConnectionState>,
+    request: Request<Incoming>,
+) -> Result<Response<Full<Bytes>>, Infallible> {
+    state.enter(Phase::Answer);
+    let result = route(&core, &state, request).await;
+    state.enter(Phase::Response);
+    Ok(result.unwrap_or_else(|refusal| {
+        core.counters.refused[refusal.problem as usize].add(1);
+        refusal.into_response()
+    }))
+}
+
+/// Where the paths lead.
+async fn route(
+    core: &Rc<Core>,
+    state: &ConnectionState,
+    request: Request<Incoming>,
+) -> Result<Response<Full<Bytes>>, Refusal> {
+    let path = request.uri().path();
+    if let Some(name) = path.strip_prefix("/v1/queues/").and_then(|rest| rest.strip_suffix("/records")) {
+        let Some(queue) = core.queue(name) else {
+            return Err(Refusal::new(Problem::NotFound, "there is no queue of that name"));
+        };
+        expect_method(&request, &Method::POST, "POST")?;
+        return submit::submit(core, state, queue, request).await;
+    }
+    if let Some(ticket) = path.strip_prefix("/v1/tickets/") {
+        expect_method(&request, &Method::GET, "GET")?;
+        return status::status(core, ticket);
+    }
+    match path {
+        "/healthz" | "/readyz" => {
+            expect_method(&request, &Method::GET, "GET")?;
+            health(core, path == "/readyz")
+        }
+        _ => Err(Refusal::new(
+            Problem::NotFound,
+            "the paths are POST /v1/queues/{queue}/records, GET /v1/tickets/{ticket}, GET /healthz and GET /readyz",
+        )),
+    }
+}
+
+fn expect_method(request: &Request<Incoming>, method: &Method, name: &'static str) -> Result<(), Refusal> {
+    if request.method() == method {
+        return Ok(());
+    }
+    Err(Refusal::new(Problem::MethodNotAllowed, format!("this path takes {name}")).allow(name))
+}
+
+/// Health and readiness for a load balancer; the admin address says more.
+fn health(core: &Core, readiness: bool) -> Result<Response<Full<Bytes>>, Refusal> {
+    let health = &core.shared.health;
+    if health.is_journal_failed() {
+        return Err(Refusal::new(Problem::JournalFailed, "a write to the journal failed; restart after mending the disk"));
+    }
+    if readiness && health.is_stopping() {
+        return Err(Refusal::new(Problem::Stopping, "the server is stopping"));
+    }
+    let mut response = Response::new(Full::new(Bytes::from_static(b"ok\n")));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    Ok(response)
+}

@@ -1,0 +1,274 @@
+//! `POST /v1/queues/{queue}/records`: one record, or the records of an NDJSON body.
+
+use std::fmt::Write as _;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION};
+use hyper::{Request, Response, StatusCode};
+use zerocopy::IntoBytes;
+use zerocopy::little_endian::{U16, U32};
+
+use super::body;
+use super::problem::{Problem, Refusal};
+use crate::admission::{self, Load};
+use crate::clock;
+use crate::config::Ingress;
+use crate::ingress::connection::ConnectionState;
+use crate::ingress::core::{Busy, Core};
+use crate::journal::idempotency::{NO_KEY, hash_key};
+use crate::limits::{CONTENT_TYPE_BYTES_MAX, IDEMPOTENCY_KEY_BYTES_MAX, KEY_BYTES_MAX};
+use crate::queue::Queue;
+use crate::record::Record;
+use crate::ring::{Completion, FRAME_HEADER_BYTES, FrameHeader, Outcome};
+
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+const FOREBAY_KEY: HeaderName = HeaderName::from_static("forebay-key");
+const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
+const NDJSON: &[u8] = b"application/x-ndjson";
+/// What each record of an NDJSON body is.
+const NDJSON_RECORD_TYPE: &[u8] = b"application/json";
+
+/// What the head of a request says of its records.
+struct Head<'a> {
+    key: &'a [u8],
+    idempotency_key: &'a [u8],
+    content_type: &'a [u8],
+    is_ndjson: bool,
+}
+
+/// Takes a request's records, waits for the journal and answers.
+///
+/// # Errors
+///
+/// A [`Refusal`]; nothing was stored then, or (for [`Problem::JournalFailed`]) nobody can tell.
+pub async fn submit(
+    core: &Rc<Core>,
+    connection: &ConnectionState,
+    queue: &Arc<Queue>,
+    request: Request<Incoming>,
+) -> Result<Response<Full<Bytes>>, Refusal> {
+    let (parts, body) = request.into_parts();
+    let head = Head::read(&parts.headers)?;
+    let limits = &core.shared.limits;
+    let bytes_max = if head.is_ndjson { limits.batch_request_bytes_max } else { limits.record_bytes_max };
+    let announced = body::check_head(&parts.headers, bytes_max)?;
+    check_health(core)?;
+    check_backlog(queue, announced.unwrap_or(0))?;
+    let body = body::read(core, connection, body, bytes_max).await?;
+    if announced.is_none() {
+        check_backlog(queue, body.bytes.len() as u64)?;
+    }
+    let arrived_ns = clock::monotonic_ns();
+    let answer = core.submit(|slot, frame| build_frame(core, queue, &head, &body.bytes, slot, frame))?;
+    let body_bytes = body.bytes.len() as u64;
+    drop(body);
+    let completion = answer.map_err(busy)?.await;
+    core.record_latency((clock::monotonic_ns() - arrived_ns) / 1000);
+    let response = respond(queue, &completion, head.is_ndjson)?;
+    core.counters.accepted.add(1);
+    core.counters.records.add(u64::from(completion.count));
+    core.counters.bytes.add(body_bytes);
+    Ok(response)
+}
+
+fn check_health(core: &Core) -> Result<(), Refusal> {
+    let health = &core.shared.health;
+    if health.is_journal_failed() {
+        return Err(journal_failed());
+    }
+    if core.is_stopping() {
+        let detail = "the server is stopping; try another one, or again in a moment";
+        return Err(Refusal::new(Problem::Stopping, detail).retry_after(1).close());
+    }
+    Ok(())
+}
+
+fn journal_failed() -> Refusal {
+    let detail = "a write to the journal failed, so nothing can be acknowledged until the server is restarted";
+    Refusal::new(Problem::JournalFailed, detail).retry_after(60)
+}
+
+fn busy(busy: Busy) -> Refusal {
+    let detail = match busy {
+        Busy::InFlight => "in_flight_max requests wait for the disk",
+        Busy::Ring => "the ring to the journal is full: the disk is slower than the requests",
+    };
+    Refusal::new(Problem::Busy, detail).retry_after(1)
+}
+
+fn check_backlog(queue: &Queue, bytes: u64) -> Result<(), Refusal> {
+    let load = Load {
+        backlog_records: queue.backlog_records(),
+        backlog_bytes: queue.backlog_bytes(),
+        max_backlog_bytes: queue.config.max_backlog_bytes,
+        rate: queue.config.rate,
+        rate_measured: queue.drain.rate_measured.get(),
+    };
+    admission::admit(&load, bytes).map_err(|shed| {
+        let detail = format!(
+            "{} records ({} bytes) wait for the database and max_backlog_bytes is {}",
+            load.backlog_records, load.backlog_bytes, load.max_backlog_bytes
+        );
+        Refusal::new(Problem::BacklogFull, detail).retry_after(shed.retry_after_s)
+    })
+}
+
+impl<'a> Head<'a> {
+    fn read(headers: &'a HeaderMap) -> Result<Self, Refusal> {
+        let content_type = header(headers, &CONTENT_TYPE, CONTENT_TYPE_BYTES_MAX)?;
+        let media_type = content_type.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
+        Ok(Self {
+            key: header(headers, &FOREBAY_KEY, KEY_BYTES_MAX)?,
+            idempotency_key: header(headers, &IDEMPOTENCY_KEY, IDEMPOTENCY_KEY_BYTES_MAX)?,
+            content_type,
+            is_ndjson: media_type.eq_ignore_ascii_case(NDJSON),
+        })
+    }
+}
+
+/// A header's value, empty if it is not there.
+fn header<'a>(headers: &'a HeaderMap, name: &HeaderName, bytes_max: usize) -> Result<&'a [u8], Refusal> {
+    let mut values = headers.get_all(name).iter();
+    let Some(value) = values.next() else { return Ok(b"") };
+    let wrong = |what: String| Refusal::new(Problem::BadRequest, format!("{name} {what}"));
+    if values.next().is_some() {
+        return Err(wrong("stands in the request twice".to_owned()));
+    }
+    let bytes = value.as_bytes();
+    if bytes.is_empty() {
+        return Err(wrong("is empty; leave it out or give it a value".to_owned()));
+    }
+    if bytes.len() > bytes_max {
+        return Err(wrong(format!("has {} bytes; at most {bytes_max} are taken", bytes.len())));
+    }
+    // The values reach the database as text, so they must be text.
+    if std::str::from_utf8(bytes).is_err() {
+        return Err(wrong("is not UTF-8".to_owned()));
+    }
+    Ok(bytes)
+}
+
+/// Writes the frame: its header, then the records.
+fn build_frame(
+    core: &Core,
+    queue: &Queue,
+    head: &Head<'_>,
+    body: &[u8],
+    slot: u32,
+    frame: &mut Vec<u8>,
+) -> Result<(), Refusal> {
+    frame.resize(FRAME_HEADER_BYTES, 0);
+    let idempotency_hash = match head.idempotency_key {
+        [] => NO_KEY,
+        key => hash_key(&core.shared.secret, queue.id, key),
+    };
+    let received_at_us = clock::unix_us();
+    let mut record = Record {
+        received_at_us,
+        idempotency_hash,
+        group_count: 1,
+        key: head.key,
+        idempotency_key: head.idempotency_key,
+        content_type: head.content_type,
+        body,
+    };
+    let count = if head.is_ndjson {
+        record.content_type = NDJSON_RECORD_TYPE;
+        encode_lines(&core.shared.limits, body, record, frame)?
+    } else {
+        if body.is_empty() {
+            return Err(Refusal::new(Problem::BadRequest, "the body is the record, and it is empty"));
+        }
+        record.encode(frame).map_err(|error| Refusal::new(Problem::BadRequest, error.to_string()))?;
+        1
+    };
+    let length = frame.len() - FRAME_HEADER_BYTES;
+    if length > core.shared.frame_bytes_max {
+        let detail = format!("with its headers this is {length} bytes, and one commit holds {}", core.shared.frame_bytes_max);
+        return Err(Refusal::new(Problem::TooLarge, detail));
+    }
+    let header = FrameHeader {
+        length: U32::new(u32::try_from(length).unwrap_or(u32::MAX)),
+        count: U32::new(count),
+        slot: U32::new(slot),
+        queue: U16::new(queue.index),
+        reserved: U16::ZERO,
+        idempotency_hash,
+    };
+    frame[..FRAME_HEADER_BYTES].copy_from_slice(header.as_bytes());
+    Ok(())
+}
+
+/// Encodes one record for each line that is not blank; returns how many.
+fn encode_lines(limits: &Ingress, body: &[u8], first: Record<'_>, frame: &mut Vec<u8>) -> Result<u32, Refusal> {
+    let lines = || body.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii).enumerate().filter(|(_, l)| !l.is_empty());
+    let count = lines().count();
+    if count == 0 {
+        return Err(Refusal::new(Problem::BadRequest, "the body has no line with a record"));
+    }
+    if count > limits.batch_request_records_max {
+        let detail = format!("the body has {count} records; at most {} are taken", limits.batch_request_records_max);
+        return Err(Refusal::new(Problem::TooLarge, detail));
+    }
+    let count = u32::try_from(count).unwrap_or(u32::MAX);
+    let mut group_count = count;
+    for (number, line) in lines() {
+        if line.len() > limits.record_bytes_max {
+            let detail = format!("line {} has {} bytes; at most {} are taken", number + 1, line.len(), limits.record_bytes_max);
+            return Err(Refusal::new(Problem::TooLarge, detail));
+        }
+        let record = Record { group_count, body: line, ..first };
+        record.encode(frame).map_err(|error| Refusal::new(Problem::BadRequest, error.to_string()))?;
+        group_count = 0;
+    }
+    Ok(count)
+}
+
+/// The answer to what became of the frame.
+fn respond(queue: &Queue, completion: &Completion, is_ndjson: bool) -> Result<Response<Full<Bytes>>, Refusal> {
+    match completion.outcome {
+        Outcome::Stored | Outcome::Replayed => Ok(accepted(queue, completion, is_ndjson)),
+        Outcome::DiskFull => {
+            let detail = "there is no room on the disk for another segment";
+            Err(Refusal::new(Problem::DiskFull, detail).retry_after(10))
+        }
+        Outcome::Failed => Err(journal_failed()),
+    }
+}
+
+/// The 202. Location and body are written into one piece of memory.
+fn accepted(queue: &Queue, completion: &Completion, is_ndjson: bool) -> Response<Full<Bytes>> {
+    let ticket = queue.tickets.ticket(completion.first_sequence);
+    let last_sequence = completion.first_sequence + u64::from(completion.count.max(1)) - 1;
+    let position = queue.position(last_sequence);
+    let mut text = String::with_capacity(256);
+    // Writing into a string cannot fail.
+    let _ = write!(text, "/v1/tickets/{ticket}");
+    let location_bytes = text.len();
+    let _ = if is_ndjson {
+        let last = queue.tickets.ticket(last_sequence);
+        write!(text, r#"{{"first_ticket":"{ticket}","last_ticket":"{last}","count":{}"#, completion.count)
+    } else {
+        write!(text, r#"{{"ticket":"{ticket}""#)
+    };
+    let _ = match queue.eta_ms(position) {
+        Some(eta_ms) => write!(text, r#","position":{position},"eta_ms":{eta_ms}}}"#),
+        None => write!(text, r#","position":{position},"eta_ms":null}}"#),
+    };
+    let text = Bytes::from(text);
+    let mut response = Response::new(Full::new(text.slice(location_bytes..)));
+    *response.status_mut() = StatusCode::ACCEPTED;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    if let Ok(location) = HeaderValue::from_maybe_shared(text.slice(..location_bytes)) {
+        headers.insert(LOCATION, location);
+    }
+    if completion.outcome == Outcome::Replayed {
+        headers.insert(REPLAYED, HeaderValue::from_static("true"));
+    }
+    response
+}

@@ -1,0 +1,228 @@
+//! The data directory: whose it is, who it is, and how often it was started.
+//!
+//! ```text
+//! LOCK                   held by the one process that uses the directory
+//! identity               a random id and two secrets, made once
+//! epoch                  counts the starts
+//! pool/                  spare segments
+//! queues/<name>/         one queue: *.seg, *.keys, epochs, cursor, dead-letters.ndjson
+//! ```
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::hash::Hasher;
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use siphasher::sip::SipHasher24;
+
+use super::segment_file::sync_directory;
+use crate::record::Sequence;
+use crate::ticket::EpochStart;
+
+/// An open data directory; dropping it lets another process have it.
+pub struct DataDirectory {
+    path: PathBuf,
+    _lock: File,
+    /// Says whose positions in a sink are ours.
+    pub id: [u8; 16],
+    /// Key of the tickets' checks.
+    pub ticket_secret: [u8; 16],
+    /// Key of the idempotency keys' hashes.
+    pub idempotency_secret: [u8; 16],
+    /// Counts the starts, from 1.
+    pub epoch: u64,
+}
+
+/// Why a data directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum DirectoryError {
+    /// Another process has it.
+    #[error("{} is in use by another forebay; stop that one, or give this one a data_dir of its own", .0.display())]
+    Locked(PathBuf),
+    /// The file system said no.
+    #[error("{}: {error}; the directory must be writable by the user that runs forebay", path.display())]
+    Io {
+        /// Which file or directory.
+        path: PathBuf,
+        /// What it said.
+        error: io::Error,
+    },
+    /// A small file of ours is not what we wrote.
+    #[error("{} is damaged; restore it from a copy, or move the data directory away to start empty", .0.display())]
+    Damaged(PathBuf),
+}
+
+impl DataDirectory {
+    /// Opens the directory, or makes it, and counts the start.
+    ///
+    /// # Errors
+    ///
+    /// Another process has it, it is not writable, or a file in it is damaged.
+    pub fn open(path: &Path) -> Result<Self, DirectoryError> {
+        let failed = |path: &Path, error| DirectoryError::Io { path: path.to_owned(), error };
+        fs::create_dir_all(path.join("queues")).map_err(|error| failed(path, error))?;
+        let lock_path = path.join("LOCK");
+        let lock = OpenOptions::new().write(true).create(true).truncate(false).open(&lock_path);
+        let lock = lock.map_err(|error| failed(&lock_path, error))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(DirectoryError::Locked(path.to_owned())),
+            Err(TryLockError::Error(error)) => return Err(failed(&lock_path, error)),
+        }
+        let [id, ticket_secret, idempotency_secret] = identity(path)?;
+        let epoch_path = path.join("epoch");
+        let epoch = 1 + match read(&epoch_path)? {
+            Some(text) => text.trim_end().parse::<u64>().map_err(|_| DirectoryError::Damaged(epoch_path.clone()))?,
+            None => 0,
+        };
+        replace(&epoch_path, &format!("{epoch}\n"))?;
+        Ok(Self { path: path.to_owned(), _lock: lock, id, ticket_secret, idempotency_secret, epoch })
+    }
+
+    /// The directory of spare segments.
+    #[must_use]
+    pub fn pool(&self) -> PathBuf {
+        self.path.join("pool")
+    }
+
+    /// The directory of a queue; made if it is missing.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be made.
+    pub fn queue(&self, name: &str) -> Result<PathBuf, DirectoryError> {
+        let queues = self.path.join("queues");
+        let path = queues.join(name);
+        let made = fs::create_dir_all(&path).and_then(|()| sync_directory(&queues));
+        made.map_err(|error| DirectoryError::Io { path: path.clone(), error })?;
+        Ok(path)
+    }
+
+    /// Identifies a queue of this directory in its segments.
+    #[must_use]
+    pub fn queue_id(&self, name: &str) -> u64 {
+        let mut hasher = SipHasher24::new_with_key(&self.id);
+        hasher.write(name.as_bytes());
+        hasher.finish()
+    }
+
+    /// Identifies a queue of this directory in a sink.
+    #[must_use]
+    pub fn part(&self, name: &str) -> String {
+        format!("{name}/{}", hex(&self.id))
+    }
+}
+
+/// Notes that this epoch gives out sequences of a queue from `first_sequence` on, and returns all
+/// epochs of the queue. An epoch that gave out none is forgotten.
+///
+/// # Errors
+///
+/// The file cannot be written, or is damaged.
+pub fn begin_epoch(
+    directory: &Path,
+    epoch: u64,
+    first_sequence: Sequence,
+) -> Result<Vec<EpochStart>, DirectoryError> {
+    let path = directory.join("epochs");
+    let mut epochs = Vec::new();
+    for line in read(&path)?.unwrap_or_default().lines() {
+        let start = line.split_once(' ').and_then(|(epoch, first)| {
+            Some(EpochStart { epoch: epoch.parse().ok()?, first_sequence: first.parse().ok()? })
+        });
+        epochs.push(start.ok_or_else(|| DirectoryError::Damaged(path.clone()))?);
+    }
+    epochs.retain(|start| start.first_sequence < first_sequence);
+    epochs.push(EpochStart { epoch, first_sequence });
+    let text: String = epochs.iter().map(|start| format!("{} {}\n", start.epoch, start.first_sequence)).collect();
+    replace(&path, &text)?;
+    Ok(epochs)
+}
+
+fn identity(path: &Path) -> Result<[[u8; 16]; 3], DirectoryError> {
+    let path = path.join("identity");
+    if let Some(text) = read(&path)? {
+        let mut parts = text.lines().map(unhex);
+        let mut next = || parts.next().flatten().ok_or_else(|| DirectoryError::Damaged(path.clone()));
+        return Ok([next()?, next()?, next()?]);
+    }
+    let mut parts = [[0; 16]; 3];
+    for part in &mut parts {
+        let filled = getrandom::fill(part).map_err(io::Error::other);
+        filled.map_err(|error| DirectoryError::Io { path: path.clone(), error })?;
+    }
+    replace(&path, &parts.map(|part| hex(&part) + "\n").concat())?;
+    Ok(parts)
+}
+
+fn read(path: &Path) -> Result<Option<String>, DirectoryError> {
+    match fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(DirectoryError::Io { path: path.to_owned(), error }),
+    }
+}
+
+/// Writes a small file so that a crash leaves the former one or the new one, whole.
+fn replace(path: &Path, text: &str) -> Result<(), DirectoryError> {
+    let write = || -> io::Result<()> {
+        let growing = path.with_extension("new");
+        // The secrets are in here; nobody else need read any of these files.
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&growing)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&growing, path)?;
+        sync_directory(path.parent().unwrap_or(Path::new(".")))
+    };
+    write().map_err(|error| DirectoryError::Io { path: path.to_owned(), error })
+}
+
+fn hex(bytes: &[u8; 16]) -> String {
+    format!("{:032x}", u128::from_be_bytes(*bytes))
+}
+
+fn unhex(text: &str) -> Option<[u8; 16]> {
+    (text.len() == 32).then(|| u128::from_str_radix(text, 16).ok())?.map(u128::to_be_bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_process_at_a_time_and_the_same_identity_each_time() {
+        let directory = tempfile::tempdir().unwrap();
+        let first = DataDirectory::open(directory.path()).unwrap();
+        assert!(matches!(DataDirectory::open(directory.path()), Err(DirectoryError::Locked(_))));
+        let (id, secret) = (first.id, first.ticket_secret);
+        assert_eq!(first.epoch, 1);
+        assert_ne!(first.ticket_secret, first.idempotency_secret);
+        drop(first);
+        let second = DataDirectory::open(directory.path()).unwrap();
+        assert_eq!((second.id, second.ticket_secret, second.epoch), (id, secret, 2));
+    }
+
+    #[test]
+    fn a_damaged_identity_is_refused_and_not_made_anew() {
+        let directory = tempfile::tempdir().unwrap();
+        drop(DataDirectory::open(directory.path()).unwrap());
+        for damage in ["", "00\n", "zz\nzz\nzz\n"] {
+            fs::write(directory.path().join("identity"), damage).unwrap();
+            assert!(matches!(DataDirectory::open(directory.path()), Err(DirectoryError::Damaged(_))), "{damage:?}");
+        }
+    }
+
+    #[test]
+    fn epochs_without_sequences_are_forgotten() {
+        let directory = tempfile::tempdir().unwrap();
+        let begin = |epoch, first| {
+            let starts = begin_epoch(directory.path(), epoch, first).unwrap();
+            starts.into_iter().map(|start| (start.epoch, start.first_sequence)).collect::<Vec<_>>()
+        };
+        assert_eq!(begin(1, 1), [(1, 1)]);
+        assert_eq!(begin(2, 1), [(2, 1)]);
+        assert_eq!(begin(3, 50), [(2, 1), (3, 50)]);
+        assert_eq!(begin(4, 40), [(2, 1), (4, 40)]);
+    }
+}

@@ -1,0 +1,164 @@
+//! Every metric by name, in one place.
+//!
+//! Nothing is counted here: the stages count on cache lines of their own, and a scrape
+//! adds up what they have.
+
+use std::fmt;
+use std::sync::Arc;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::Registry;
+
+use crate::ingress::counters::{Counters, latency_histogram};
+use crate::ingress::http::problem::Problem;
+use crate::queue::{DrainState, Health, Queue};
+
+/// What a scrape reads.
+pub struct Sources {
+    /// All queues.
+    pub queues: Arc<[Arc<Queue>]>,
+    /// The counters of every executor.
+    pub executors: Vec<Arc<Counters>>,
+    /// What the process can do.
+    pub health: Arc<Health>,
+}
+
+/// The metrics as Prometheus (OpenMetrics) text.
+///
+/// # Errors
+///
+/// Never in practice: writing into a string cannot fail.
+pub fn text(sources: &Arc<Sources>) -> Result<String, fmt::Error> {
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(Scrape(Arc::clone(sources))));
+    let mut text = String::new();
+    prometheus_client::encoding::text::encode(&mut text, &registry)?;
+    Ok(text)
+}
+
+struct Scrape(Arc<Sources>);
+
+impl fmt::Debug for Scrape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Scrape")
+    }
+}
+
+type Labels = [(&'static str, String); 1];
+
+/// A metric with one value for each label.
+fn family<M: EncodeMetric>(
+    encoder: &mut DescriptorEncoder<'_>,
+    (name, help): (&str, &str),
+    values: impl Iterator<Item = (Labels, M)>,
+) -> fmt::Result {
+    let mut values = values.peekable();
+    let kind = values.peek().map_or(MetricType::Unknown, |(_, metric)| metric.metric_type());
+    let mut metric = encoder.encode_descriptor(name, help, None, kind)?;
+    for (labels, value) in values {
+        value.encode(metric.encode_family(&labels)?)?;
+    }
+    Ok(())
+}
+
+fn single<M: EncodeMetric>(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: &M) -> fmt::Result {
+    let metric = encoder.encode_descriptor(name, help, None, value.metric_type())?;
+    value.encode(metric)
+}
+
+impl Collector for Scrape {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        self.ingress(&mut encoder)?;
+        self.latency(&mut encoder)?;
+        self.queue_counters(&mut encoder)?;
+        self.queue_gauges(&mut encoder)?;
+        let failed = u64::from(self.0.health.is_journal_failed());
+        single(&mut encoder, "forebay_journal_failed", "1 after a failed write or sync", &ConstGauge::new(failed))?;
+        let full = u64::from(self.0.health.is_disk_full());
+        single(&mut encoder, "forebay_disk_full", "1 while no segment can be added", &ConstGauge::new(full))
+    }
+}
+
+impl Scrape {
+    fn sum(&self, pick: impl Fn(&Counters) -> u64) -> u64 {
+        self.0.executors.iter().map(|counters| pick(counters)).sum()
+    }
+
+    fn ingress(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let counter = |encoder: &mut _, name, help, value| single(encoder, name, help, &ConstCounter::new(value));
+        counter(encoder, "forebay_requests_accepted", "Requests answered 202", self.sum(|c| c.accepted.get()))?;
+        counter(encoder, "forebay_records_accepted", "Records in them", self.sum(|c| c.records.get()))?;
+        counter(encoder, "forebay_body_bytes_accepted", "Bytes of their bodies", self.sum(|c| c.bytes.get()))?;
+        counter(encoder, "forebay_ticket_requests", "Requests for a ticket's status", self.sum(|c| c.statuses.get()))?;
+        let timed_out = self.sum(|c| c.timed_out.get());
+        counter(encoder, "forebay_connections_timed_out", "Connections closed for being slow or silent", timed_out)?;
+        let open = ConstGauge::new(self.sum(|c| c.connections.get()));
+        single(encoder, "forebay_connections_open", "Open connections", &open)?;
+        let refused = Problem::ALL.into_iter().map(|problem| {
+            let count = self.sum(|c| c.refused[problem as usize].get());
+            ([("reason", problem.name().to_owned())], ConstCounter::new(count))
+        });
+        family(encoder, ("forebay_requests_refused", "Requests refused, by reason"), refused)
+    }
+
+    fn latency(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let mut all = latency_histogram();
+        for counters in &self.0.executors {
+            // The bounds are the same, so adding cannot fail.
+            let _ = all.add(counters.latency());
+        }
+        let quantiles = ["0.5", "0.9", "0.99", "0.999", "1"].into_iter().map(|quantile| {
+            let us = all.value_at_quantile(quantile.parse().unwrap_or(1.0));
+            ([("quantile", quantile.to_owned())], ConstGauge::new(us as f64 / 1e6))
+        });
+        let help = "Seconds from a request's last byte to its acknowledgement, since the start";
+        family(encoder, ("forebay_ack_latency_seconds", help), quantiles)
+    }
+
+    fn per_queue<M: EncodeMetric>(
+        &self,
+        encoder: &mut DescriptorEncoder<'_>,
+        name: &str,
+        help: &str,
+        pick: impl Fn(&Queue) -> M,
+    ) -> fmt::Result {
+        let values = self.0.queues.iter().map(|queue| ([("queue", queue.name.clone())], pick(queue)));
+        family(encoder, (name, help), values)
+    }
+
+    fn queue_counters(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let mut counter = |name, help, pick: fn(&Queue) -> u64| {
+            self.per_queue(encoder, name, help, |queue| ConstCounter::new(pick(queue)))
+        };
+        counter("forebay_requests_replayed", "Requests answered with an earlier ticket", |q| q.journal.replayed.get())?;
+        counter("forebay_idempotency_keys_evicted", "Keys forgotten before their window ended", |q| {
+            q.journal.keys_evicted.get()
+        })?;
+        counter("forebay_drain_batches", "Transactions that the sink committed", |q| q.drain.batches.get())?;
+        counter("forebay_drain_retries", "Attempts that failed and were repeated", |q| q.drain.retries.get())
+    }
+
+    fn queue_gauges(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let mut gauge = |name, help, pick: fn(&Queue) -> u64| {
+            self.per_queue(encoder, name, help, |queue| ConstGauge::new(pick(queue)))
+        };
+        gauge("forebay_appended_sequence", "The last sequence given out", |q| q.journal.appended.get())?;
+        gauge("forebay_durable_sequence", "The last sequence on disk", |q| q.journal.durable.get())?;
+        gauge("forebay_released_sequence", "The last sequence sent to the sink", |q| q.drain.released.get())?;
+        gauge("forebay_delivered_sequence", "The last sequence committed in the sink", |q| q.drain.delivered.get())?;
+        gauge("forebay_trimmed_sequence", "The last sequence that left the journal", |q| q.journal.trimmed.get())?;
+        gauge("forebay_backlog_records", "Undelivered records", Queue::backlog_records)?;
+        gauge("forebay_backlog_bytes", "Bytes of undelivered records", Queue::backlog_bytes)?;
+        gauge("forebay_dead_letters", "Records that the sink refused for good", |q| q.dead_letters.count())?;
+        gauge("forebay_drain_running", "1 while the drain delivers or waits for records", |q| {
+            u64::from(q.drain.state() == DrainState::Running)
+        })?;
+        gauge("forebay_drain_halted", "1 when the drain needs a person", |q| {
+            u64::from(q.drain.state() == DrainState::Halted)
+        })
+    }
+}

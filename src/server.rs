@@ -1,0 +1,395 @@
+//! The one place that knows all stages: recovers, starts the threads, stops them in order.
+//!
+//! Start: data directory, recovery, executors (before other threads, as glommio asks),
+//! journal, drain, admin. Stop: executors (nothing new is accepted and everything accepted
+//! is answered), journal (everything is on disk), drain (its last transaction is decided),
+//! maintenance (the cursor is stored).
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, mpsc};
+use std::thread::{self, JoinHandle};
+
+use atomic_waker::AtomicWaker;
+use glommio::ExecutorJoinHandle;
+use rtrb::{Consumer, RingBuffer};
+use tokio::sync::watch;
+
+use crate::admin;
+use crate::config::{Config, Listener};
+use crate::drain::dead_letters::{DeadLetterError, DeadLetterFile};
+use crate::drain::feed::Feed;
+use crate::drain::runner::Runner;
+use crate::ingress::core::Shared;
+use crate::ingress::counters::Counters;
+use crate::ingress::listen::{self, ListenError};
+use crate::ingress::{Door, Executor, ExecutorError};
+use crate::journal::append::Appender;
+use crate::journal::catalogue::Catalogue;
+use crate::journal::cursor;
+use crate::journal::directory::{DataDirectory, DirectoryError, begin_epoch};
+use crate::journal::format::BATCH_HEADER_BYTES;
+use crate::journal::idempotency::IdempotencyIndex;
+use crate::journal::maintenance::{Chore, Kept, Maintenance};
+use crate::journal::pool::Pool;
+use crate::journal::recovery::{RecoveryError, recover};
+use crate::journal::segment_file::aligned_buffer;
+use crate::journal::writer::{QueueLog, Writer};
+use crate::limits::EXECUTORS_MAX;
+use crate::metrics::Sources;
+use crate::queue::{Health, Queue};
+use crate::ring::{Bell, IngressEnd, JournalEnd, ring};
+use crate::sink::{self, Part};
+use crate::ticket::TicketCodec;
+use crate::{clock, config};
+
+/// Why a server did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The data directory.
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
+    /// A queue's segments.
+    #[error(transparent)]
+    Recovery(#[from] RecoveryError),
+    /// A queue's dead letters.
+    #[error(transparent)]
+    DeadLetters(#[from] DeadLetterError),
+    /// An address.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// An executor.
+    #[error(transparent)]
+    Executor(#[from] ExecutorError),
+    /// Anything else that the system refused.
+    #[error("{what}: {error}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// What the system said.
+        error: io::Error,
+    },
+}
+
+fn system(what: &'static str) -> impl Fn(io::Error) -> StartError {
+    move |error| StartError::System { what, error }
+}
+
+/// A running server.
+pub struct Server {
+    addresses: Vec<(Listener, SocketAddr)>,
+    admin_address: SocketAddr,
+    health: Arc<Health>,
+    bell: Arc<Bell>,
+    wakers: Vec<Arc<AtomicWaker>>,
+    executors: Vec<ExecutorJoinHandle<()>>,
+    journal: JoinHandle<()>,
+    drain: JoinHandle<()>,
+    stop_drain: watch::Sender<bool>,
+    maintenance: JoinHandle<()>,
+    /// Keeps the maintenance thread alive until the drain has ended.
+    chores: mpsc::Sender<Chore>,
+    /// Held until everything has stopped.
+    _directory: DataDirectory,
+}
+
+/// What recovery makes of one queue, on its way to the threads.
+struct Recovered {
+    queue: Arc<Queue>,
+    directory: PathBuf,
+    catalogue: Arc<Catalogue>,
+    appender: Appender,
+    file: Option<std::fs::File>,
+    dead_letters: DeadLetterFile,
+}
+
+impl Server {
+    /// Recovers what the data directory holds and starts everything.
+    ///
+    /// # Errors
+    ///
+    /// Nothing runs then, and nothing on disk has changed but for a cut torn tail.
+    pub fn start(config: &Config) -> Result<Self, StartError> {
+        let directory = DataDirectory::open(&config.data_dir)?;
+        let journal = &config.journal;
+        let pool = Pool::open(&directory.pool(), journal.segment_bytes, journal.spare_segments);
+        let pool = Arc::new(pool.map_err(system("the pool of spare segments"))?);
+        let recovered = config
+            .queues
+            .iter()
+            .zip(0_u16..)
+            .map(|((name, queue), index)| recover_queue(&directory, config, index, name, queue))
+            .collect::<Result<Vec<_>, _>>()?;
+        let queues: Arc<[Arc<Queue>]> = recovered.iter().map(|r| Arc::clone(&r.queue)).collect();
+        let health = Arc::new(Health::default());
+        let cpus = executor_cpus(config.ingress.executors);
+        let (addresses, doors) = open_doors(&config.listeners, cpus.len())?;
+        let admin_failed = |error| ListenError { address: config.admin.address, error };
+        let admin = admin::bind(config.admin.address).map_err(admin_failed)?;
+        let admin_address = admin.local_addr().map_err(admin_failed)?;
+
+        let bell = Arc::new(Bell::default());
+        let (ingress_ends, journal_ends): (Vec<_>, Vec<_>) = cpus
+            .iter()
+            .map(|_| ring(journal.ring_bytes, config.ingress.in_flight_max, Arc::clone(&bell)))
+            .unzip();
+        let wakers = ingress_ends.iter().map(IngressEnd::waker).collect();
+        let shared = Shared {
+            queues: Arc::clone(&queues),
+            limits: config.ingress.clone(),
+            frame_bytes_max: journal.commit_bytes_max - BATCH_HEADER_BYTES,
+            secret: directory.idempotency_secret,
+            health: Arc::clone(&health),
+            connections: Arc::new(AtomicUsize::new(0)),
+            grace_ms: config.shutdown.grace_ms,
+        };
+        let counters: Vec<Arc<Counters>> = cpus.iter().map(|_| Arc::default()).collect();
+        let mut executors = Vec::new();
+        for (((cpu, doors), ring), counters) in cpus.into_iter().zip(doors).zip(ingress_ends).zip(&counters) {
+            let executor = Executor { cpu, doors, ring, shared: shared.clone(), counters: Arc::clone(counters) };
+            executors.push(executor.start()?);
+        }
+
+        let (chores, chores_out) = mpsc::channel();
+        let kept = recovered.iter().map(Recovered::kept).collect();
+        let maintenance = Maintenance::new(Arc::clone(&pool), kept, chores_out);
+        let maintenance = spawn("maintenance", move || maintenance.run())?;
+        let (logs, drains) = split(recovered, journal.hot_ring_bytes);
+        let writer = WriterParts {
+            epoch: directory.epoch,
+            logs,
+            rings: journal_ends,
+            bell: Arc::clone(&bell),
+            pool,
+            health: Arc::clone(&health),
+            chores: chores.clone(),
+        };
+        let journal = start_writer(writer)?;
+        let (stop_drain, stop) = watch::channel(false);
+        let drain = start_drain(drains, &directory, &config.data_dir, &stop)?;
+        start_admin(admin, Sources { queues, executors: counters, health: Arc::clone(&health) })?;
+        Ok(Self {
+            addresses,
+            admin_address,
+            health,
+            bell,
+            wakers,
+            executors,
+            journal,
+            drain,
+            stop_drain,
+            maintenance,
+            chores,
+            _directory: directory,
+        })
+    }
+
+    /// Where it listens: each listener of the configuration and the address that it got.
+    #[must_use]
+    pub fn addresses(&self) -> &[(Listener, SocketAddr)] {
+        &self.addresses
+    }
+
+    /// Where the admin address is.
+    #[must_use]
+    pub fn admin_address(&self) -> SocketAddr {
+        self.admin_address
+    }
+
+    /// Stops in order: see the module. Returns whether every thread ended as it should.
+    #[must_use]
+    pub fn stop(self) -> bool {
+        self.health.set_stopping();
+        for waker in &self.wakers {
+            waker.wake();
+        }
+        let mut clean = true;
+        for executor in self.executors {
+            clean &= executor.join().is_ok();
+        }
+        // The executors' ends of the rings are gone; the journal notices when it is woken.
+        self.bell.ring();
+        clean &= self.journal.join().is_ok();
+        self.stop_drain.send_replace(true);
+        clean &= self.drain.join().is_ok();
+        drop(self.chores);
+        clean &= self.maintenance.join().is_ok();
+        clean
+    }
+}
+
+/// The cores for the executors: as many as asked for, or all but one, which is left to the
+/// journal and the drain.
+fn executor_cpus(asked: usize) -> Vec<usize> {
+    let cores = thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let count = if asked == 0 { cores.saturating_sub(1).max(1) } else { asked };
+    (0..count.min(EXECUTORS_MAX)).map(|number| number % cores).collect()
+}
+
+type Doors = Vec<Vec<Door>>;
+
+/// Binds every listener once for each executor.
+fn open_doors(listeners: &[Listener], executors: usize) -> Result<(Vec<(Listener, SocketAddr)>, Doors), ListenError> {
+    let mut addresses = Vec::new();
+    let mut doors: Doors = (0..executors).map(|_| Vec::new()).collect();
+    for listener in listeners {
+        let (address, sockets) = listen::bind(listener.address, executors)?;
+        for (doors, socket) in doors.iter_mut().zip(sockets) {
+            doors.push(Door { socket, protocol: listener.protocol });
+        }
+        addresses.push((listener.clone(), address));
+    }
+    Ok((addresses, doors))
+}
+
+fn recover_queue(
+    directory: &DataDirectory,
+    config: &Config,
+    index: u16,
+    name: &str,
+    queue: &config::Queue,
+) -> Result<Recovered, StartError> {
+    let path = directory.queue(name)?;
+    let id = directory.queue_id(name);
+    let keys = IdempotencyIndex::new(queue.idempotency_window_ms, queue.idempotency_keys_max);
+    let now_s = clock::unix_us() / 1_000_000;
+    let found = recover(&path, id, keys, now_s)?;
+    let epochs = begin_epoch(&path, directory.epoch, found.next_sequence)?;
+    let tickets = TicketCodec::new(name, directory.ticket_secret, epochs);
+    let queue = Arc::new(Queue::new(index, id, name, queue.clone(), tickets));
+    let dead_letters = DeadLetterFile::open(&path, queue.config.dead_letters_bytes_max, &queue.dead_letters)?;
+    let durable = found.next_sequence - 1;
+    let first = found.catalogue.first().map(|segment| segment.identity);
+    let (trimmed, first_byte) = first.map_or((0, 0), |first| (first.first_sequence - 1, first.first_byte));
+    queue.journal.appended.set(durable);
+    queue.journal.durable_bytes.set(found.end_byte);
+    queue.journal.durable.set(durable);
+    queue.journal.trimmed.set(trimmed);
+    // Until the sink has answered, this much is certain; the bytes are then too many rather than too few.
+    queue.drain.delivered_bytes.set(first_byte);
+    queue.drain.delivered.set(cursor::load(&path).clamp(trimmed, durable));
+    tracing::info!(
+        queue = name,
+        durable,
+        segments = found.catalogue.len(),
+        idempotency_keys = found.keys.len(),
+        torn_bytes = found.torn_bytes,
+        "recovered"
+    );
+    let buffer = aligned_buffer(config.journal.commit_bytes_max).map_err(system("memory for a commit"))?;
+    let mut appender = Appender::new(directory.epoch, found.next_sequence, found.end_byte, found.keys, buffer);
+    let file = found.open.map(|open| {
+        appender.open_segment(open.identity, open.offset, open.key_count);
+        open.file
+    });
+    Ok(Recovered { queue, directory: path, catalogue: Arc::new(found.catalogue), appender, file, dead_letters })
+}
+
+impl Recovered {
+    fn kept(&self) -> Kept {
+        Kept {
+            queue: Arc::clone(&self.queue),
+            directory: self.directory.clone(),
+            catalogue: Arc::clone(&self.catalogue),
+        }
+    }
+}
+
+/// What the drain thread gets for one queue.
+struct DrainParts {
+    queue: Arc<Queue>,
+    hot: Consumer<u8>,
+    catalogue: Arc<Catalogue>,
+    dead_letters: DeadLetterFile,
+}
+
+fn split(recovered: Vec<Recovered>, hot_ring_bytes: usize) -> (Vec<QueueLog>, Vec<DrainParts>) {
+    recovered
+        .into_iter()
+        .map(|r| {
+            let (hot_in, hot) = RingBuffer::new(hot_ring_bytes);
+            let catalogue = Arc::clone(&r.catalogue);
+            let drain = DrainParts { queue: Arc::clone(&r.queue), hot, catalogue, dead_letters: r.dead_letters };
+            (QueueLog::new(r.queue, r.directory, r.catalogue, r.appender, r.file, hot_in), drain)
+        })
+        .unzip()
+}
+
+fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, StartError> {
+    thread::Builder::new().name(name.to_owned()).spawn(run).map_err(system("a thread"))
+}
+
+struct WriterParts {
+    epoch: u64,
+    logs: Vec<QueueLog>,
+    rings: Vec<JournalEnd>,
+    bell: Arc<Bell>,
+    pool: Arc<Pool>,
+    health: Arc<Health>,
+    chores: mpsc::Sender<Chore>,
+}
+
+/// Starts the journal thread and waits until it has its io_uring.
+fn start_writer(parts: WriterParts) -> Result<JoinHandle<()>, StartError> {
+    let (started_in, started) = mpsc::channel();
+    let thread = spawn("journal", move || {
+        let WriterParts { epoch, logs, rings, bell, pool, health, chores } = parts;
+        match Writer::new(epoch, logs, rings, bell, pool, health, chores) {
+            Ok(writer) => {
+                let _ = started_in.send(Ok(()));
+                writer.run();
+            }
+            Err(error) => drop(started_in.send(Err(error))),
+        }
+    })?;
+    let ended = || Err(io::Error::other("the journal thread ended at once"));
+    started.recv().unwrap_or_else(|_| ended()).map_err(system("the journal's io_uring"))?;
+    Ok(thread)
+}
+
+fn current_thread_runtime() -> Result<tokio::runtime::Runtime, StartError> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(system("a tokio runtime"))
+}
+
+fn start_drain(
+    drains: Vec<DrainParts>,
+    directory: &DataDirectory,
+    data_dir: &std::path::Path,
+    stop: &watch::Receiver<bool>,
+) -> Result<JoinHandle<()>, StartError> {
+    let runtime = current_thread_runtime()?;
+    let runners: Vec<Runner> = drains
+        .into_iter()
+        .map(|parts| {
+            let queue = parts.queue;
+            let part = Part { queue: queue.name.clone(), id: directory.part(&queue.name) };
+            let sink = sink::open(&queue.config.sink.with_default_url(data_dir, &queue.name), part);
+            let feed = Feed::new(parts.hot, parts.catalogue);
+            Runner::new(queue, feed, sink, parts.dead_letters, stop.clone())
+        })
+        .collect();
+    spawn("drain", move || {
+        let local = tokio::task::LocalSet::new();
+        let tasks: Vec<_> = runners.into_iter().map(|runner| local.spawn_local(runner.run())).collect();
+        local.block_on(&runtime, async {
+            for task in tasks {
+                if let Err(error) = task.await {
+                    tracing::error!(%error, "a drain ended unexpectedly");
+                }
+            }
+        });
+    })
+}
+
+fn start_admin(listener: std::net::TcpListener, sources: Sources) -> Result<(), StartError> {
+    let runtime = current_thread_runtime()?;
+    // It has nothing to finish, so it ends with the process.
+    spawn("admin", move || {
+        if let Err(error) = runtime.block_on(admin::serve(listener, Arc::new(sources))) {
+            tracing::error!(%error, "the admin address is no longer served");
+        }
+    })?;
+    Ok(())
+}

@@ -1,0 +1,231 @@
+//! What only a server can get into: a crash, a stuck predecessor, a role without privileges.
+
+use std::panic::AssertUnwindSafe;
+
+use forebay::sink::SinkError;
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
+use tokio_postgres::Client;
+
+use crate::database::{Database, Kind, connect, postgres_rows, sink_at};
+use crate::postgres_server::PostgresServer;
+use crate::{commit, created, is_fenced, is_permanent, is_transient, statement, table};
+
+#[test]
+fn after_a_crash_of_the_server_nothing_is_lost_or_doubled() {
+    let mut server = PostgresServer::start();
+    let url = server.url("postgres");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let mut sink = sink_at(&url, Kind::Postgres, "q/1", &created(), 10_000);
+    let position = runtime.block_on(async {
+        assert_eq!(sink.take_over().await, Ok(0));
+        assert_eq!(commit(&mut *sink, 0, &["a", "b"]).await, Ok(()));
+        2
+    });
+    server.kill9();
+    runtime.block_on(async {
+        assert!(is_transient(&commit(&mut *sink, position, &["c"]).await));
+        // The connection is gone, and so it stays until the next take-over.
+        assert!(is_transient(&commit(&mut *sink, position, &["c"]).await));
+        assert!(matches!(sink.take_over().await, Err(SinkError::Transient(_))));
+    });
+    server.restart();
+    runtime.block_on(async {
+        assert_eq!(sink.take_over().await, Ok(2));
+        assert_eq!(commit(&mut *sink, 2, &["c"]).await, Ok(()));
+        let rows = postgres_rows(&url, "SELECT convert_from(body, 'UTF8') FROM forebay_q ORDER BY 1").await;
+        assert_eq!(rows, ["a", "b", "c"].map(|body| vec![Some(body.to_owned())]));
+    });
+}
+
+/// A forebay that was stopped between the fence and the COMMIT.
+async fn stuck_predecessor(url: &str, application_name: &str) -> Client {
+    let zombie = connect(&format!("{url}?application_name={application_name}")).await;
+    zombie.batch_execute("BEGIN; UPDATE forebay_position SET position = position + 1").await.unwrap();
+    zombie
+}
+
+#[test]
+fn a_predecessor_that_is_stuck_in_a_copy_is_ended() {
+    let database = Database::new(Kind::Postgres);
+    // A second of patience for the lock, ten for everything.
+    let mut sink = database.sink(&created());
+    database.runtime.block_on(async {
+        assert_eq!(sink.take_over().await, Ok(0));
+        let zombie = stuck_predecessor(&database.url, "forebay").await;
+        let copy = zombie.copy_in::<_, bytes::Bytes>("COPY forebay_q (ticket) FROM STDIN").await.unwrap();
+        assert_eq!(sink.take_over().await, Ok(0));
+        assert_eq!(commit(&mut *sink, 0, &["a"]).await, Ok(()));
+        drop(copy);
+        assert!(zombie.batch_execute("COMMIT").await.is_err());
+        assert_eq!(sink.take_over().await, Ok(1));
+    });
+}
+
+#[test]
+fn a_stranger_that_holds_our_row_is_left_alone() {
+    let database = Database::new(Kind::Postgres);
+    let mut sink = database.sink(&created());
+    database.runtime.block_on(async {
+        assert_eq!(sink.take_over().await, Ok(0));
+        let stranger = stuck_predecessor(&database.url, "psql").await;
+        let refused = sink.take_over().await.unwrap_err();
+        assert!(matches!(&refused, SinkError::Transient(why) if why.contains("forebay_position")), "{refused:?}");
+        stranger.batch_execute("ROLLBACK").await.unwrap();
+        assert_eq!(sink.take_over().await, Ok(0));
+    });
+}
+
+#[test]
+fn a_commit_that_takes_too_long_is_transient_and_undone() {
+    let database = Database::new(Kind::Postgres);
+    database.execute("CREATE TABLE slow (n integer)");
+    let target = statement("INSERT INTO slow SELECT :sequence FROM pg_sleep(600)", &[]);
+    let mut sink = sink_at(&database.url, Kind::Postgres, "q/1", &target, 3_000);
+    database.runtime.block_on(async {
+        assert_eq!(sink.take_over().await, Ok(0));
+        assert!(is_transient(&commit(&mut *sink, 0, &["a"]).await));
+        assert_eq!(sink.take_over().await, Ok(0));
+    });
+    assert_eq!(database.value("SELECT count(*) FROM slow"), "0");
+}
+
+#[test]
+fn what_text_cannot_hold_is_permanent_and_numbers_have_bounds() {
+    let database = Database::new(Kind::Postgres);
+    database.execute("CREATE TABLE texts (n integer, t text, j jsonb)");
+    let mut whole = database.sink(&table("texts", &[("t", "$body")]));
+    let mut parts = database.sink_of("q/2", &table("texts", &[("n", "/n"), ("t", "/t"), ("j", "/j")]));
+    database.runtime.block_on(async {
+        assert_eq!(whole.take_over().await, Ok(0));
+        for (body, why) in [(&b"\xff\xfe"[..], "not UTF-8"), (b"a\0b", "zero byte")] {
+            let outcome = commit(&mut *whole, 0, &[b"good".as_slice(), body]).await;
+            assert!(matches!(&outcome, Err(SinkError::Permanent { message }) if message.contains(why)), "{outcome:?}");
+        }
+        assert_eq!(parts.take_over().await, Ok(0));
+        for (body, code) in [
+            (r#"{"n":3000000000}"#, "22003"),
+            (r#"{"n":1.5}"#, "22P02"),
+            (r#"{"n":"x\ty"}"#, "22P02"),
+            (r#"{"j":"{"}"#, "22P02"),
+        ] {
+            let outcome = commit(&mut *parts, 0, &[body]).await;
+            assert!(matches!(&outcome, Err(SinkError::Permanent { message }) if message.contains(code)), "{outcome:?}");
+        }
+        assert!(is_permanent(&commit(&mut *parts, 0, &[r#"{"t":"\u0000"}"#]).await));
+        assert_eq!(commit(&mut *parts, 0, &[r#"{"n":2147483647}"#]).await, Ok(()));
+    });
+    assert_eq!(database.rows("SELECT n, t FROM texts"), [vec![Some("2147483647".to_owned()), None]]);
+}
+
+#[test]
+fn domains_over_bytea_and_quoted_names_work() {
+    let database = Database::new(Kind::Postgres);
+    database.execute("CREATE DOMAIN raw AS bytea; CREATE DOMAIN raw2 AS raw; CREATE TABLE \"Odd Name\" (\"B\" raw2)");
+    let mut sink = database.sink(&table("Odd Name", &[("B", "$body")]));
+    database.runtime.block_on(async {
+        assert_eq!(sink.take_over().await, Ok(0));
+        assert_eq!(commit(&mut *sink, 0, &[b"\0\xff"]).await, Ok(()));
+    });
+    assert_eq!(database.value("SELECT \"B\" FROM \"Odd Name\""), "\\x00ff");
+}
+
+#[test]
+fn check_knows_privileges_and_a_role_without_create_can_work() {
+    let database = Database::new(Kind::Postgres);
+    let role = format!("clerk_{}", database.value("SELECT current_database()"));
+    database.execute(&format!(
+        "CREATE ROLE {role} LOGIN; REVOKE CREATE ON SCHEMA public FROM public; CREATE TABLE orders (id integer, total numeric)"
+    ));
+    let url = database.url.replace("//forebay@", &format!("//{role}@"));
+    let targets = [
+        table("orders", &[("id", "/id"), ("total", "/total")]),
+        statement("INSERT INTO orders VALUES (:id, :total)", &[("id", "/id"), ("total", "/total")]),
+    ];
+    for (part, target) in ["q/1", "q/2"].into_iter().zip(targets) {
+        let mut sink = sink_at(&url, Kind::Postgres, part, &target, 10_000);
+        let problems = database.runtime.block_on(sink.check()).unwrap().join("\n");
+        for wanted in ["CREATE TABLE IF NOT EXISTS forebay_position", "GRANT", "orders"] {
+            assert!(problems.contains(wanted), "{problems}");
+        }
+        let refused = database.runtime.block_on(sink.take_over()).unwrap_err();
+        assert!(refused.to_string().contains("CREATE TABLE IF NOT EXISTS forebay_position"), "{refused}");
+        // What check() says to run is enough.
+        database.execute(&format!(
+            "CREATE TABLE forebay_position (part text PRIMARY KEY, epoch bigint NOT NULL, position bigint NOT NULL); \
+             GRANT SELECT, INSERT, UPDATE ON forebay_position TO {role}; GRANT INSERT ON orders TO {role}"
+        ));
+        database.runtime.block_on(async {
+            assert_eq!(sink.check().await, Ok(vec![]));
+            assert_eq!(sink.take_over().await, Ok(0));
+            assert_eq!(commit(&mut *sink, 0, &[r#"{"id":1,"total":0.10}"#]).await, Ok(()));
+        });
+        database.execute(&format!("DROP TABLE forebay_position; REVOKE ALL ON orders FROM {role}"));
+    }
+    assert_eq!(database.value("SELECT string_agg(total::text, ' ') FROM orders"), "0.10 0.10");
+    database.execute(&format!("DROP ROLE {role}"));
+}
+
+#[test]
+fn nobody_to_talk_to_is_said_without_the_password() {
+    let database = Database::new(Kind::Postgres);
+    for url in [
+        "postgres://u:secret@127.0.0.1:1/x".to_owned(),
+        "postgres://u:secret@127.0.0.1:1/x?sslmode=require".to_owned(),
+        database.url.replace("//forebay@", "//nobody:secret@"),
+    ] {
+        let mut sink = sink_at(&url, Kind::Postgres, "q/1", &created(), 10_000);
+        let problems = database.runtime.block_on(sink.check()).unwrap();
+        assert!(problems.len() == 1 && !problems[0].contains("secret"), "{problems:?}");
+        let refused = database.runtime.block_on(sink.take_over()).unwrap_err();
+        assert!(matches!(&refused, SinkError::Transient(why) if !why.contains("secret")), "{refused:?}");
+    }
+}
+
+#[test]
+fn a_fenced_sink_holds_no_lock() {
+    let database = Database::new(Kind::Postgres);
+    let (mut older, mut younger) = (database.sink(&created()), database.sink(&created()));
+    database.runtime.block_on(async {
+        assert_eq!(older.take_over().await, Ok(0));
+        assert_eq!(younger.take_over().await, Ok(0));
+        assert!(is_fenced(&commit(&mut *older, 0, &["a"]).await));
+        let rows = postgres_rows(&database.url, "SELECT state FROM pg_stat_activity WHERE state LIKE 'idle in%'").await;
+        assert!(rows.is_empty(), "{rows:?}");
+        assert_eq!(commit(&mut *younger, 0, &["a"]).await, Ok(()));
+    });
+}
+
+#[test]
+fn arbitrary_strings_get_through_copy_and_parameters() {
+    let database = Database::new(Kind::Postgres);
+    database.execute("CREATE TABLE texts (n integer, t text)");
+    let mut sinks = [
+        database.sink_of("q/1", &table("texts", &[("n", "$sequence"), ("t", "$body")])),
+        database.sink_of("q/2", &statement("INSERT INTO texts VALUES (:sequence, :body)", &[])),
+    ];
+    let position = database.runtime.block_on(async {
+        for sink in &mut sinks {
+            assert_eq!(sink.take_over().await, Ok(0));
+        }
+        AssertUnwindSafe(std::cell::Cell::new(0_u64))
+    });
+    let text = prop_oneof![any::<String>(), "[\\\\nNrtx0-9.\u{1}-\u{1f}\u{7f}\t\n\r'é🦀]{0,20}"];
+    let text = text.prop_map(|text| text.replace('\0', ""));
+    let mut runner = TestRunner::new(Config { failure_persistence: None, ..Config::with_cases(20) });
+    let strategy = prop::collection::vec(text, 1..50);
+    let sinks = std::cell::RefCell::new(&mut sinks);
+    let outcome = runner.run(&strategy, |texts| {
+        let after = position.get();
+        for sink in sinks.borrow_mut().iter_mut() {
+            let committed = database.runtime.block_on(commit(&mut **sink, after, &texts));
+            prop_assert_eq!(committed, Ok(()));
+            let wanted: Vec<_> = texts.iter().map(|text| vec![Some(text.clone())]).collect();
+            prop_assert_eq!(database.rows("SELECT t FROM texts ORDER BY n"), wanted);
+            database.execute("TRUNCATE texts");
+        }
+        position.set(after + texts.len() as u64);
+        Ok(())
+    });
+    outcome.unwrap();
+}
