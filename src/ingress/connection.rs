@@ -10,11 +10,10 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
-use futures_lite::io::{AsyncRead, AsyncWrite};
-use glommio::net::TcpStream;
 use hyper::rt::ReadBufCursor;
 
 use super::core::Core;
+use super::net::Stream;
 use crate::clock;
 
 /// What a connection is waiting for.
@@ -127,9 +126,9 @@ impl ConnectionState {
     }
 }
 
-/// A glommio stream as hyper reads and writes it.
+/// A stream as hyper reads and writes it.
 pub struct Connection {
-    stream: TcpStream,
+    stream: Stream,
     core: Rc<Core>,
     state: Rc<ConnectionState>,
 }
@@ -137,7 +136,7 @@ pub struct Connection {
 impl Connection {
     /// Wraps an accepted stream.
     #[must_use]
-    pub fn new(stream: TcpStream, core: Rc<Core>, state: Rc<ConnectionState>) -> Self {
+    pub fn new(stream: Stream, core: Rc<Core>, state: Rc<ConnectionState>) -> Self {
         Self { stream, core, state }
     }
 }
@@ -149,7 +148,7 @@ impl hyper::rt::Read for Connection {
         // bytes that came is cheaper than zeroing hyper's buffer for every read.
         let mut scratch = this.core.scratch.borrow_mut();
         let room = buf.remaining().min(scratch.len());
-        match Pin::new(&mut this.stream).poll_read(cx, &mut scratch[..room]) {
+        match this.stream.poll_read(cx, &mut scratch[..room]) {
             Poll::Ready(Ok(length)) => {
                 if length > 0 && this.state.phase.get() == Phase::Idle {
                     this.state.enter(Phase::Head);
@@ -166,7 +165,7 @@ impl hyper::rt::Read for Connection {
 impl hyper::rt::Write for Connection {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        let written = Pin::new(&mut this.stream).poll_write(cx, buf);
+        let written = this.stream.poll_write(cx, buf);
         if matches!(written, Poll::Ready(Ok(length)) if length == buf.len()) && this.state.phase.get() == Phase::Response
         {
             this.state.enter(Phase::Idle);
@@ -174,11 +173,12 @@ impl hyper::rt::Write for Connection {
         written
     }
 
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // Every write has gone to the kernel already.
+        Poll::Ready(Ok(()))
     }
 
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_close(cx)
+    fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(self.stream.shutdown())
     }
 }

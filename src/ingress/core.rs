@@ -15,6 +15,7 @@ use slab::Slab;
 
 use super::connection::ConnectionState;
 use super::counters::{Counters, latency_histogram};
+use super::net::Companion;
 use crate::config;
 use crate::queue::{Health, Queue};
 use crate::ring::{Completion, IngressEnd};
@@ -45,6 +46,8 @@ pub struct Core {
     /// What this one counts.
     pub counters: Arc<Counters>,
     ring: RefCell<IngressEnd>,
+    /// Woken when the journal has completed something, if we asked for it.
+    waker: Arc<AtomicWaker>,
     slots: RefCell<Slab<Slot>>,
     frame: RefCell<Vec<u8>>,
     connections: RefCell<Slab<Rc<ConnectionState>>>,
@@ -86,6 +89,7 @@ impl Core {
         Rc::new(Self {
             shared,
             counters,
+            waker: ring.waker(),
             ring: RefCell::new(ring),
             slots: RefCell::default(),
             frame: RefCell::default(),
@@ -136,11 +140,13 @@ impl Core {
         Ok(Ok(Answer { core: Rc::clone(self), slot }))
     }
 
-    /// Hands out all completions that have come.
-    fn hand_out(&self) {
+    /// Hands out all completions that have come; returns whether there were any.
+    fn hand_out(&self) -> bool {
         let mut ring = self.ring.borrow_mut();
         let mut slots = self.slots.borrow_mut();
+        let mut any = false;
         while let Some(completion) = ring.completion() {
+            any = true;
             let key = completion.slot as usize;
             match slots.get_mut(key) {
                 Some(slot @ Slot::Waiting(_)) => {
@@ -152,21 +158,7 @@ impl Core {
                 Some(Slot::Done(_)) | None => tracing::error!(key, "a completion for a request that does not wait"),
             }
         }
-    }
-
-    /// Hands out completions as they come and notices the stop; never ends by itself.
-    pub async fn acknowledge(self: Rc<Self>) {
-        let waker: Arc<AtomicWaker> = self.ring.borrow().waker();
-        std::future::poll_fn(|cx| {
-            // Registered first: whatever comes after the look wakes us again.
-            waker.register(cx.waker());
-            self.hand_out();
-            if self.shared.health.is_stopping() {
-                self.begin_stop();
-            }
-            Poll::<()>::Pending
-        })
-        .await;
+        any
     }
 
     /// Whether this executor accepts nothing new any more.
@@ -241,6 +233,28 @@ impl Core {
     #[must_use]
     pub fn hold_body(self: &Rc<Self>) -> HeldBody {
         HeldBody { core: Rc::clone(self), bytes: 0 }
+    }
+}
+
+/// Completions and the stop come from other threads; the executor looks for them on every turn,
+/// and is woken for them only when it is about to sleep.
+impl Companion for Rc<Core> {
+    fn work(&self) -> bool {
+        if self.shared.health.is_stopping() {
+            self.begin_stop();
+        }
+        self.hand_out()
+    }
+
+    fn arm(&self, waker: &Waker) -> bool {
+        // Registered first: whatever comes after the look wakes us again.
+        self.waker.register(waker);
+        let stopped = self.shared.health.is_stopping() && !self.stopping.get();
+        self.work() || stopped
+    }
+
+    fn disarm(&self) {
+        drop(self.waker.take());
     }
 }
 

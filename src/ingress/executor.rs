@@ -1,11 +1,9 @@
 //! One executor: accepts, serves, acknowledges, and ends in order.
 
-use std::os::fd::{FromRawFd, IntoRawFd};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use glommio::net::TcpListener;
 use glommio::{ExecutorJoinHandle, Latency, LocalExecutorBuilder, Placement, Shares, TaskQueueHandle};
 use socket2::Socket;
 
@@ -13,6 +11,7 @@ use super::connection::{ConnectionState, now_ms};
 use super::core::{Core, Shared};
 use super::counters::Counters;
 use super::http;
+use super::net::{Listener, Net, Stream};
 use crate::config::Protocol;
 use crate::ring::IngressEnd;
 
@@ -23,7 +22,7 @@ const STOPPING_TICK: Duration = Duration::from_millis(5);
 /// How long no connection is accepted after the kernel refused one, most likely for want of files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// What a task may take before others of its executor get a turn.
-const LATENCY_GOAL: Duration = Duration::from_millis(1);
+const LATENCY_GOAL: Duration = Duration::from_millis(10);
 /// Locked memory of an executor's rings, in bytes; glommio registers it with the kernel.
 const IO_MEMORY_BYTES: usize = 512 * 1024;
 /// What a client is told that comes when there are too many connections.
@@ -83,9 +82,19 @@ impl Executor {
         let core = Core::new(self.shared, self.counters, self.ring);
         // A queue that does not say that latency matters may be woken from another thread 95 ms late.
         let tasks = glommio::executor().create_task_queue(Shares::default(), Latency::Matters(LATENCY_GOAL), "http");
-        let doors: Vec<_> =
-            self.doors.into_iter().filter_map(|door| spawn(accept(Rc::clone(&core), door, tasks), tasks)).collect();
-        let acknowledge = spawn(Rc::clone(&core).acknowledge(), tasks);
+        let net = match Net::new() {
+            Ok(net) => net,
+            Err(error) => {
+                tracing::error!(%error, "an executor could not make its epoll set");
+                return;
+            }
+        };
+        let doors: Vec<_> = self
+            .doors
+            .into_iter()
+            .filter_map(|door| spawn(accept(Rc::clone(&core), Rc::clone(&net), door, tasks), tasks))
+            .collect();
+        let sockets = spawn(Rc::clone(&net).run(Rc::clone(&core)), tasks);
         while !core.is_stopping() {
             futures_lite::future::or(core.stop_begun(), glommio::timer::sleep(TICK)).await;
             core.tick(now_ms());
@@ -101,8 +110,8 @@ impl Executor {
         if core.connections() > 0 {
             tracing::warn!(connections = core.connections(), "connections were still open at the end of grace_ms");
         }
-        if let Some(acknowledge) = acknowledge {
-            acknowledge.cancel().await;
+        if let Some(sockets) = sockets {
+            sockets.cancel().await;
         }
     }
 }
@@ -116,33 +125,17 @@ fn spawn<T: 'static>(
 }
 
 /// Accepts until it is cancelled.
-async fn accept(core: Rc<Core>, door: Door, tasks: TaskQueueHandle) {
-    // SAFETY: the socket is a listening TCP socket that we own; its descriptor moves to the listener.
-    let listener = unsafe { TcpListener::from_raw_fd(door.socket.into_raw_fd()) };
+async fn accept(core: Rc<Core>, net: Rc<Net>, door: Door, tasks: TaskQueueHandle) {
+    let mut listener = match Listener::new(&net, door.socket) {
+        Ok(listener) => listener,
+        Err(error) => {
+            tracing::error!(%error, "a listening socket could not be used");
+            return;
+        }
+    };
     loop {
         match listener.accept().await {
-            Ok(stream) => {
-                // Answers are small and complete; waiting to fill a packet would only delay them.
-                if let Err(error) = stream.set_nodelay(true) {
-                    tracing::debug!(%error, "a connection was gone before it began");
-                    continue;
-                }
-                let state = ConnectionState::new(&core);
-                let Some(connected) = core.add_connection(&state) else {
-                    refuse(stream).await;
-                    continue;
-                };
-                let core = Rc::clone(&core);
-                let task = async move {
-                    match door.protocol {
-                        Protocol::Http => http::serve(core, stream, state).await,
-                    }
-                    drop(connected);
-                };
-                if let Some(task) = spawn(task, tasks) {
-                    task.detach();
-                }
-            }
+            Ok(stream) => serve(&core, stream, door.protocol, tasks),
             Err(error) => {
                 tracing::warn!(%error, "a connection could not be accepted; raise the limit of open files (ulimit -n)?");
                 glommio::timer::sleep(ACCEPT_PAUSE).await;
@@ -151,8 +144,22 @@ async fn accept(core: Rc<Core>, door: Door, tasks: TaskQueueHandle) {
     }
 }
 
-async fn refuse(mut stream: glommio::net::TcpStream) {
-    use futures_lite::io::AsyncWriteExt;
-    // The client may have gone already; it is refused either way. The socket's buffer is empty, so this does not wait.
-    let _ = stream.write_all(TOO_MANY).await;
+/// Gives a connection a task of its own, or turns it away if there are too many.
+fn serve(core: &Rc<Core>, mut stream: Stream, protocol: Protocol, tasks: TaskQueueHandle) {
+    let state = ConnectionState::new(core);
+    let Some(connected) = core.add_connection(&state) else {
+        // The client may have gone already; it is turned away either way.
+        let _ = stream.write_now(TOO_MANY);
+        return;
+    };
+    let core = Rc::clone(core);
+    let task = async move {
+        match protocol {
+            Protocol::Http => http::serve(core, stream, state).await,
+        }
+        drop(connected);
+    };
+    if let Some(task) = spawn(task, tasks) {
+        task.detach();
+    }
 }

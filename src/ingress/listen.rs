@@ -43,6 +43,9 @@ pub fn bind(address: SocketAddr, count: usize) -> Result<(SocketAddr, Vec<Socket
     let sockets = (0..count)
         .map(|_| {
             let socket = socket(bound, true)?;
+            // Answers are small and complete; waiting to fill a packet would only delay them. Connections
+            // inherit this from the socket that they were accepted on.
+            socket.set_tcp_nodelay(true)?;
             socket.listen(ACCEPT_BACKLOG)?;
             Ok(socket)
         })

@@ -9,5 +9,6 @@ pub mod counters;
 mod executor;
 pub mod http;
 pub mod listen;
+pub mod net;
 
 pub use executor::{Door, Executor, ExecutorError};

@@ -11,7 +11,6 @@ use std::rc::Rc;
 use std::task::Poll;
 
 use bytes::Bytes;
-use glommio::net::TcpStream;
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
@@ -20,11 +19,12 @@ use hyper::{Method, Request, Response};
 
 use super::connection::{Connection, ConnectionState, Phase};
 use super::core::Core;
+use super::net::Stream;
 use crate::limits::HEADERS_MAX;
 use problem::{Problem, Refusal};
 
 /// Serves one connection until the client or a stop ends it, or its time is over.
-pub async fn serve(core: Rc<Core>, stream: TcpStream, state: Rc<ConnectionState>) {
+pub async fn serve(core: Rc<Core>, stream: Stream, state: Rc<ConnectionState>) {
     let io = Connection::new(stream, Rc::clone(&core), Rc::clone(&state));
     let service = service_fn(|request| answer(Rc::clone(&core), Rc::clone(&state), request));
     let connection = hyper::server::conn::http1::Builder::new()
