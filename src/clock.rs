@@ -4,6 +4,7 @@
 //! lints forbid `Instant::now` and `SystemTime::now` everywhere else, so that a
 //! simulation can stand in for both clocks.
 
+use std::cell::Cell;
 use std::sync::OnceLock;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -24,4 +25,38 @@ pub fn unix_us() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| u64::try_from(since.as_micros()).unwrap_or(u64::MAX))
+}
+
+/// Both clocks as they stood at the beginning of an executor's turn. What happens within one turn
+/// happens at one time, and a request does not read the clock a dozen times.
+#[derive(Debug, Default)]
+pub struct TurnClock {
+    monotonic_ns: Cell<u64>,
+    unix_us: Cell<u64>,
+}
+
+impl TurnClock {
+    /// Begins another turn.
+    pub fn advance(&self) {
+        self.monotonic_ns.set(monotonic_ns());
+        self.unix_us.set(unix_us());
+    }
+
+    /// Nanoseconds on the monotonic clock at the turn's beginning.
+    #[must_use]
+    pub fn monotonic_ns(&self) -> u64 {
+        self.monotonic_ns.get()
+    }
+
+    /// Milliseconds on the monotonic clock at the turn's beginning.
+    #[must_use]
+    pub fn monotonic_ms(&self) -> u64 {
+        self.monotonic_ns.get() / 1_000_000
+    }
+
+    /// Microseconds since the Unix epoch at the turn's beginning.
+    #[must_use]
+    pub fn unix_us(&self) -> u64 {
+        self.unix_us.get()
+    }
 }

@@ -15,6 +15,7 @@ use std::thread::{self, JoinHandle};
 use atomic_waker::AtomicWaker;
 use glommio::ExecutorJoinHandle;
 use rtrb::{Consumer, RingBuffer};
+use rustix::thread::CpuSet;
 use tokio::sync::watch;
 
 use crate::admin;
@@ -125,6 +126,7 @@ impl Server {
         let queues: Arc<[Arc<Queue>]> = recovered.iter().map(|r| Arc::clone(&r.queue)).collect();
         let health = Arc::new(Health::default());
         let cpus = executor_cpus(config.ingress.executors);
+        let others = cpus_without(&cpus);
         let (addresses, doors) = open_doors(&config.listeners, cpus.len())?;
         let admin_failed = |error| ListenError { address: config.admin.address, error };
         let admin = admin::bind(config.admin.address).map_err(admin_failed)?;
@@ -155,7 +157,7 @@ impl Server {
         let (chores, chores_out) = mpsc::channel();
         let kept = recovered.iter().map(Recovered::kept).collect();
         let maintenance = Maintenance::new(Arc::clone(&pool), kept, chores_out);
-        let maintenance = spawn("maintenance", move || maintenance.run())?;
+        let maintenance = spawn("maintenance", &others, move || maintenance.run())?;
         let (logs, drains) = split(recovered, journal.hot_ring_bytes);
         let writer = WriterParts {
             epoch: directory.epoch,
@@ -166,10 +168,10 @@ impl Server {
             health: Arc::clone(&health),
             chores: chores.clone(),
         };
-        let journal = start_writer(writer)?;
+        let journal = start_writer(writer, &others)?;
         let (stop_drain, stop) = watch::channel(false);
-        let drain = start_drain(drains, &directory, &config.data_dir, &stop)?;
-        start_admin(admin, Sources { queues, executors: counters, health: Arc::clone(&health) })?;
+        let drain = start_drain(drains, &directory, &config.data_dir, &stop, &others)?;
+        start_admin(admin, Sources { queues, executors: counters, health: Arc::clone(&health) }, &others)?;
         Ok(Self {
             addresses,
             admin_address,
@@ -317,8 +319,27 @@ fn split(recovered: Vec<Recovered>, hot_ring_bytes: usize) -> (Vec<QueueLog>, Ve
         .unzip()
 }
 
-fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, StartError> {
-    thread::Builder::new().name(name.to_owned()).spawn(run).map_err(system("a thread"))
+/// Starts a thread that leaves the executors' cores to them, as far as there are others.
+fn spawn(name: &str, cpus: &CpuSet, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, StartError> {
+    let cpus = *cpus;
+    let pinned = move || {
+        if cpus.count() > 0
+            && let Err(error) = rustix::thread::sched_setaffinity(None, &cpus)
+        {
+            tracing::debug!(%error, "a thread may run on the executors' cores");
+        }
+        run();
+    };
+    thread::Builder::new().name(name.to_owned()).spawn(pinned).map_err(system("a thread"))
+}
+
+/// The cores that this process may use and no executor is pinned to; empty if there are none.
+fn cpus_without(executors: &[usize]) -> CpuSet {
+    let mut cpus = rustix::thread::sched_getaffinity(None).unwrap_or_default();
+    for cpu in executors {
+        cpus.unset(*cpu);
+    }
+    cpus
 }
 
 struct WriterParts {
@@ -332,9 +353,9 @@ struct WriterParts {
 }
 
 /// Starts the journal thread and waits until it has its io_uring.
-fn start_writer(parts: WriterParts) -> Result<JoinHandle<()>, StartError> {
+fn start_writer(parts: WriterParts, cpus: &CpuSet) -> Result<JoinHandle<()>, StartError> {
     let (started_in, started) = mpsc::channel();
-    let thread = spawn("journal", move || {
+    let thread = spawn("journal", cpus, move || {
         let WriterParts { epoch, logs, rings, bell, pool, health, chores } = parts;
         match Writer::new(epoch, logs, rings, bell, pool, health, chores) {
             Ok(writer) => {
@@ -358,6 +379,7 @@ fn start_drain(
     directory: &DataDirectory,
     data_dir: &std::path::Path,
     stop: &watch::Receiver<bool>,
+    cpus: &CpuSet,
 ) -> Result<JoinHandle<()>, StartError> {
     let runtime = current_thread_runtime()?;
     let runners: Vec<Runner> = drains
@@ -370,7 +392,7 @@ fn start_drain(
             Runner::new(queue, feed, sink, parts.dead_letters, stop.clone())
         })
         .collect();
-    spawn("drain", move || {
+    spawn("drain", cpus, move || {
         let local = tokio::task::LocalSet::new();
         let tasks: Vec<_> = runners.into_iter().map(|runner| local.spawn_local(runner.run())).collect();
         local.block_on(&runtime, async {
@@ -383,10 +405,10 @@ fn start_drain(
     })
 }
 
-fn start_admin(listener: std::net::TcpListener, sources: Sources) -> Result<(), StartError> {
+fn start_admin(listener: std::net::TcpListener, sources: Sources, cpus: &CpuSet) -> Result<(), StartError> {
     let runtime = current_thread_runtime()?;
     // It has nothing to finish, so it ends with the process.
-    spawn("admin", move || {
+    spawn("admin", cpus, move || {
         if let Err(error) = runtime.block_on(admin::serve(listener, Arc::new(sources))) {
             tracing::error!(%error, "the admin address is no longer served");
         }

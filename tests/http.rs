@@ -53,9 +53,8 @@ fn a_record_is_accepted_with_a_ticket_its_place_and_its_time() {
 
 #[test]
 fn a_ticket_is_queued_then_delivered_or_dead() {
-    let site = Site::new(
-        "[queues.orders]\nrate = \"unlimited\"\nsink = { table = \"orders\", columns = { id = \"/id\" } }\n",
-    );
+    let site =
+        Site::new("[queues.orders]\nrate = \"unlimited\"\nsink = { table = \"orders\", columns = { id = \"/id\" } }\n");
     sqlite_execute(&site.database("orders"), "CREATE TABLE orders (id INTEGER CHECK (id < 100))");
     let server = site.start();
     let mut client = server.client();

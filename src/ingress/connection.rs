@@ -14,7 +14,7 @@ use hyper::rt::ReadBufCursor;
 
 use super::core::Core;
 use super::net::Stream;
-use crate::clock;
+use crate::clock::TurnClock;
 
 /// What a connection is waiting for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,15 +37,10 @@ pub struct ConnectionState {
     deadline_ms: Cell<u64>,
     timed_out: Cell<bool>,
     waker: RefCell<Option<Waker>>,
+    clock: Rc<TurnClock>,
     idle_timeout_ms: u64,
     head_timeout_ms: u64,
     body_timeout_ms: u64,
-}
-
-/// Milliseconds on the monotonic clock.
-#[must_use]
-pub fn now_ms() -> u64 {
-    clock::monotonic_ns() / 1_000_000
 }
 
 impl ConnectionState {
@@ -58,6 +53,7 @@ impl ConnectionState {
             deadline_ms: Cell::new(u64::MAX),
             timed_out: Cell::new(false),
             waker: RefCell::new(None),
+            clock: Rc::clone(&core.clock),
             idle_timeout_ms: limits.idle_timeout_ms,
             head_timeout_ms: limits.head_timeout_ms,
             body_timeout_ms: limits.body_timeout_ms,
@@ -78,7 +74,7 @@ impl ConnectionState {
                 return;
             }
         };
-        self.deadline_ms.set(now_ms().saturating_add(timeout_ms));
+        self.deadline_ms.set(self.clock.monotonic_ms().saturating_add(timeout_ms));
     }
 
     /// Whether its time is over.

@@ -16,6 +16,7 @@ use slab::Slab;
 use super::connection::ConnectionState;
 use super::counters::{Counters, latency_histogram};
 use super::net::Companion;
+use crate::clock::TurnClock;
 use crate::config;
 use crate::queue::{Health, Queue};
 use crate::ring::{Completion, IngressEnd};
@@ -45,6 +46,8 @@ pub struct Core {
     pub shared: Shared,
     /// What this one counts.
     pub counters: Arc<Counters>,
+    /// The time of this turn.
+    pub clock: Rc<TurnClock>,
     ring: RefCell<IngressEnd>,
     /// Woken when the journal has completed something, if we asked for it.
     waker: Arc<AtomicWaker>,
@@ -89,6 +92,7 @@ impl Core {
         Rc::new(Self {
             shared,
             counters,
+            clock: Rc::default(),
             waker: ring.waker(),
             ring: RefCell::new(ring),
             slots: RefCell::default(),
@@ -210,7 +214,9 @@ impl Core {
     }
 
     /// Ends the connections whose time is over, and publishes the latencies of the last moments.
-    pub fn tick(&self, now_ms: u64) {
+    pub fn tick(&self) {
+        self.clock.advance();
+        let now_ms = self.clock.monotonic_ms();
         for (_, connection) in self.connections.borrow().iter() {
             if connection.is_overdue(now_ms) {
                 self.counters.timed_out.add(1);
@@ -240,6 +246,7 @@ impl Core {
 /// and is woken for them only when it is about to sleep.
 impl Companion for Rc<Core> {
     fn work(&self) -> bool {
+        self.clock.advance();
         if self.shared.health.is_stopping() {
             self.begin_stop();
         }
@@ -254,6 +261,7 @@ impl Companion for Rc<Core> {
     }
 
     fn disarm(&self) {
+        self.clock.advance();
         drop(self.waker.take());
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use glommio::{ExecutorJoinHandle, Latency, LocalExecutorBuilder, Placement, Shares, TaskQueueHandle};
 use socket2::Socket;
 
-use super::connection::{ConnectionState, now_ms};
+use super::connection::ConnectionState;
 use super::core::{Core, Shared};
 use super::counters::Counters;
 use super::http;
@@ -97,15 +97,15 @@ impl Executor {
         let sockets = spawn(Rc::clone(&net).run(Rc::clone(&core)), tasks);
         while !core.is_stopping() {
             futures_lite::future::or(core.stop_begun(), glommio::timer::sleep(TICK)).await;
-            core.tick(now_ms());
+            core.tick();
         }
         for door in doors {
             door.cancel().await;
         }
-        let deadline_ms = now_ms().saturating_add(grace_ms);
-        while core.connections() > 0 && now_ms() < deadline_ms {
+        let deadline_ms = core.clock.monotonic_ms().saturating_add(grace_ms);
+        while core.connections() > 0 && core.clock.monotonic_ms() < deadline_ms {
             glommio::timer::sleep(STOPPING_TICK).await;
-            core.tick(now_ms());
+            core.tick();
         }
         if core.connections() > 0 {
             tracing::warn!(connections = core.connections(), "connections were still open at the end of grace_ms");

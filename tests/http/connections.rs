@@ -31,6 +31,31 @@ fn pipelined_requests_are_answered_in_order() {
 }
 
 #[test]
+fn an_answer_does_not_wait_for_the_rest_of_the_next_request() {
+    let site = Site::new(STANDSTILL);
+    let server = site.start();
+    let mut client = server.client();
+    let second = post("second");
+    let (beginning, rest) = second.split_at(20);
+    client.send(post("first") + beginning).unwrap();
+    assert_eq!(client.read().unwrap().status, 202);
+    client.send(rest).unwrap();
+    assert_eq!(client.read().unwrap().status, 202);
+    server.stop();
+}
+
+#[test]
+fn what_follows_a_good_request_cannot_take_its_answer_away() {
+    let site = Site::new(STANDSTILL);
+    let server = site.start();
+    let mut client = server.client();
+    client.send(post("good") + "\x16\x03\x01 garbage\r\n\r\n").unwrap();
+    assert_eq!(client.read().unwrap().status, 202);
+    assert_eq!(client.read().unwrap().status, 400);
+    server.stop();
+}
+
+#[test]
 fn a_connection_is_kept_after_a_refusal_whose_request_was_read() {
     let site = Site::new(STANDSTILL);
     let server = site.start();

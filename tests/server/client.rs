@@ -138,12 +138,7 @@ impl Client {
     /// # Errors
     ///
     /// As [`request`](Self::request).
-    pub fn try_post(
-        &mut self,
-        queue: &str,
-        headers: &[(&str, &str)],
-        body: impl AsRef<[u8]>,
-    ) -> io::Result<Response> {
+    pub fn try_post(&mut self, queue: &str, headers: &[(&str, &str)], body: impl AsRef<[u8]>) -> io::Result<Response> {
         self.request("POST", &format!("/v1/queues/{queue}/records"), headers, Some(body.as_ref()))
     }
 

@@ -37,8 +37,7 @@ segment_bytes = "64KiB"
 hot_ring_bytes = "16KiB"
 "#;
 /// A journal that takes everything that the default one takes, without its 64 MiB a file.
-const USUAL_JOURNAL: &str =
-    "[journal]\nring_bytes = \"5MiB\"\ncommit_bytes_max = \"5MiB\"\nsegment_bytes = \"6MiB\"\n";
+const USUAL_JOURNAL: &str = "[journal]\nring_bytes = \"5MiB\"\ncommit_bytes_max = \"5MiB\"\nsegment_bytes = \"6MiB\"\n";
 
 /// Waits until `look` finds what it looks for.
 pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
@@ -163,7 +162,9 @@ impl Site {
         command
     }
 
-    fn spawn(&self) -> Server {
+    /// Starts a server and waits for nothing; its addresses are not known.
+    #[must_use]
+    pub fn spawn(&self) -> Server {
         let mut child = self.command("serve").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let log = Arc::new(Mutex::new(String::new()));
         let outputs: [Box<dyn Read + Send>; 2] =
@@ -235,7 +236,10 @@ impl Server {
     /// Waits until a ticket's record is delivered.
     pub fn until_delivered(&self, ticket: &str) {
         let mut client = self.client();
-        eventually(&format!("delivery of {ticket}"), || (client.ticket(ticket)["state"] == "delivered").then_some(()));
+        eventually(&format!("delivery of {ticket}"), || {
+            assert!(!self.said("no longer delivered"), "the drain has halted");
+            (client.ticket(ticket)["state"] == "delivered").then_some(())
+        });
     }
 
     /// A metric by its name with its labels, as it stands in the text.

@@ -26,10 +26,10 @@ pub enum VerifyError {
     BadIdentifier(String),
     /// SQLite failed.
     #[error("SQLite: {0}")]
-    Sqlite(#[from] rusqlite::Error),
+    Sqlite(rusqlite::Error),
     /// PostgreSQL failed.
     #[error("PostgreSQL: {}", postgres_reason(.0))]
-    Postgres(#[from] tokio_postgres::Error),
+    Postgres(tokio_postgres::Error),
     /// No runtime or thread to talk to PostgreSQL from.
     #[error("cannot start the PostgreSQL client: {0}")]
     Client(#[from] std::io::Error),
@@ -44,6 +44,19 @@ pub enum VerifyError {
         /// What the column holds instead.
         found: String,
     },
+}
+
+// Both messages already say what the driver said, so the driver's error is not a source that would say it again.
+impl From<rusqlite::Error> for VerifyError {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Sqlite(error)
+    }
+}
+
+impl From<tokio_postgres::Error> for VerifyError {
+    fn from(error: tokio_postgres::Error) -> Self {
+        Self::Postgres(error)
+    }
 }
 
 /// The driver's own message is only that there was an error; what it was is in the source.

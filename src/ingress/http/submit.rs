@@ -15,7 +15,6 @@ use zerocopy::little_endian::{U16, U32};
 use super::body;
 use super::problem::{Problem, Refusal};
 use crate::admission::{self, Load};
-use crate::clock;
 use crate::config::Ingress;
 use crate::ingress::connection::ConnectionState;
 use crate::ingress::core::{Busy, Core};
@@ -62,12 +61,12 @@ pub async fn submit(
     if announced.is_none() {
         check_backlog(queue, body.bytes.len() as u64)?;
     }
-    let arrived_ns = clock::monotonic_ns();
+    let arrived_ns = core.clock.monotonic_ns();
     let answer = core.submit(|slot, frame| build_frame(core, queue, &head, &body.bytes, slot, frame))?;
     let body_bytes = body.bytes.len() as u64;
     drop(body);
     let completion = answer.map_err(busy)?.await;
-    core.record_latency((clock::monotonic_ns() - arrived_ns) / 1000);
+    core.record_latency(core.clock.monotonic_ns().saturating_sub(arrived_ns) / 1000);
     let response = respond(queue, &completion, head.is_ndjson)?;
     core.counters.accepted.add(1);
     core.counters.records.add(u64::from(completion.count));
@@ -166,7 +165,7 @@ fn build_frame(
         [] => NO_KEY,
         key => hash_key(&core.shared.secret, queue.id, key),
     };
-    let received_at_us = clock::unix_us();
+    let received_at_us = core.clock.unix_us();
     let mut record = Record {
         received_at_us,
         idempotency_hash,
