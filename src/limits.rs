@@ -58,6 +58,11 @@ pub const COMMIT_BYTES_MAX: u64 = 8 * MIB;
 pub const SEGMENT_BYTES: u64 = 64 * MIB;
 /// Zeroed segments that are kept ready for any queue to take.
 pub const SPARE_SEGMENTS: u64 = 1;
+/// Bytes that are zeroed at once when a spare is made (fixed), and the pause behind them in
+/// milliseconds: larger writes would stand before the commits in the disk's queue.
+pub const ZEROING_STEP_BYTES: u64 = 256 * KIB;
+/// See [`ZEROING_STEP_BYTES`].
+pub const ZEROING_PAUSE_MS: u64 = 1;
 /// Bytes of the ring that hands a queue's fresh records from the journal to its drain.
 pub const HOT_RING_BYTES: u64 = 4 * MIB;
 
@@ -77,8 +82,8 @@ pub const BATCH_BYTES_MAX: u64 = 4 * MIB;
 /// Time for which due records are gathered into one transaction, in milliseconds of the rate.
 pub const BATCH_LINGER_MS_MAX: u64 = 5;
 /// Lateness that the pacer makes good, in nanoseconds (fixed): within any second the sink sees at
-/// most this share of the rate, 0.8 %, and one record on top of it.
-pub const PACER_TOLERANCE_NS: u64 = 8_000_000;
+/// most this share of the rate, 0.9 %, and one record on top of it.
+pub const PACER_TOLERANCE_NS: u64 = 9_000_000;
 /// First pause after a transient failure, in milliseconds.
 pub const RETRY_BACKOFF_MS_MIN: u64 = 100;
 /// Longest pause between two attempts, in milliseconds.

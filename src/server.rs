@@ -117,6 +117,9 @@ impl Server {
         let journal = &config.journal;
         let pool = Pool::open(&directory.pool(), journal.segment_bytes, journal.spare_segments);
         let pool = Arc::new(pool.map_err(system("the pool of spare segments"))?);
+        if let Err(error) = pool.prepare() {
+            tracing::warn!(%error, "no spare segment could be prepared; the first ones will be slower to sync");
+        }
         let recovered = config
             .queues
             .iter()

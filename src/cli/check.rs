@@ -38,7 +38,9 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let mut problems = check_data_dir(&config.data_dir);
     for (name, queue) in &config.queues {
         let part = Part { queue: name.clone(), id: format!("{name}/check") };
-        let mut sink = sink::open(&queue.sink.with_default_url(&config.data_dir, name), part);
+        // `serve` makes the data directory; until then, a database in it is an empty one anywhere.
+        let home = nearest_existing(&config.data_dir).unwrap_or_else(|| config.data_dir.clone());
+        let mut sink = sink::open(&queue.sink.with_default_url(&home, name), part);
         let found = match runtime.block_on(sink.check()) {
             Ok(found) => found,
             Err(error) => vec![error.to_string()],
@@ -64,17 +66,23 @@ fn count(problems: usize) -> String {
     if problems == 1 { "1 problem".to_owned() } else { format!("{problems} problems") }
 }
 
+/// The path itself, or the nearest one above it that exists.
+fn nearest_existing(path: &Path) -> Option<PathBuf> {
+    let absolute = std::path::absolute(path).ok()?;
+    absolute.ancestors().find(|path| path.exists()).map(Path::to_owned)
+}
+
 /// The directory, or the nearest one above it that exists, must be ours to write.
 fn check_data_dir(data_dir: &Path) -> Vec<String> {
     let absolute = std::path::absolute(data_dir).unwrap_or_else(|_| data_dir.to_owned());
-    let Some(existing) = absolute.ancestors().find(|path| path.exists()) else {
+    let Some(existing) = nearest_existing(data_dir) else {
         return vec![format!("data_dir {} cannot be made", absolute.display())];
     };
     if !existing.is_dir() {
         return vec![format!("data_dir {}: {} is not a directory", absolute.display(), existing.display())];
     }
     let access = rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK;
-    match rustix::fs::access(existing, access) {
+    match rustix::fs::access(&existing, access) {
         Ok(()) => Vec::new(),
         Err(error) => {
             let wanted = absolute.display();

@@ -230,7 +230,7 @@ mod tests {
             file.append(&delivery(letters.len() as u64 - 1, last_body), last_reason, &index).unwrap();
             prop_assert_eq!(std::fs::read(&path).unwrap(), whole);
             for (sequence, (expected, _)) in letters.iter().enumerate() {
-                prop_assert_eq!(index.reason(sequence as u64).unwrap().as_ref(), Some(expected));
+                prop_assert_eq!(index.reason(sequence as u64).unwrap(), Some(expected.clone()));
             }
         }
     }

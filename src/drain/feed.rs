@@ -33,7 +33,9 @@ pub struct Feed {
 /// The part that reads files; it goes to a blocking thread and comes back.
 struct Cold {
     catalogue: Arc<Catalogue>,
-    reader: Option<BatchReader>,
+    /// With the generation of the segment that it reads: a segment may be sealed, and another
+    /// opened, while a reader stands at its end.
+    reader: Option<(u64, BatchReader)>,
     /// The sequence that the reader will read next.
     at: Sequence,
 }
@@ -205,10 +207,11 @@ impl Cold {
         loop {
             let segment = self.catalogue.find(wanted).ok_or(FeedError::Missing(wanted))?;
             let failed = |error: ReadError| FeedError::Segment { path: segment.path.display().to_string(), error };
-            // A reader that has gone past the record, or stands in an earlier segment, starts anew.
-            let usable = self.at >= segment.identity.first_sequence && self.at <= wanted;
-            let mut reader = match self.reader.take().filter(|_| usable) {
-                Some(reader) => reader,
+            // A reader that has gone past the record, or reads another segment, is of no use.
+            let generation = segment.identity.generation;
+            let usable = |(of, _): &(u64, BatchReader)| *of == generation && self.at <= wanted;
+            let mut reader = match self.reader.take().filter(usable) {
+                Some((_, reader)) => reader,
                 None => {
                     self.at = segment.identity.first_sequence;
                     let file = segment_file::open(&segment.path, false).map_err(|error| failed(error.into()))?;
@@ -224,7 +227,7 @@ impl Cold {
             }
             // At the end of a sealed segment the next record is in another file.
             let at_end = segment.sealed_next == Some(self.at);
-            self.reader = (!at_end).then_some(reader);
+            self.reader = (!at_end).then_some((generation, reader));
             if found {
                 return Ok(header);
             }

@@ -56,9 +56,13 @@ impl Catalogue {
         segments.get(behind.checked_sub(1)?).cloned()
     }
 
-    /// Takes the oldest segment out if all of it is delivered and its keys are saved.
+    /// Takes the oldest segment out if all of it is delivered and its keys are saved. The last one
+    /// stays, sealed or not: its end is what says which sequence comes next.
     pub fn pop_delivered(&self, delivered: Sequence) -> Option<Segment> {
         let mut segments = self.lock();
+        if segments.len() < 2 {
+            return None;
+        }
         let oldest = segments.front()?;
         let done = oldest.keys_saved && oldest.sealed_next.is_some_and(|next| next <= delivered.saturating_add(1));
         if done { segments.pop_front() } else { None }

@@ -8,8 +8,10 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use super::segment_file;
+use crate::limits::ZEROING_PAUSE_MS;
 
 /// Spare segment files, all of one size.
 pub struct Pool {
@@ -94,7 +96,16 @@ impl Pool {
         Ok(())
     }
 
-    /// Makes one zeroed spare if there are too few; returns whether it did.
+    /// Makes one zeroed spare if there is none, as fast as the disk can: before the doors open.
+    ///
+    /// # Errors
+    ///
+    /// None can be made: the disk is full, most likely.
+    pub fn prepare(&self) -> io::Result<()> {
+        if self.spares_max > 0 && self.lock().ready.is_empty() { self.add_spare(Duration::ZERO) } else { Ok(()) }
+    }
+
+    /// Makes one zeroed spare if there are too few, giving way to commits; returns whether it did.
     ///
     /// # Errors
     ///
@@ -103,13 +114,18 @@ impl Pool {
         if self.lock().ready.len() >= self.spares_max {
             return Ok(false);
         }
+        self.add_spare(Duration::from_millis(ZEROING_PAUSE_MS))?;
+        Ok(true)
+    }
+
+    fn add_spare(&self, pause: Duration) -> io::Result<()> {
         // A half-zeroed file has another ending, so that a restart does not take it for a spare.
         let growing = self.fresh_path("new");
-        segment_file::create_zeroed(&growing, self.segment_bytes)?;
+        segment_file::create_zeroed(&growing, self.segment_bytes, pause)?;
         let spare = growing.with_extension("seg");
         fs::rename(&growing, &spare)?;
         self.lock().ready.push(spare);
-        Ok(true)
+        Ok(())
     }
 
     fn fresh_path(&self, extension: &str) -> PathBuf {

@@ -130,7 +130,7 @@ mod tests {
         assert_eq!(seen, [(2, 10), (2, 5000), (2, 4032), (2, 4033)]);
         assert_eq!(end.end_offset, ranges[3].end);
         assert_eq!((end.next_sequence, end.end_byte), (18, 500 + 10 + 5000 + 4032 + 4033));
-        assert_eq!(end.remains, []);
+        assert!(end.remains.is_empty());
     }
 
     #[test]

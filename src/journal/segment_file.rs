@@ -8,12 +8,13 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
+use std::time::Duration;
 
 use memmap2::MmapMut;
 use rustix::fs::OFlags;
 
 use super::format::{BatchHeader, Footer, SegmentIdentity};
-use crate::limits::{BLOCK_BYTES, MIB};
+use crate::limits::{BLOCK_BYTES, MIB, ZEROING_STEP_BYTES};
 
 /// Memory whose address is a multiple of the block size, zeroed, and not resident until touched.
 ///
@@ -45,19 +46,23 @@ fn open_with(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
 }
 
 /// Makes a file of `bytes`, every block of it written with zeros, and syncs it. Syncs of
-/// later writes then have no metadata to write, which is what makes them fast.
+/// later writes then have no metadata to write, which is what makes them fast. Rests for `pause`
+/// behind each step, so that commits to other files get their turn.
 ///
 /// # Errors
 ///
 /// Any step failed; the file is removed again.
-pub fn create_zeroed(path: &Path, bytes: u64) -> io::Result<File> {
-    create(path, bytes, |file| {
-        let zeros = aligned_buffer(MIB as usize)?;
+pub fn create_zeroed(path: &Path, bytes: u64, pause: Duration) -> io::Result<File> {
+    create(path, |file| {
+        let zeros = aligned_buffer(ZEROING_STEP_BYTES as usize)?;
         let mut offset = 0;
         while offset < bytes {
-            let length = usize::try_from((bytes - offset).min(MIB)).unwrap_or(zeros.len());
+            let length = usize::try_from((bytes - offset).min(ZEROING_STEP_BYTES)).unwrap_or(zeros.len());
             file.write_all_at(&zeros[..length], offset)?;
             offset += length as u64;
+            if !pause.is_zero() {
+                std::thread::park_timeout(pause);
+            }
         }
         Ok(())
     })
@@ -70,12 +75,12 @@ pub fn create_zeroed(path: &Path, bytes: u64) -> io::Result<File> {
 ///
 /// Any step failed; the file is removed again.
 pub fn create_reserved(path: &Path, bytes: u64) -> io::Result<File> {
-    create(path, bytes, |file| {
+    create(path, |file| {
         rustix::fs::fallocate(file, rustix::fs::FallocateFlags::empty(), 0, bytes).map_err(io::Error::from)
     })
 }
 
-fn create(path: &Path, _bytes: u64, fill: impl FnOnce(&File) -> io::Result<()>) -> io::Result<File> {
+fn create(path: &Path, fill: impl FnOnce(&File) -> io::Result<()>) -> io::Result<File> {
     let file = open_with(OpenOptions::new().read(true).write(true).create(true).truncate(true), path)?;
     let filled = fill(&file).and_then(|()| file.sync_all());
     if let Err(error) = filled {

@@ -155,7 +155,7 @@ mod tests {
     fn what_is_committed_is_in_the_files() {
         let directory = tempfile::tempdir().unwrap();
         let files: Vec<_> = (0..3)
-            .map(|n| segment_file::create_zeroed(&directory.path().join(n.to_string()), 64 * 1024).unwrap())
+            .map(|n| segment_file::create_zeroed(&directory.path().join(n.to_string()), 64 * 1024, std::time::Duration::ZERO).unwrap())
             .collect();
         let mut disk = Disk::new(files.len()).unwrap();
         let mut buffer = segment_file::aligned_buffer(8192).unwrap();
@@ -173,7 +173,7 @@ mod tests {
     fn a_failed_write_is_an_error_and_its_sync_does_not_hide_it() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("read-only");
-        segment_file::create_zeroed(&path, 8192).unwrap();
+        segment_file::create_zeroed(&path, 8192, std::time::Duration::ZERO).unwrap();
         let file = segment_file::open(&path, false).unwrap();
         let buffer = segment_file::aligned_buffer(4096).unwrap();
         let error = Disk::new(1).unwrap().commit(&[Write { file: &file, offset: 0, bytes: &buffer }]).unwrap_err();

@@ -32,7 +32,8 @@ pub async fn serve(core: Rc<Core>, stream: Stream, state: Rc<ConnectionState>) {
         .max_headers(HEADERS_MAX)
         // Deadlines are ours: see `connection.rs`.
         .header_read_timeout(None)
-        .pipeline_flush(true)
+        // A client that has said all it has to say may close its side and still wait for the answer.
+        .half_close(true)
         .serve_connection(io, service);
     let mut connection = pin!(connection);
     let mut asked_to_end = false;

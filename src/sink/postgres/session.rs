@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
-use tokio_postgres::config::SslMode;
+use tokio_postgres::config::{Host, SslMode};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Config, Error, NoTls};
 
@@ -45,10 +45,24 @@ impl Session {
             Ok(session)
         };
         match tokio::time::timeout(timeout, connecting).await {
-            Ok(connected) => connected.map_err(|error: Error| describe(&error)),
-            Err(_) => Err(format!("no connection within {} ms", timeout.as_millis())),
+            Ok(connected) => connected.map_err(|error: Error| format!("{}: {}", addresses(&config), describe(&error))),
+            Err(_) => Err(format!("{}: no connection within {} ms", addresses(&config), timeout.as_millis())),
         }
     }
+}
+
+/// Where the server should be, without what else the URL says.
+fn addresses(config: &Config) -> String {
+    let ports = config.get_ports();
+    let address = |(number, host): (usize, &Host)| {
+        // One port may stand for all hosts.
+        let port = ports.get(number).or(ports.first()).copied().unwrap_or(5432);
+        match host {
+            Host::Tcp(name) => format!("{name}:{port}"),
+            Host::Unix(path) => format!("{} (port {port})", path.display()),
+        }
+    };
+    config.get_hosts().iter().enumerate().map(address).collect::<Vec<_>>().join(", ")
 }
 
 fn config(url: &str) -> Result<Config, String> {
