@@ -22,9 +22,7 @@ pub fn monotonic_ns() -> u64 {
 #[must_use]
 #[expect(clippy::disallowed_methods, reason = "this module is the one reader of the clock")]
 pub fn unix_us() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| u64::try_from(since.as_micros()).unwrap_or(u64::MAX))
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_micros()).unwrap_or(u64::MAX))
 }
 
 /// Both clocks as they stood at the beginning of an executor's turn. What happens within one turn

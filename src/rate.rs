@@ -19,7 +19,9 @@ pub enum Rate {
 
 /// Why a rate could not be read; the text says what to write instead.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not a rate: write records per time such as \"5000/s\", \"0.1/s\", \"300/min\", \"10/h\", or \"unlimited\"")]
+#[error(
+    "{0:?} is not a rate: write records per time such as \"5000/s\", \"0.1/s\", \"300/min\", \"10/h\", or \"unlimited\""
+)]
 pub struct RateError(String);
 
 const SECOND_NS: u64 = 1_000_000_000;
@@ -74,7 +76,9 @@ impl FromStr for Rate {
         let records: u64 = format!("{whole}{fraction}").parse().map_err(|_| error())?;
         let period_ns = unit_ns.checked_mul(scale).ok_or_else(error)?;
         let divisor = gcd(records, period_ns);
-        if records == 0 || u128::from(records) * u128::from(SECOND_NS) > u128::from(RECORDS_PER_SECOND_MAX) * u128::from(period_ns) {
+        if records == 0
+            || u128::from(records) * u128::from(SECOND_NS) > u128::from(RECORDS_PER_SECOND_MAX) * u128::from(period_ns)
+        {
             return Err(error());
         }
         Ok(Rate::Limited { records: records / divisor, period_ns: period_ns / divisor })
@@ -120,7 +124,19 @@ mod tests {
 
     #[test]
     fn what_is_not_a_rate_is_refused() {
-        for text in ["", "5000", "0/s", "-1/s", "1e3/s", "5/d", "1.2345678/s", "/s", ".5/s", "2000000000/s", "99999999999999999999/s"] {
+        for text in [
+            "",
+            "5000",
+            "0/s",
+            "-1/s",
+            "1e3/s",
+            "5/d",
+            "1.2345678/s",
+            "/s",
+            ".5/s",
+            "2000000000/s",
+            "99999999999999999999/s",
+        ] {
             assert!(text.parse::<Rate>().is_err(), "{text:?} was taken");
         }
     }

@@ -88,11 +88,7 @@ impl<'a> Record<'a> {
     /// Bytes that [`encode`](Self::encode) appends.
     #[must_use]
     pub fn encoded_bytes(&self) -> usize {
-        RECORD_HEADER_BYTES
-            + self.key.len()
-            + self.idempotency_key.len()
-            + self.content_type.len()
-            + self.body.len()
+        RECORD_HEADER_BYTES + self.key.len() + self.idempotency_key.len() + self.content_type.len() + self.body.len()
     }
 
     /// Appends the record to `out`.
@@ -206,8 +202,13 @@ mod tests {
     #[test]
     fn every_flipped_bit_is_noticed() {
         let record = Record {
-            received_at_us: 7, idempotency_hash: [3; 16], group_count: 1,
-            key: b"k", idempotency_key: b"i", content_type: b"t", body: b"body",
+            received_at_us: 7,
+            idempotency_hash: [3; 16],
+            group_count: 1,
+            key: b"k",
+            idempotency_key: b"i",
+            content_type: b"t",
+            body: b"body",
         };
         let mut bytes = Vec::new();
         record.encode(&mut bytes).unwrap();

@@ -115,17 +115,18 @@ impl Server {
     pub fn start(config: &Config) -> Result<Self, StartError> {
         let directory = DataDirectory::open(&config.data_dir)?;
         let journal = &config.journal;
-        let pool = Pool::open(&directory.pool(), journal.segment_bytes, journal.spare_segments);
-        let pool = Arc::new(pool.map_err(system("the pool of spare segments"))?);
-        if let Err(error) = pool.prepare() {
-            tracing::warn!(%error, "no spare segment could be prepared; the first ones will be slower to sync");
-        }
         let recovered = config
             .queues
             .iter()
             .zip(0_u16..)
             .map(|((name, queue), index)| recover_queue(&directory, config, index, name, queue))
             .collect::<Result<Vec<_>, _>>()?;
+        let pool = Pool::open(&directory.pool(), journal.segment_bytes, journal.spare_segments);
+        let pool = Arc::new(pool.map_err(system("the pool of spare segments"))?);
+        if let Err(error) = pool.prepare() {
+            tracing::warn!(%error, "no spare segment could be prepared; the first ones will be slower to sync");
+        }
+        directory.count_start()?;
         let queues: Arc<[Arc<Queue>]> = recovered.iter().map(|r| Arc::clone(&r.queue)).collect();
         let health = Arc::new(Health::default());
         let cpus = executor_cpus(config.ingress.executors);
@@ -136,10 +137,8 @@ impl Server {
         let admin_address = admin.local_addr().map_err(admin_failed)?;
 
         let bell = Arc::new(Bell::default());
-        let (ingress_ends, journal_ends): (Vec<_>, Vec<_>) = cpus
-            .iter()
-            .map(|_| ring(journal.ring_bytes, config.ingress.in_flight_max, Arc::clone(&bell)))
-            .unzip();
+        let (ingress_ends, journal_ends): (Vec<_>, Vec<_>) =
+            cpus.iter().map(|_| ring(journal.ring_bytes, config.ingress.in_flight_max, Arc::clone(&bell))).unzip();
         let wakers = ingress_ends.iter().map(IngressEnd::waker).collect();
         let shared = Shared {
             queues: Arc::clone(&queues),

@@ -1,5 +1,7 @@
 //! Configuration files: what they may say, and that every error is found, placed and worded.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "a test that cannot go on should panic, and is its own documentation")]
+
 use std::collections::BTreeSet;
 
 use forebay::config::{

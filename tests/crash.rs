@@ -3,6 +3,8 @@
 //! `FOREBAY_CRASH_SEED` repeats the choices of a run (not the scheduler's), `FOREBAY_CRASH_KILLS` makes
 //! it longer.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "a test that cannot go on should panic, and is its own documentation")]
+
 #![allow(clippy::disallowed_methods, reason = "a test has no bell to be woken by")]
 
 mod postgres_server;

@@ -1,5 +1,7 @@
 //! What the drain does to a real database: every record once, in order, at most at the rate.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "a test that cannot go on should panic, and is its own documentation")]
+
 mod postgres_server;
 mod server;
 

@@ -1,5 +1,7 @@
 //! The front door of a real server: what it takes, what it answers, and what stands in the database then.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "a test that cannot go on should panic, and is its own documentation")]
+
 mod server;
 
 #[path = "http/connections.rs"]

@@ -1,5 +1,7 @@
 //! Stops, starts and damage: what was acknowledged is there, or the server says why it won't start.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "a test that cannot go on should panic, and is its own documentation")]
+
 mod server;
 
 #[path = "recovery/damage.rs"]

@@ -1,5 +1,7 @@
 //! What every sink has to do, over real databases.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "a test that cannot go on should panic, and is its own documentation")]
+
 #[path = "sinks/database.rs"]
 mod database;
 #[path = "sinks/postgres_only.rs"]

@@ -86,7 +86,10 @@ fn check_data_dir(data_dir: &Path) -> Vec<String> {
         Ok(()) => Vec::new(),
         Err(error) => {
             let wanted = absolute.display();
-            vec![format!("data_dir {wanted}: {} is not writable ({error}); give it to the user that runs forebay", existing.display())]
+            vec![format!(
+                "data_dir {wanted}: {} is not writable ({error}); give it to the user that runs forebay",
+                existing.display()
+            )]
         }
     }
 }

@@ -15,8 +15,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::{Deserialize, Serialize};
 
-use crate::journal::segment_file::sync_directory;
 use crate::dead_letter_index::{DeadLetterIndex, ReasonSpot};
+use crate::journal::segment_file::sync_directory;
 use crate::record::Sequence;
 use crate::sink::Delivery;
 

@@ -238,9 +238,9 @@ impl Cold {
 impl Taken {
     /// The records in order.
     pub fn records(&self) -> impl Iterator<Item = (Sequence, Result<Record<'_>, RecordError>)> {
-        self.spans.iter().map(|(sequence, span)| {
-            (*sequence, Record::decode(&self.bytes[span.clone()]).map(|(record, _)| record))
-        })
+        self.spans
+            .iter()
+            .map(|(sequence, span)| (*sequence, Record::decode(&self.bytes[span.clone()]).map(|(record, _)| record)))
     }
 
     /// How many records there are.

@@ -135,7 +135,7 @@ mod tests {
 
     #[test]
     fn three_a_second_never_drifts() {
-        let mut pacer = Pacer::new("3/s".parse().unwrap(), 0, 0);
+        let mut pacer = Pacer::new("3/s".parse().unwrap(), 1000, 0);
         for count in 1..=3_000_000_u64 {
             let due = pacer.when_due_ns(1, 0);
             assert_eq!(due, (u128::from(count) * u128::from(SECOND)).div_ceil(3) as u64);

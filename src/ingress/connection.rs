@@ -162,7 +162,8 @@ impl hyper::rt::Write for Connection {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let written = this.stream.poll_write(cx, buf);
-        if matches!(written, Poll::Ready(Ok(length)) if length == buf.len()) && this.state.phase.get() == Phase::Response
+        if matches!(written, Poll::Ready(Ok(length)) if length == buf.len())
+            && this.state.phase.get() == Phase::Response
         {
             this.state.enter(Phase::Idle);
         }

@@ -26,7 +26,8 @@ const LATENCY_GOAL: Duration = Duration::from_millis(10);
 /// Locked memory of an executor's rings, in bytes; glommio registers it with the kernel.
 const IO_MEMORY_BYTES: usize = 512 * 1024;
 /// What a client is told that comes when there are too many connections.
-const TOO_MANY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+const TOO_MANY: &[u8] =
+    b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
 
 /// A listening socket and what is spoken there.
 pub struct Door {
@@ -116,10 +117,7 @@ impl Executor {
     }
 }
 
-fn spawn<T: 'static>(
-    task: impl Future<Output = T> + 'static,
-    queue: TaskQueueHandle,
-) -> Option<glommio::Task<T>> {
+fn spawn<T: 'static>(task: impl Future<Output = T> + 'static, queue: TaskQueueHandle) -> Option<glommio::Task<T>> {
     // The queue was made a moment ago and is never removed.
     glommio::spawn_local_into(task, queue).ok()
 }

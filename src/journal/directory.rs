@@ -54,7 +54,7 @@ pub enum DirectoryError {
 }
 
 impl DataDirectory {
-    /// Opens the directory, or makes it, and counts the start.
+    /// Opens the directory, or makes it. The start counts once [`count_start`](Self::count_start) is called.
     ///
     /// # Errors
     ///
@@ -76,8 +76,16 @@ impl DataDirectory {
             Some(text) => text.trim_end().parse::<u64>().map_err(|_| DirectoryError::Damaged(epoch_path.clone()))?,
             None => 0,
         };
-        replace(&epoch_path, &format!("{epoch}\n"))?;
         Ok(Self { path: path.to_owned(), _lock: lock, id, ticket_secret, idempotency_secret, epoch })
+    }
+
+    /// Stores that this start has happened; everything that could refuse it comes before.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be written.
+    pub fn count_start(&self) -> Result<(), DirectoryError> {
+        replace(&self.path.join("epoch"), &format!("{}\n", self.epoch))
     }
 
     /// The directory of spare segments.
@@ -120,11 +128,7 @@ impl DataDirectory {
 /// # Errors
 ///
 /// The file cannot be written, or is damaged.
-pub fn begin_epoch(
-    directory: &Path,
-    epoch: u64,
-    first_sequence: Sequence,
-) -> Result<Vec<EpochStart>, DirectoryError> {
+pub fn begin_epoch(directory: &Path, epoch: u64, first_sequence: Sequence) -> Result<Vec<EpochStart>, DirectoryError> {
     let path = directory.join("epochs");
     let mut epochs = Vec::new();
     for line in read(&path)?.unwrap_or_default().lines() {
@@ -198,6 +202,7 @@ mod tests {
         let (id, secret) = (first.id, first.ticket_secret);
         assert_eq!(first.epoch, 1);
         assert_ne!(first.ticket_secret, first.idempotency_secret);
+        first.count_start().unwrap();
         drop(first);
         let second = DataDirectory::open(directory.path()).unwrap();
         assert_eq!((second.id, second.ticket_secret, second.epoch), (id, secret, 2));

@@ -103,14 +103,8 @@ pub fn recover(
     now_s: u64,
 ) -> Result<Recovered, RecoveryError> {
     let files = list(directory)?;
-    let mut recovered = Recovered {
-        catalogue: Catalogue::default(),
-        open: None,
-        next_sequence: 1,
-        end_byte: 0,
-        keys,
-        torn_bytes: 0,
-    };
+    let mut recovered =
+        Recovered { catalogue: Catalogue::default(), open: None, next_sequence: 1, end_byte: 0, keys, torn_bytes: 0 };
     // Keys of segments that are gone come first: an index is filled in the order of sequences.
     let first_segment = files.segments.first().map_or(Sequence::MAX, |(first, _)| *first);
     for (_, path) in files.keys.iter().filter(|(first, _)| *first < first_segment) {

@@ -196,8 +196,8 @@ impl BatchReader {
             self.ensure(whole)?;
         }
         let offset = self.offset;
-        let (header, _) = BatchHeader::decode(&self.identity, self.ahead())
-            .map_err(|cause| ReadError::Corrupt { offset, cause })?;
+        let (header, _) =
+            BatchHeader::decode(&self.identity, self.ahead()).map_err(|cause| ReadError::Corrupt { offset, cause })?;
         self.offset += header.padded_bytes() as u64;
         let start = usize::try_from(offset - self.window_offset).unwrap_or(0) + super::format::BATCH_HEADER_BYTES;
         Ok((header, &self.window[start..start + header.length.get() as usize]))

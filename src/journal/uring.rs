@@ -87,7 +87,8 @@ impl Disk {
 
     fn push(&mut self, index: u64, write: &Write<'_>) -> Result<(), CommitError> {
         let fd = types::Fd(write.file.as_raw_fd());
-        let length = u32::try_from(write.bytes.len()).map_err(|_| CommitError::Ring(io::ErrorKind::InvalidInput.into()))?;
+        let length =
+            u32::try_from(write.bytes.len()).map_err(|_| CommitError::Ring(io::ErrorKind::InvalidInput.into()))?;
         let pair = [
             opcode::Write::new(fd, write.bytes.as_ptr(), length)
                 .offset(write.offset)
@@ -155,7 +156,10 @@ mod tests {
     fn what_is_committed_is_in_the_files() {
         let directory = tempfile::tempdir().unwrap();
         let files: Vec<_> = (0..3)
-            .map(|n| segment_file::create_zeroed(&directory.path().join(n.to_string()), 64 * 1024, std::time::Duration::ZERO).unwrap())
+            .map(|n| {
+                segment_file::create_zeroed(&directory.path().join(n.to_string()), 64 * 1024, std::time::Duration::ZERO)
+                    .unwrap()
+            })
             .collect();
         let mut disk = Disk::new(files.len()).unwrap();
         let mut buffer = segment_file::aligned_buffer(8192).unwrap();

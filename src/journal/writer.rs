@@ -95,7 +95,19 @@ impl Writer {
     ) -> io::Result<Self> {
         let disk = Disk::new(logs.len())?;
         let gathered = Vec::new();
-        Ok(Self { epoch, logs, rings, bell, pool, health, chores, disk, gathered, first_ring: 0, disk_full_until_ns: 0 })
+        Ok(Self {
+            epoch,
+            logs,
+            rings,
+            bell,
+            pool,
+            health,
+            chores,
+            disk,
+            gathered,
+            first_ring: 0,
+            disk_full_until_ns: 0,
+        })
     }
 
     /// Runs until every executor is gone and everything that they sent is committed.
@@ -299,11 +311,7 @@ impl QueueLog {
         self.catalogue.seal_last(footer.next_sequence);
         let keys = self.appender.segment_keys();
         // The maintenance thread ends after this one, so it hears of every segment.
-        let _ = chores.send(Chore::SaveKeys {
-            queue: self.queue.index,
-            first_sequence: identity.first_sequence,
-            keys,
-        });
+        let _ = chores.send(Chore::SaveKeys { queue: self.queue.index, first_sequence: identity.first_sequence, keys });
         self.file = None;
         Ok(())
     }

@@ -20,10 +20,11 @@ impl KillSchedule {
     pub fn new(kills: u32, planned_ns: u64) -> Self {
         let first = u128::from(planned_ns) * u128::from(FIRST_PER_MILLE) / 1000;
         let last = u128::from(planned_ns) * u128::from(LAST_PER_MILLE) / 1000;
+        let part = (last - first) / u128::from(kills.max(1));
         let mut state = SEED;
         let due_ns = (0..u128::from(kills)).map(|kill| {
             let share = u128::from(splitmix(&mut state));
-            let offset = (last - first) * ((kill << 64) + share) / (u128::from(kills) << 64);
+            let offset = part * kill + ((part * share) >> 64);
             u64::try_from(first + offset).unwrap_or(u64::MAX)
         });
         let mut due_ns: Vec<u64> = due_ns.collect();

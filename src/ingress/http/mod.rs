@@ -110,7 +110,10 @@ fn expect_method(request: &Request<Incoming>, method: &Method, name: &'static st
 fn health(core: &Core, readiness: bool) -> Result<Response<Full<Bytes>>, Refusal> {
     let health = &core.shared.health;
     if health.is_journal_failed() {
-        return Err(Refusal::new(Problem::JournalFailed, "a write to the journal failed; restart after mending the disk"));
+        return Err(Refusal::new(
+            Problem::JournalFailed,
+            "a write to the journal failed; restart after mending the disk",
+        ));
     }
     if readiness && health.is_stopping() {
         return Err(Refusal::new(Problem::Stopping, "the server is stopping"));

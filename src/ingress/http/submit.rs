@@ -187,7 +187,8 @@ fn build_frame(
     };
     let length = frame.len() - FRAME_HEADER_BYTES;
     if length > core.shared.frame_bytes_max {
-        let detail = format!("with its headers this is {length} bytes, and one commit holds {}", core.shared.frame_bytes_max);
+        let detail =
+            format!("with its headers this is {length} bytes, and one commit holds {}", core.shared.frame_bytes_max);
         return Err(Refusal::new(Problem::TooLarge, detail));
     }
     let header = FrameHeader {
@@ -217,7 +218,8 @@ fn encode_lines(limits: &Ingress, body: &[u8], first: Record<'_>, frame: &mut Ve
     let mut group_count = count;
     for (number, line) in lines() {
         if line.len() > limits.record_bytes_max {
-            let detail = format!("line {} has {} bytes; at most {} are taken", number + 1, line.len(), limits.record_bytes_max);
+            let detail =
+                format!("line {} has {} bytes; at most {} are taken", number + 1, line.len(), limits.record_bytes_max);
             return Err(Refusal::new(Problem::TooLarge, detail));
         }
         let record = Record { group_count, body: line, ..first };
