@@ -60,7 +60,7 @@ pub const SEGMENT_BYTES: u64 = 64 * MIB;
 pub const SPARE_SEGMENTS: u64 = 1;
 /// Bytes that are zeroed at once when a spare is made (fixed), and the pause behind them in
 /// milliseconds: larger writes would stand before the commits in the disk's queue.
-pub const ZEROING_STEP_BYTES: u64 = 256 * KIB;
+pub const ZEROING_STEP_BYTES: usize = 256 * 1024;
 /// See [`ZEROING_STEP_BYTES`].
 pub const ZEROING_PAUSE_MS: u64 = 1;
 /// Bytes of the ring that hands a queue's fresh records from the journal to its drain.
@@ -96,7 +96,7 @@ pub const SINK_COMMIT_TIMEOUT_MS: u64 = 30_000;
 /// Time that a shutdown waits for requests in flight, in milliseconds.
 pub const SHUTDOWN_GRACE_MS: u64 = 10_000;
 
-/// Alignment of everything that is written to a segment (fixed: O_DIRECT).
+/// Alignment of everything that is written to a segment (fixed: `O_DIRECT`).
 pub const BLOCK_BYTES: usize = 4096;
 
 const _: () = assert!(RING_BYTES >= COMMIT_BYTES_MAX, "a frame that fits a commit must fit the ring");

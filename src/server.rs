@@ -354,7 +354,7 @@ struct WriterParts {
     chores: mpsc::Sender<Chore>,
 }
 
-/// Starts the journal thread and waits until it has its io_uring.
+/// Starts the journal thread and waits until it has its `io_uring`.
 fn start_writer(parts: WriterParts, cpus: &CpuSet) -> Result<JoinHandle<()>, StartError> {
     let (started_in, started) = mpsc::channel();
     let thread = spawn("journal", cpus, move || {

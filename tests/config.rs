@@ -1,6 +1,15 @@
 //! Configuration files: what they may say, and that every error is found, placed and worded.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "a test that cannot go on should panic, and is its own documentation")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::missing_errors_doc,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    missing_docs,
+    reason = "a test that cannot go on should panic, and is its own documentation"
+)]
 
 use std::collections::BTreeSet;
 

@@ -3,8 +3,16 @@
 //! `FOREBAY_CRASH_SEED` repeats the choices of a run (not the scheduler's), `FOREBAY_CRASH_KILLS` makes
 //! it longer.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "a test that cannot go on should panic, and is its own documentation")]
-
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::missing_errors_doc,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    missing_docs,
+    reason = "a test that cannot go on should panic, and is its own documentation"
+)]
 #![allow(clippy::disallowed_methods, reason = "a test has no bell to be woken by")]
 
 mod postgres_server;
@@ -23,7 +31,7 @@ use server::{Client, SMALL_JOURNAL, Site};
 
 const CLIENTS: u64 = 4;
 
-/// SplitMix64: small, and the same everywhere.
+/// `SplitMix64`: small, and the same everywhere.
 struct Random(u64);
 
 impl Random {

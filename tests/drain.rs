@@ -1,6 +1,15 @@
 //! What the drain does to a real database: every record once, in order, at most at the rate.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "a test that cannot go on should panic, and is its own documentation")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::missing_errors_doc,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    missing_docs,
+    reason = "a test that cannot go on should panic, and is its own documentation"
+)]
 
 mod postgres_server;
 mod server;

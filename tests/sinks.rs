@@ -1,6 +1,15 @@
 //! What every sink has to do, over real databases.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "a test that cannot go on should panic, and is its own documentation")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::missing_errors_doc,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    missing_docs,
+    reason = "a test that cannot go on should panic, and is its own documentation"
+)]
 
 #[path = "sinks/database.rs"]
 mod database;
@@ -71,15 +80,18 @@ fn record(body: &[u8]) -> Record<'_> {
     }
 }
 
+#[must_use]
 pub fn created() -> Target {
     Target::Created { table: "forebay_q".to_owned() }
 }
 
+#[must_use]
 pub fn table(table: &str, columns: &[(&str, &str)]) -> Target {
     let columns = columns.iter().map(|(name, source)| ((*name).to_owned(), source_of(source))).collect();
     Target::Table { table: table.to_owned(), columns }
 }
 
+#[must_use]
 pub fn statement(statement: &str, parameters: &[(&str, &str)]) -> Target {
     let parameters = parameters.iter().map(|(name, source)| ((*name).to_owned(), source_of(source))).collect();
     Target::Statement { statement: statement.to_owned(), parameters }
@@ -101,14 +113,17 @@ fn some(row: &[&str]) -> Vec<Option<String>> {
     row.iter().map(|text| Some((*text).to_owned())).collect()
 }
 
+#[must_use]
 pub fn is_permanent(outcome: &Result<(), SinkError>) -> bool {
     matches!(outcome, Err(SinkError::Permanent { .. }))
 }
 
+#[must_use]
 pub fn is_transient(outcome: &Result<(), SinkError>) -> bool {
     matches!(outcome, Err(SinkError::Transient(_)))
 }
 
+#[must_use]
 pub fn is_fenced(outcome: &Result<(), SinkError>) -> bool {
     matches!(outcome, Err(SinkError::Fenced(_)))
 }
@@ -280,7 +295,7 @@ fn a_poison_record_of_a_statement_takes_its_batch_back(database: &Database) {
     database.runtime.block_on(async {
         assert_eq!(sink.take_over().await, Ok(0));
         let mut bodies: Vec<_> = (1..=600).map(|id| format!(r#"{{"id":{id},"total":1}}"#)).collect();
-        bodies[300] = r#"{"id":301,"total":-1}"#.to_owned();
+        bodies[300] = String::from(r#"{"id":301,"total":-1}"#);
         let outcome = commit(&mut *sink, 0, &bodies).await;
         assert!(
             matches!(&outcome, Err(SinkError::Permanent { message }) if message.to_lowercase().contains("check")),

@@ -1,6 +1,12 @@
 //! The comparison against a real nginx, where there is one.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "a test that cannot go on should panic, and is its own documentation")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    missing_docs,
+    reason = "a test that cannot go on should panic, and is its own documentation"
+)]
 
 use forebay_loadtest::compare::{ComparePlan, compare_peers};
 use forebay_loadtest::peer::{Peer, PeerError, StartOptions};

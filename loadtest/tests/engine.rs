@@ -1,6 +1,12 @@
 //! The engine against a real server on a real socket, which behaves as badly as each test asks.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "a test that cannot go on should panic, and is its own documentation")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    missing_docs,
+    reason = "a test that cannot go on should panic, and is its own documentation"
+)]
 
 use forebay_loadtest::engine::{EngineError, Load, Payload, Plan, Progress, RetryPolicy, run};
 use forebay_loadtest::schedule::Schedule;

@@ -1,6 +1,12 @@
 //! Verification against a real SQLite file.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "a test that cannot go on should panic, and is its own documentation")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    missing_docs,
+    reason = "a test that cannot go on should panic, and is its own documentation"
+)]
 
 use forebay_loadtest::order::RunId;
 use forebay_loadtest::verify::{OrdersTable, Sink, VerifyError, compare, count, count_rows, create_orders_table};

@@ -26,6 +26,10 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves until the runtime that it runs on ends.
+///
+/// # Errors
+///
+/// The listener cannot be used.
 pub async fn serve(listener: std::net::TcpListener, sources: Arc<Sources>) -> std::io::Result<()> {
     listener.set_nonblocking(true)?;
     let listener = TcpListener::from_std(listener)?;

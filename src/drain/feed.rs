@@ -210,15 +210,14 @@ impl Cold {
             // A reader that has gone past the record, or reads another segment, is of no use.
             let generation = segment.identity.generation;
             let usable = |(of, _): &(u64, BatchReader)| *of == generation && self.at <= wanted;
-            let mut reader = match self.reader.take().filter(usable) {
-                Some((_, reader)) => reader,
-                None => {
-                    self.at = segment.identity.first_sequence;
-                    let file = segment_file::open(&segment.path, false).map_err(|error| failed(error.into()))?;
-                    BatchReader::new(file, segment.identity).map_err(|error| failed(error.into()))?
-                }
+            let mut reader = if let Some((_, reader)) = self.reader.take().filter(usable) {
+                reader
+            } else {
+                self.at = segment.identity.first_sequence;
+                let file = segment_file::open(&segment.path, false).map_err(|error| failed(error.into()))?;
+                BatchReader::new(file, segment.identity).map_err(|error| failed(error.into()))?
             };
-            let (header, records) = reader.next().map_err(failed)?;
+            let (header, records) = reader.next_batch().map_err(failed)?;
             self.at = header.next_sequence();
             let found = self.at > wanted;
             if found {

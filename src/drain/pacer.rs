@@ -138,7 +138,7 @@ mod tests {
         let mut pacer = Pacer::new("3/s".parse().unwrap(), 1000, 0);
         for count in 1..=3_000_000_u64 {
             let due = pacer.when_due_ns(1, 0);
-            assert_eq!(due, (u128::from(count) * u128::from(SECOND)).div_ceil(3) as u64);
+            assert_eq!(u128::from(due), (u128::from(count) * u128::from(SECOND)).div_ceil(3));
             pacer.take(1, due);
         }
     }

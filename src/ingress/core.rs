@@ -173,7 +173,9 @@ impl Core {
 
     fn begin_stop(&self) {
         if !self.stopping.replace(true) {
-            self.stop_waker.borrow_mut().take().map(Waker::wake);
+            if let Some(waker) = self.stop_waker.borrow_mut().take() {
+                waker.wake();
+            }
             self.connections.borrow().iter().for_each(|(_, connection)| connection.wake());
         }
     }

@@ -68,7 +68,7 @@ impl Executor {
     ///
     /// # Errors
     ///
-    /// The kernel refuses io_uring or locked memory, or there is no such core.
+    /// The kernel refuses `io_uring` or locked memory, or there is no such core.
     pub fn start(self) -> Result<ExecutorJoinHandle<()>, ExecutorError> {
         let cpu = self.cpu;
         LocalExecutorBuilder::new(Placement::Fixed(cpu))

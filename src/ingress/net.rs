@@ -1,6 +1,6 @@
 //! Sockets of one executor: non-blocking, with one epoll set for all of them.
 //!
-//! glommio's own streams ask io_uring for every single readiness, and its rings interrupt
+//! glommio's own streams ask `io_uring` for every single readiness, and its rings interrupt
 //! the thread for every answer. Under thousands of connections that costs as much as the
 //! requests do (`docs/decisions/0001-epoll-under-glommio.md` has the figures). One epoll
 //! set tells of hundreds of connections with one system call and interrupts nobody.
@@ -162,10 +162,14 @@ impl Source {
         }
         if ended || flags.contains(EventFlags::IN) {
             self.readable.set(true);
-            self.reader.borrow_mut().take().map(Waker::wake);
+            if let Some(waker) = self.reader.borrow_mut().take() {
+                waker.wake();
+            }
         }
-        if ended || flags.contains(EventFlags::OUT) {
-            self.writer.borrow_mut().take().map(Waker::wake);
+        if (ended || flags.contains(EventFlags::OUT))
+            && let Some(waker) = self.writer.borrow_mut().take()
+        {
+            waker.wake();
         }
     }
 }
@@ -290,6 +294,10 @@ impl Stream {
     }
 
     /// Writes as much as the socket takes at once, for a last word.
+    ///
+    /// # Errors
+    ///
+    /// The connection is gone, or takes nothing now.
     pub fn write_now(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.socket.write(bytes)
     }

@@ -19,6 +19,8 @@ use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligne
 use crate::limits::BLOCK_BYTES;
 use crate::record::Sequence;
 
+const BLOCK_BYTES_U32: u32 = 4096;
+const _: () = assert!(BLOCK_BYTES_U32 as usize == BLOCK_BYTES);
 /// The format that this code writes.
 pub const FORMAT_VERSION: u32 = 1;
 const SEGMENT_MAGIC: [u8; 8] = *b"forebay\n";
@@ -153,7 +155,7 @@ impl SegmentIdentity {
         let mut header = SegmentHeader {
             magic: SEGMENT_MAGIC,
             version: U32::new(FORMAT_VERSION),
-            block_bytes: U32::new(BLOCK_BYTES as u32),
+            block_bytes: U32::new(BLOCK_BYTES_U32),
             queue_id: U64::new(self.queue_id),
             generation: U64::new(self.generation),
             first_sequence: U64::new(self.first_sequence),

@@ -2,7 +2,7 @@
 //!
 //! What decides is pure: [`format`] (the bytes), [`append`] (sequences and batches),
 //! [`scan`] (where a log ends), [`idempotency`] (keys). What acts is thin: [`writer`]
-//! (the journal thread), [`uring`] (the one user of io_uring's interface), [`recovery`],
+//! (the journal thread), [`uring`] (the one user of `io_uring`'s interface), [`recovery`],
 //! [`maintenance`] (the thread for everything beside the way of a record) and the files.
 
 pub mod append;

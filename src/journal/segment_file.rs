@@ -1,6 +1,6 @@
-//! Segment files on disk: made, read and written with O_DIRECT, in whole blocks.
+//! Segment files on disk: made, read and written with `O_DIRECT`, in whole blocks.
 //!
-//! O_DIRECT keeps the journal's writes out of the page cache, where they would push out
+//! `O_DIRECT` keeps the journal's writes out of the page cache, where they would push out
 //! the database's pages on the same machine and be written again at fdatasync. File
 //! systems without it (some FUSE and network ones) are used with the page cache instead.
 
@@ -14,7 +14,7 @@ use memmap2::MmapMut;
 use rustix::fs::OFlags;
 
 use super::format::{BatchHeader, Footer, SegmentIdentity};
-use crate::limits::{BLOCK_BYTES, MIB, ZEROING_STEP_BYTES};
+use crate::limits::{BLOCK_BYTES, ZEROING_STEP_BYTES};
 
 /// Memory whose address is a multiple of the block size, zeroed, and not resident until touched.
 ///
@@ -25,7 +25,7 @@ pub fn aligned_buffer(bytes: usize) -> io::Result<MmapMut> {
     MmapMut::map_anon(bytes.next_multiple_of(BLOCK_BYTES))
 }
 
-/// Opens a segment file for O_DIRECT, or with the page cache where the file system has none.
+/// Opens a segment file for `O_DIRECT`, or with the page cache where the file system has none.
 ///
 /// # Errors
 ///
@@ -54,10 +54,10 @@ fn open_with(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
 /// Any step failed; the file is removed again.
 pub fn create_zeroed(path: &Path, bytes: u64, pause: Duration) -> io::Result<File> {
     create(path, |file| {
-        let zeros = aligned_buffer(ZEROING_STEP_BYTES as usize)?;
+        let zeros = aligned_buffer(ZEROING_STEP_BYTES)?;
         let mut offset = 0;
         while offset < bytes {
-            let length = usize::try_from((bytes - offset).min(ZEROING_STEP_BYTES)).unwrap_or(zeros.len());
+            let length = usize::try_from((bytes - offset).min(ZEROING_STEP_BYTES as u64)).unwrap_or(zeros.len());
             file.write_all_at(&zeros[..length], offset)?;
             offset += length as u64;
             if !pause.is_zero() {
@@ -80,10 +80,10 @@ pub fn create_reserved(path: &Path, bytes: u64) -> io::Result<File> {
     })
 }
 
-fn create(path: &Path, fill: impl FnOnce(&File) -> io::Result<()>) -> io::Result<File> {
+fn create(path: &Path, write: impl FnOnce(&File) -> io::Result<()>) -> io::Result<File> {
     let file = open_with(OpenOptions::new().read(true).write(true).create(true).truncate(true), path)?;
-    let filled = fill(&file).and_then(|()| file.sync_all());
-    if let Err(error) = filled {
+    let written = write(&file).and_then(|()| file.sync_all());
+    if let Err(error) = written {
         // The file is of no use, and what removing it may fail with says nothing new.
         let _ = std::fs::remove_file(path);
         return Err(error);
@@ -122,10 +122,10 @@ pub fn write_footer(file: &File, identity: &SegmentIdentity, footer: &Footer) ->
     write_block(file, identity.footer_offset(), |block| identity.write_footer(footer, block))
 }
 
-fn write_block(file: &File, offset: u64, fill: impl FnOnce(&mut [u8; BLOCK_BYTES])) -> io::Result<()> {
+fn write_block(file: &File, offset: u64, make: impl FnOnce(&mut [u8; BLOCK_BYTES])) -> io::Result<()> {
     let mut buffer = aligned_buffer(BLOCK_BYTES)?;
     let mut block = [0; BLOCK_BYTES];
-    fill(&mut block);
+    make(&mut block);
     buffer.copy_from_slice(&block);
     file.write_all_at(&buffer, offset)?;
     file.sync_data()
@@ -168,7 +168,7 @@ pub enum ReadError {
 
 impl BatchReader {
     /// Bytes of the window unless a batch is larger.
-    const WINDOW_BYTES: usize = MIB as usize;
+    const WINDOW_BYTES: usize = 1 << 20;
 
     /// A reader that stands before the segment's first batch.
     ///
@@ -185,7 +185,7 @@ impl BatchReader {
     /// # Errors
     ///
     /// It is not there or not whole: then the disk has lost it.
-    pub fn next(&mut self) -> Result<(BatchHeader, &[u8]), ReadError> {
+    pub fn next_batch(&mut self) -> Result<(BatchHeader, &[u8]), ReadError> {
         self.ensure(BLOCK_BYTES)?;
         // The window may have been read before the batch was written; if so, read it again.
         if BatchHeader::decode(&self.identity, self.ahead()).is_err() {

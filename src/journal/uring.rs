@@ -1,6 +1,6 @@
-//! The only user of io_uring's own interface: writes linked to fdatasync.
+//! The only user of `io_uring`'s own interface: writes linked to fdatasync.
 //!
-//! io_uring completes in any order, so a sync that merely follows its write may run
+//! `io_uring` completes in any order, so a sync that merely follows its write may run
 //! before it. The two are linked: the sync starts when the write has completed in full,
 //! and is cancelled otherwise. All commits of one call are in flight together, and the
 //! call returns when the kernel has finished with all of them, so it never leaves a
@@ -43,7 +43,7 @@ pub enum CommitError {
     Ring(io::Error),
 }
 
-/// An io_uring of the journal thread's own.
+/// An `io_uring` of the journal thread's own.
 pub struct Disk {
     ring: IoUring,
     results: Vec<(Option<i32>, Option<i32>)>,
@@ -54,7 +54,7 @@ impl Disk {
     ///
     /// # Errors
     ///
-    /// The kernel has no io_uring, or forbids it.
+    /// The kernel has no `io_uring`, or forbids it.
     pub fn new(commits_max: usize) -> io::Result<Self> {
         let entries = u32::try_from(commits_max.max(1) * 2).unwrap_or(u32::MAX).next_power_of_two();
         // With a single issuer that asks for its completions, the kernel need not interrupt us; kernels
@@ -78,7 +78,7 @@ impl Disk {
         for (index, write) in writes.iter().enumerate() {
             self.push(index as u64, write)?;
         }
-        self.wait(writes.len() * 2)?;
+        self.wait(writes.len() * 2);
         for (write, result) in writes.iter().zip(&self.results) {
             check(write, *result)?;
         }
@@ -104,7 +104,7 @@ impl Disk {
     }
 
     /// Waits for `left` completions, whatever happens: the kernel holds our buffers until then.
-    fn wait(&mut self, mut left: usize) -> Result<(), CommitError> {
+    fn wait(&mut self, mut left: usize) {
         while left > 0 {
             match self.ring.submit_and_wait(left) {
                 Ok(_) => {}
@@ -127,7 +127,6 @@ impl Disk {
                 }
             }
         }
-        Ok(())
     }
 }
 

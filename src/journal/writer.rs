@@ -31,7 +31,7 @@ use crate::queue::{Health, Queue};
 use crate::ring::{Bell, Completion, FrameHeader, JournalEnd, Outcome};
 
 /// How long the thread sleeps when the bell stays silent. Only a bound: a ring wakes it at once.
-const PATIENCE: Duration = Duration::from_secs(3600);
+const PATIENCE: Duration = Duration::from_hours(1);
 /// How long a full disk is believed to be full before another segment is tried, in nanoseconds.
 const DISK_FULL_RETRY_NS: u64 = 100_000_000;
 
@@ -83,7 +83,7 @@ impl Writer {
     ///
     /// # Errors
     ///
-    /// The kernel refuses an io_uring.
+    /// The kernel refuses an `io_uring`.
     pub fn new(
         epoch: u64,
         logs: Vec<QueueLog>,

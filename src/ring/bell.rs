@@ -69,7 +69,7 @@ mod tests {
                         seen = now;
                         taken.store(seen, Ordering::Release);
                     } else {
-                        bell.sleep_unless(Duration::from_secs(3600), || pushed.load(Ordering::Acquire) > seen);
+                        bell.sleep_unless(Duration::from_hours(1), || pushed.load(Ordering::Acquire) > seen);
                     }
                 }
             })

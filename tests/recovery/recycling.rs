@@ -87,9 +87,9 @@ fn a_key_outlives_the_segment_of_its_record() {
         client.accept_with_key("orders", &format!("round {round}"), "x");
         fill(&mut client, 10);
         if round % 2 == 0 {
-            server.kill9()
+            server.kill9();
         } else {
-            server.stop()
+            server.stop();
         }
         server = site.start();
     }

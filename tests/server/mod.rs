@@ -24,7 +24,7 @@ use tempfile::TempDir;
 pub use client::Client;
 
 /// How long a test waits for something that should come at once; only a failure ever takes so long.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_mins(1);
 /// The smallest journal that takes NDJSON bodies of 32 KiB, so that a test soon fills many segments.
 pub const SMALL_JOURNAL: &str = r#"
 [ingress]

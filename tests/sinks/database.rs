@@ -24,7 +24,7 @@ pub struct Database {
     pub runtime: tokio::runtime::Runtime,
     pub url: String,
     directory: TempDir,
-    _server: Option<Arc<PostgresServer>>,
+    server: Option<Arc<PostgresServer>>,
 }
 
 /// Rows as text: `None` is NULL, bytes are hexadecimal behind `\x`.
@@ -40,7 +40,7 @@ impl Database {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let path = directory.path().join("test.db");
         let url = format!("sqlite:{}", path.display());
-        let mut database = Self { kind, runtime, url, directory, _server: None };
+        let mut database = Self { kind, runtime, url, directory, server: None };
         if kind == Kind::Postgres {
             let mut shared = SERVER.lock().unwrap_or_else(PoisonError::into_inner);
             let server = shared.upgrade().unwrap_or_else(|| Arc::new(PostgresServer::start()));
@@ -50,7 +50,7 @@ impl Database {
             database.url = server.url("postgres");
             database.execute(&format!("CREATE DATABASE {name}"));
             database.url = server.url(&name);
-            database._server = Some(server);
+            database.server = Some(server);
         }
         database
     }
