@@ -81,9 +81,9 @@ pub const BATCH_RECORDS_MAX: u64 = 5_000;
 pub const BATCH_BYTES_MAX: u64 = 4 * MIB;
 /// Time for which due records are gathered into one transaction, in milliseconds of the rate.
 pub const BATCH_LINGER_MS_MAX: u64 = 5;
-/// Lateness that the pacer makes good, in nanoseconds (fixed): within any second the sink sees at
-/// most this share of the rate, 0.9 %, and one record on top of it.
-pub const PACER_TOLERANCE_NS: u64 = 9_000_000;
+/// Lateness that the pacer makes good beyond `linger_ms_max`, in milliseconds (fixed). With the default of
+/// 5 ms the sink sees, within any second, at most 0.9 % of the rate and one record on top of it.
+pub const PACER_SLACK_MS: u64 = 4;
 /// First pause after a transient failure, in milliseconds.
 pub const RETRY_BACKOFF_MS_MIN: u64 = 100;
 /// Longest pause between two attempts, in milliseconds.

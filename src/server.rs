@@ -227,9 +227,14 @@ impl Server {
 /// The cores for the executors: as many as asked for, or all but one, which is left to the
 /// journal and the drain.
 fn executor_cpus(asked: usize) -> Vec<usize> {
-    let cores = thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let count = if asked == 0 { cores.saturating_sub(1).max(1) } else { asked };
-    (0..count.min(EXECUTORS_MAX)).map(|number| number % cores).collect()
+    // A container may give us any of the machine's cores; only those may be pinned to.
+    let ours = rustix::thread::sched_getaffinity(None).unwrap_or_default();
+    let mut cores: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|cpu| ours.is_set(*cpu)).collect();
+    if cores.is_empty() {
+        cores.push(0);
+    }
+    let count = if asked == 0 { (cores.len() - 1).max(1) } else { asked };
+    (0..count.min(EXECUTORS_MAX)).map(|number| cores[number % cores.len()]).collect()
 }
 
 type Doors = Vec<Vec<Door>>;
@@ -279,7 +284,7 @@ fn recover_queue(
         durable,
         segments = found.catalogue.len(),
         idempotency_keys = found.keys.len(),
-        torn_bytes = found.torn_bytes,
+        torn = found.torn,
         "recovered"
     );
     let buffer = aligned_buffer(config.journal.commit_bytes_max).map_err(system("memory for a commit"))?;

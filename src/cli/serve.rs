@@ -6,12 +6,15 @@ use std::sync::mpsc;
 use std::thread;
 
 use anyhow::Context as _;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::config;
 use crate::server::Server;
 
+/// Descriptors for everything but connections: segments, databases, rings, logs.
+const FILES_RESERVED: u64 = 256;
 /// Exit code of a process that a second signal ended at once.
 const EXIT_IMPATIENT: i32 = 130;
 
@@ -36,6 +39,7 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let config = config::load(&arguments.config)?;
     abort_on_panic();
+    raise_file_limit(config.ingress.connections_max);
     // The signals are caught before anything starts, so that none is missed.
     let signals = Signals::new([SIGINT, SIGTERM]).context("cannot catch signals")?;
     let stop = watch_signals(signals)?;
@@ -50,6 +54,24 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let clean = server.stop();
     tracing::info!("stopped");
     Ok(if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Every connection takes a descriptor, and the usual soft limit is 1,024.
+fn raise_file_limit(connections_max: usize) {
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }) {
+        tracing::debug!(%error, "the limit of open files could not be raised");
+    }
+    let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    let wanted = (connections_max as u64).saturating_add(FILES_RESERVED);
+    if files < wanted {
+        tracing::warn!(
+            files,
+            connections_max,
+            "the process may open fewer files than connections_max allows connections; raise the limit (ulimit -Hn, \
+             LimitNOFILE=) to {wanted}, or lower connections_max"
+        );
+    }
 }
 
 /// The first signal is for the receiver; the second ends the process.

@@ -45,6 +45,8 @@ struct Cold {
 pub struct Taken {
     bytes: Vec<u8>,
     spans: Vec<(Sequence, std::ops::Range<usize>)>,
+    /// Bytes of all the queue's records up to the end of each.
+    end_bytes: Vec<u64>,
 }
 
 /// Why durable records could not be read.
@@ -72,6 +74,14 @@ pub enum FeedError {
     /// The thread that reads was cancelled.
     #[error("reading was cancelled")]
     Cancelled,
+}
+
+impl FeedError {
+    /// Whether it may pass: the disk is intact, but the process had no descriptor or memory for it.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Self::Segment { error: ReadError::Io(_), .. })
+    }
 }
 
 impl Feed {
@@ -107,7 +117,7 @@ impl Feed {
     ///
     /// # Errors
     ///
-    /// The records cannot be read; those before are in `taken`.
+    /// The next record cannot be read, and `taken` is empty.
     pub async fn take(
         &mut self,
         records_max: u64,
@@ -117,14 +127,18 @@ impl Feed {
     ) -> Result<(), FeedError> {
         taken.clear();
         while self.next <= through && (taken.spans.len() as u64) < records_max {
-            if self.taken == self.batch.len() {
-                self.load().await?;
-            }
-            let (_, length) = self.decode()?;
+            let ready = if self.taken == self.batch.len() { self.load().await } else { Ok(()) };
+            let length = match ready.and_then(|()| self.decode().map(|(_, length)| length)) {
+                Ok(length) => length,
+                // What is readable goes on its way first; the error is found again at the next call.
+                Err(_) if !taken.spans.is_empty() => return Ok(()),
+                Err(error) => return Err(error),
+            };
             if !taken.spans.is_empty() && taken.bytes.len() + length > bytes_max {
                 break;
             }
-            taken.push(self.next, &self.batch[self.taken..self.taken + length]);
+            let end_byte = self.next_byte + length as u64;
+            taken.push(self.next, &self.batch[self.taken..self.taken + length], end_byte);
             self.advance(length);
         }
         Ok(())
@@ -254,20 +268,22 @@ impl Taken {
         self.spans.is_empty()
     }
 
-    /// Bytes of the record, as the journal counts them.
+    /// Bytes of all the queue's records up to the end of the `count`th one here.
     #[must_use]
-    pub fn record_bytes(&self, index: usize) -> u64 {
-        self.spans.get(index).map_or(0, |(_, span)| span.len() as u64)
+    pub fn end_byte(&self, count: u64) -> Option<u64> {
+        self.end_bytes.get(usize::try_from(count.checked_sub(1)?).ok()?).copied()
     }
 
     fn clear(&mut self) {
         self.bytes.clear();
         self.spans.clear();
+        self.end_bytes.clear();
     }
 
-    fn push(&mut self, sequence: Sequence, record: &[u8]) {
+    fn push(&mut self, sequence: Sequence, record: &[u8], end_byte: u64) {
         let start = self.bytes.len();
         self.bytes.extend_from_slice(record);
         self.spans.push((sequence, start..self.bytes.len()));
+        self.end_bytes.push(end_byte);
     }
 }

@@ -17,7 +17,7 @@ use super::meter::Meter;
 use super::pacer::Pacer;
 use super::retry::Backoff;
 use crate::clock;
-use crate::limits::PACER_TOLERANCE_NS;
+use crate::limits::PACER_SLACK_MS;
 use crate::queue::{DrainState, Queue};
 use crate::record::Sequence;
 use crate::sink::{Batch, Delivery, Sink, SinkError};
@@ -105,7 +105,8 @@ impl Runner {
         dead_letters: DeadLetterFile,
         stop: watch::Receiver<bool>,
     ) -> Self {
-        let pacer = Pacer::new(queue.config.rate, PACER_TOLERANCE_NS, clock::monotonic_ns());
+        let tolerance_ns = queue.config.batch.linger_ms_max.saturating_add(PACER_SLACK_MS).saturating_mul(1_000_000);
+        let pacer = Pacer::new(queue.config.rate, tolerance_ns, clock::monotonic_ns());
         let backoff = Backoff::new(&queue.config.retry);
         Self { queue, feed, sink, dead_letters, pacer, backoff, meter: Meter::default(), stop }
     }
@@ -136,7 +137,16 @@ impl Runner {
                 continue;
             }
             let bytes_max = self.queue.config.batch.bytes_max;
-            self.feed.take(count, bytes_max, position + available, &mut taken).await?;
+            if let Err(error) = self.feed.take(count, bytes_max, position + available, &mut taken).await {
+                if !error.is_transient() {
+                    return Err(error.into());
+                }
+                self.pause_after(&error).await;
+                continue;
+            }
+            if self.queue.drain.state() == DrainState::Retrying {
+                self.queue.drain.set_state(DrainState::Running);
+            }
             self.pacer.take(taken.len() as u64, clock::monotonic_ns());
             let through = position + taken.len() as u64;
             self.queue.drain.released.set(through);
@@ -173,7 +183,13 @@ impl Runner {
             self.feed.skip_to(durable + 1);
             self.queue.journal.durable_bytes.get()
         } else {
-            self.feed.seek(position + 1).await?
+            loop {
+                match self.feed.seek(position + 1).await {
+                    Ok(bytes) => break bytes,
+                    Err(error) if error.is_transient() && self.pause_after(&error).await => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
         };
         let drain = &self.queue.drain;
         drain.released.set(position);
@@ -250,11 +266,11 @@ impl Runner {
 
     /// Publishes that a span is delivered.
     fn delivered(&mut self, span: Span, taken: &Taken, position: Sequence) {
-        let index = |sequence: Sequence| usize::try_from(sequence - position).unwrap_or(usize::MAX);
-        let bytes: u64 = (index(span.after)..index(span.through)).map(|n| taken.record_bytes(n)).sum();
         let drain = &self.queue.drain;
         drain.batches.add(1);
-        drain.delivered_bytes.add(bytes);
+        if let Some(bytes) = taken.end_byte(span.through - position) {
+            drain.delivered_bytes.set(bytes);
+        }
         drain.delivered.set(span.through);
         drain.rate_measured.set(self.meter.add(span.through - span.after, clock::monotonic_ns()));
     }

@@ -89,6 +89,12 @@ impl ConnectionState {
         self.wake();
     }
 
+    /// Closes the connection in whatever phase it is.
+    pub fn close(&self) {
+        self.phase.set(Phase::Idle);
+        self.time_out();
+    }
+
     /// Whether [`time_out`](Self::time_out) was called.
     #[must_use]
     pub fn is_timed_out(&self) -> bool {

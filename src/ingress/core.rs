@@ -19,7 +19,7 @@ use super::net::Companion;
 use crate::clock::TurnClock;
 use crate::config;
 use crate::queue::{Health, Queue};
-use crate::ring::{Completion, IngressEnd};
+use crate::ring::{Completion, IngressEnd, RingFull};
 
 /// What all executors are given.
 #[derive(Clone)]
@@ -48,7 +48,8 @@ pub struct Core {
     pub counters: Arc<Counters>,
     /// The time of this turn.
     pub clock: Rc<TurnClock>,
-    ring: RefCell<IngressEnd>,
+    /// `None` once this executor has ended: the journal then knows that nothing more will come.
+    ring: RefCell<Option<IngressEnd>>,
     /// Woken when the journal has completed something, if we asked for it.
     waker: Arc<AtomicWaker>,
     slots: RefCell<Slab<Slot>>,
@@ -94,7 +95,7 @@ impl Core {
             counters,
             clock: Rc::default(),
             waker: ring.waker(),
-            ring: RefCell::new(ring),
+            ring: RefCell::new(Some(ring)),
             slots: RefCell::default(),
             frame: RefCell::default(),
             connections: RefCell::default(),
@@ -133,7 +134,7 @@ impl Core {
         let mut frame = self.frame.borrow_mut();
         frame.clear();
         build(u32::try_from(slot).unwrap_or(u32::MAX), &mut frame)?;
-        let pushed = self.ring.borrow_mut().submit(&frame);
+        let pushed = self.ring.borrow_mut().as_mut().map_or(Err(RingFull), |ring| ring.submit(&frame));
         if frame.capacity() > FRAME_BYTES_KEPT {
             *frame = Vec::new();
         }
@@ -147,6 +148,7 @@ impl Core {
     /// Hands out all completions that have come; returns whether there were any.
     fn hand_out(&self) -> bool {
         let mut ring = self.ring.borrow_mut();
+        let Some(ring) = ring.as_mut() else { return false };
         let mut slots = self.slots.borrow_mut();
         let mut any = false;
         while let Some(completion) = ring.completion() {
@@ -178,6 +180,13 @@ impl Core {
             }
             self.connections.borrow().iter().for_each(|(_, connection)| connection.wake());
         }
+    }
+
+    /// Ends the connections that are still open, whatever they wait for, and lets go of the ring. A task
+    /// that is never polled again would keep both for ever.
+    pub fn end(&self) {
+        self.ring.borrow_mut().take();
+        self.connections.borrow().iter().for_each(|(_, connection)| connection.close());
     }
 
     /// Ready once the stop has begun.

@@ -19,6 +19,8 @@ use crate::ring::IngressEnd;
 const TICK: Duration = Duration::from_millis(250);
 /// The same while the executor is stopping and waits for its last connections.
 const STOPPING_TICK: Duration = Duration::from_millis(5);
+/// How long connections that were told to close are waited for, in milliseconds; a task only has to be polled.
+const CLOSING_MS_MAX: u64 = 1000;
 /// How long no connection is accepted after the kernel refused one, most likely for want of files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// What a task may take before others of its executor get a turn.
@@ -110,6 +112,11 @@ impl Executor {
         }
         if core.connections() > 0 {
             tracing::warn!(connections = core.connections(), "connections were still open at the end of grace_ms");
+        }
+        core.end();
+        while core.connections() > 0 && core.clock.monotonic_ms() < deadline_ms.saturating_add(CLOSING_MS_MAX) {
+            glommio::timer::sleep(STOPPING_TICK).await;
+            core.tick();
         }
         if let Some(sockets) = sockets {
             sockets.cancel().await;

@@ -33,6 +33,11 @@ impl Catalogue {
         self.lock().push_back(segment);
     }
 
+    /// Takes the last segment out: it is empty and another takes its place.
+    pub fn pop_last(&self) {
+        self.lock().pop_back();
+    }
+
     /// Marks the last segment as sealed.
     pub fn seal_last(&self, next_sequence: Sequence) {
         if let Some(last) = self.lock().back_mut() {

@@ -26,14 +26,17 @@ pub enum Chore {
     /// A spare was taken.
     Replenish,
     /// A segment was sealed.
-    SaveKeys {
-        /// Whose.
-        queue: u16,
-        /// Which.
-        first_sequence: Sequence,
-        /// The keys of its requests.
-        keys: Vec<KeyEntry>,
-    },
+    SaveKeys(Unsaved),
+}
+
+/// The idempotency keys of a sealed segment.
+pub struct Unsaved {
+    /// Whose.
+    pub queue: u16,
+    /// Which segment.
+    pub first_sequence: Sequence,
+    /// The keys of its requests.
+    pub keys: Vec<KeyEntry>,
 }
 
 /// A queue as the maintenance thread sees it.
@@ -52,6 +55,8 @@ pub struct Maintenance {
     queues: Vec<Kept>,
     chores: Receiver<Chore>,
     cursors: Vec<Sequence>,
+    /// Keys that could not be saved yet; their segments stay until they are.
+    unsaved: Vec<Unsaved>,
     replenish_failed: bool,
 }
 
@@ -60,7 +65,7 @@ impl Maintenance {
     #[must_use]
     pub fn new(pool: Arc<Pool>, queues: Vec<Kept>, chores: Receiver<Chore>) -> Self {
         let cursors = vec![0; queues.len()];
-        Self { pool, queues, chores, cursors, replenish_failed: false }
+        Self { pool, queues, chores, cursors, unsaved: Vec::new(), replenish_failed: false }
     }
 
     /// Runs until nobody is left who could send a chore, and stores the cursors at the end.
@@ -69,7 +74,7 @@ impl Maintenance {
         loop {
             match self.chores.recv_timeout(TICK) {
                 Ok(Chore::Replenish) => self.replenish(),
-                Ok(Chore::SaveKeys { queue, first_sequence, keys }) => self.save_keys(queue, first_sequence, &keys),
+                Ok(Chore::SaveKeys(unsaved)) => self.unsaved.push(unsaved),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
             }
@@ -89,22 +94,27 @@ impl Maintenance {
         }
     }
 
-    fn save_keys(&self, queue: u16, first_sequence: Sequence, keys: &[KeyEntry]) {
-        let Some(kept) = self.queues.get(usize::from(queue)) else { return };
-        if !keys.is_empty()
-            && let Err(error) = keys_file::save(&kept.directory, first_sequence, keys)
-        {
-            // The segment stays, since its keys are nowhere else; the next start saves them.
-            tracing::error!(queue = kept.queue.name, first_sequence, %error, "idempotency keys could not be saved");
-            return;
-        }
-        kept.catalogue.set_keys_saved(first_sequence);
+    fn save_keys(&mut self) {
+        let queues = &self.queues;
+        self.unsaved.retain(|unsaved| {
+            let Some(kept) = queues.get(usize::from(unsaved.queue)) else { return false };
+            if !unsaved.keys.is_empty()
+                && let Err(error) = keys_file::save(&kept.directory, unsaved.first_sequence, &unsaved.keys)
+            {
+                // The segment stays, since its keys are nowhere else.
+                tracing::warn!(queue = kept.queue.name, %error, "idempotency keys could not be saved; trying again");
+                return true;
+            }
+            kept.catalogue.set_keys_saved(unsaved.first_sequence);
+            false
+        });
     }
 
     fn tidy(&mut self) {
         if self.replenish_failed {
             self.replenish();
         }
+        self.save_keys();
         for (kept, cursor) in self.queues.iter().zip(&mut self.cursors) {
             let delivered = kept.queue.drain.delivered.get();
             if delivered != *cursor {

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use super::segment_file;
+use super::segment_file::{self, sync_directory};
 use crate::limits::ZEROING_PAUSE_MS;
 
 /// Spare segment files, all of one size.
@@ -92,6 +92,11 @@ impl Pool {
         }
         let spare = self.fresh_path("seg");
         fs::rename(path, &spare)?;
+        // Before anybody writes to the file under its new name, the old name must be gone for good.
+        sync_directory(&self.directory)?;
+        if let Some(former) = path.parent() {
+            sync_directory(former)?;
+        }
         self.lock().ready.push(spare);
         Ok(())
     }

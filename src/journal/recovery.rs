@@ -1,9 +1,8 @@
 //! Recovery of one queue's directory at the start.
 //!
 //! Sealed segments are believed by their footer and not scanned; others are scanned
-//! ([`scan`]). Segments must follow one another without a gap. What a torn
-//! write left behind the end of the log is zeroed and synced before anything is
-//! appended, so that it can never be taken for something later.
+//! ([`scan`]). Segments must follow one another without a gap. Recovery writes nothing to
+//! a segment, so what it refuses is left as it was found.
 
 use std::fs::{self, File};
 use std::io;
@@ -14,9 +13,8 @@ use super::catalogue::{Catalogue, Segment};
 use super::format::{FormatError, SegmentIdentity};
 use super::idempotency::{IdempotencyIndex, KeyEntry, NO_KEY};
 use super::keys_file;
-use super::scan::{Corruption, Scan, scan};
+use super::scan::{Corruption, scan};
 use super::segment_file::{self, aligned_buffer};
-use crate::limits::BLOCK_BYTES;
 use crate::record::{Record, Sequence};
 use zerocopy::little_endian::{U32, U64};
 
@@ -50,6 +48,16 @@ pub enum RecoveryError {
         /// What is wrong.
         cause: Corruption,
     },
+    /// A sealed segment holds less than its footer says.
+    #[error("{}: damaged at byte {offset}; its footer says that batches go on up to byte {expected}", path.display())]
+    Shorter {
+        /// Which file.
+        path: PathBuf,
+        /// Where the last whole batch ends.
+        offset: u64,
+        /// Where it should.
+        expected: u64,
+    },
     /// A segment is missing between two others, or is not where it says it belongs.
     #[error("{}: begins with sequence {found}, but the one before it ends with {}", path.display(), expected.saturating_sub(1))]
     Gap {
@@ -74,8 +82,8 @@ pub struct Recovered {
     pub end_byte: u64,
     /// The idempotency keys within the window.
     pub keys: IdempotencyIndex,
-    /// Bytes that a torn write had left and that were cut off.
-    pub torn_bytes: u64,
+    /// Whether the last write was cut off by a crash; nobody was told that it is kept.
+    pub torn: bool,
 }
 
 /// Where appending goes on.
@@ -104,7 +112,7 @@ pub fn recover(
 ) -> Result<Recovered, RecoveryError> {
     let files = list(directory)?;
     let mut recovered =
-        Recovered { catalogue: Catalogue::default(), open: None, next_sequence: 1, end_byte: 0, keys, torn_bytes: 0 };
+        Recovered { catalogue: Catalogue::default(), open: None, next_sequence: 1, end_byte: 0, keys, torn: false };
     // Keys of segments that are gone come first: an index is filled in the order of sequences.
     let first_segment = files.segments.first().map_or(Sequence::MAX, |(first, _)| *first);
     for (_, path) in files.keys.iter().filter(|(first, _)| *first < first_segment) {
@@ -183,12 +191,17 @@ impl Recovered {
             }
             _ => {
                 let (offset, key_count) = self.scan_segment(&file, path, &identity, now_s)?;
+                if let Some(footer) = footer
+                    && (footer.next_sequence, footer.end_offset) != (self.next_sequence, offset)
+                {
+                    let path = path.to_owned();
+                    return Err(RecoveryError::Shorter { path, offset, expected: footer.end_offset });
+                }
                 if is_last && footer.is_none() {
                     self.open = Some(OpenEnd { file, identity, offset, key_count });
                     None
                 } else {
-                    self.save_keys(path, first_sequence).map_err(failed)?;
-                    keys_saved = true;
+                    keys_saved = self.save_keys(path, first_sequence);
                     Some(self.next_sequence)
                 }
             }
@@ -205,12 +218,20 @@ impl Recovered {
         Ok(())
     }
 
-    fn save_keys(&self, segment: &Path, first_sequence: Sequence) -> io::Result<()> {
+    /// Saves a segment's keys; if that fails, the segment stays until a later start succeeds.
+    fn save_keys(&self, segment: &Path, first_sequence: Sequence) -> bool {
         let entries: Vec<_> = self.keys.since(first_sequence).copied().collect();
-        keys_file::save(segment.parent().unwrap_or(Path::new(".")), first_sequence, &entries)
+        let directory = segment.parent().unwrap_or(Path::new("."));
+        match keys_file::save(directory, first_sequence, &entries) {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::warn!(segment = %segment.display(), %error, "idempotency keys could not be saved");
+                false
+            }
+        }
     }
 
-    /// Scans a segment, cuts what a torn write left, and takes its keys. Returns where its log
+    /// Scans a segment and takes its keys. Returns where its log
     /// ends and how many keys it holds.
     fn scan_segment(
         &mut self,
@@ -238,7 +259,7 @@ impl Recovered {
             }
         })
         .map_err(|cause| RecoveryError::Corrupt { path: path.to_owned(), cause })?;
-        self.torn_bytes += cut(file, &found).map_err(failed)?;
+        self.torn |= found.torn;
         self.next_sequence = found.next_sequence;
         self.end_byte = found.end_byte;
         Ok((found.end_offset as u64, key_count))
@@ -253,20 +274,4 @@ fn key_of(record: &Record<'_>, sequence: Sequence) -> Option<KeyEntry> {
         count: U32::new(record.group_count),
         seen_at_s: U32::new(u32::try_from(record.received_at_us / 1_000_000).unwrap_or(u32::MAX)),
     })
-}
-
-/// Zeroes the remains of a torn write and syncs; returns how many bytes they were.
-fn cut(file: &File, found: &Scan) -> io::Result<u64> {
-    let mut torn = 0;
-    let zeros = aligned_buffer(BLOCK_BYTES)?;
-    for range in &found.remains {
-        for offset in range.clone().step_by(BLOCK_BYTES) {
-            file.write_all_at(&zeros, offset as u64)?;
-        }
-        torn += range.len() as u64;
-    }
-    if torn > 0 {
-        file.sync_data()?;
-    }
-    Ok(torn)
 }

@@ -6,8 +6,6 @@
 //! valid behind it is not a torn write but damage, and is refused. Nothing is ever
 //! skipped. Nothing here does I/O.
 
-use std::ops::Range;
-
 use super::format::{BatchHeader, FormatError, SegmentIdentity};
 use crate::limits::BLOCK_BYTES;
 use crate::record::Sequence;
@@ -21,9 +19,10 @@ pub struct Scan {
     pub next_sequence: Sequence,
     /// Bytes of all the queue's records up to there.
     pub end_byte: u64,
-    /// What a torn write left behind the end, in whole blocks; it must be zeroed
-    /// before anything is appended.
-    pub remains: Vec<Range<usize>>,
+    /// A batch of this life begins there and is not whole: a crash cut its write off. Nobody was told
+    /// that it is kept. What it left behind need not be cleared: the next batch is written over its
+    /// beginning, and nothing in the rest can pass for a batch of this generation.
+    pub torn: bool,
 }
 
 /// A segment whose damage is not a torn write.
@@ -54,7 +53,7 @@ pub fn scan(
         end_offset: BLOCK_BYTES.min(limit),
         next_sequence: identity.first_sequence,
         end_byte: identity.first_byte,
-        remains: Vec::new(),
+        torn: false,
     };
     let cause = loop {
         match BatchHeader::decode(identity, &bytes[end.end_offset..]) {
@@ -68,18 +67,11 @@ pub fn scan(
             Err(cause) => break cause,
         }
     };
+    end.torn = BatchHeader::peek(identity, &bytes[end.end_offset..]).is_ok();
     for offset in (end.end_offset..limit).step_by(BLOCK_BYTES) {
-        let block = &bytes[offset..limit.min(offset + BLOCK_BYTES)];
-        if block.iter().all(|byte| *byte == 0) {
-            continue;
-        }
         let valid = BatchHeader::decode(identity, &bytes[offset..]);
         if valid.is_ok_and(|(header, _)| header.first_sequence.get() >= end.next_sequence) {
             return Err(Corruption { offset: end.end_offset, cause, valid_offset: offset });
-        }
-        match end.remains.last_mut() {
-            Some(last) if last.end == offset => last.end = offset + block.len(),
-            _ => end.remains.push(offset..offset + block.len()),
         }
     }
     Ok(end)
@@ -93,6 +85,8 @@ fn follows(end: &Scan, header: &BatchHeader) -> bool {
 mod tests {
     use super::super::format::BatchStart;
     use super::*;
+    use std::ops::Range;
+
     use proptest::prelude::*;
     use zerocopy::IntoBytes;
 
@@ -130,7 +124,7 @@ mod tests {
         assert_eq!(seen, [(2, 10), (2, 5000), (2, 4032), (2, 4033)]);
         assert_eq!(end.end_offset, ranges[3].end);
         assert_eq!((end.next_sequence, end.end_byte), (18, 500 + 10 + 5000 + 4032 + 4033));
-        assert!(end.remains.is_empty());
+        assert!(!end.torn);
     }
 
     #[test]
@@ -151,7 +145,7 @@ mod tests {
 
     proptest! {
         /// Whatever subset of the last write's 512-byte sectors reached the disk, recovery
-        /// finds all batches before it, none of it unless all of it, and names the remains.
+        /// finds all batches before it and none of it unless all of it, and goes on behind them.
         #[test]
         fn a_torn_last_write_is_cut(
             lengths in prop::collection::vec(1_usize..20_000, 1..6),
@@ -170,10 +164,13 @@ mod tests {
             let intact = torn == whole;
             prop_assert_eq!(batches, ranges.len() - usize::from(!intact));
             prop_assert_eq!(end.end_offset, if intact { last.end } else { last.start });
-            for block in &end.remains {
-                torn[block.clone()].fill(0);
-            }
-            prop_assert!(torn[end.end_offset..].iter().all(|byte| *byte == 0));
+            // Another batch goes over the beginning of the torn one; what is left of that is never taken.
+            let start = BatchStart { first_sequence: end.next_sequence, first_byte: end.end_byte, epoch: 2, written_at_us: 0 };
+            let next = BatchHeader::seal(&IDENTITY, start, 1, b"next").unwrap();
+            torn[end.end_offset..end.end_offset + 64].copy_from_slice(next.as_bytes());
+            torn[end.end_offset + 64..end.end_offset + 68].copy_from_slice(b"next");
+            let again = scan(&IDENTITY, &torn, |_, _| {}).unwrap();
+            prop_assert_eq!(again.next_sequence, end.next_sequence + 1);
         }
 
         #[test]

@@ -19,10 +19,11 @@ use rtrb::Producer;
 
 use super::append::{Appender, Place, SealedBatch};
 use super::catalogue::{Catalogue, Segment};
+use super::format::SegmentIdentity;
 use super::idempotency::KeyEntry;
-use super::maintenance::Chore;
+use super::maintenance::{Chore, Unsaved};
 use super::pool::Pool;
-use super::segment_file::{self, sync_directory};
+use super::segment_file;
 use super::uring::{Disk, Write};
 use crate::clock;
 use crate::config::Ack;
@@ -125,7 +126,10 @@ impl Writer {
                 break;
             }
             let rings = &self.rings;
-            self.bell.sleep_unless(PATIENCE, || rings.iter().any(|ring| !ring.is_empty() || ring.is_finished()));
+            let finished = || rings.iter().filter(|ring| ring.is_finished()).count();
+            let finished_before = finished();
+            self.bell
+                .sleep_unless(PATIENCE, || rings.iter().any(|ring| !ring.is_empty()) || finished() != finished_before);
         }
         tracing::debug!("the journal has committed everything and stops");
     }
@@ -164,10 +168,11 @@ impl Writer {
             Place::Append => self.append(ring, index, frame, now_s),
             Place::Replay(known) => self.replay(ring, index, frame, known),
             Place::AfterCommit => return false,
-            Place::AfterNewSegment => match self.take_spare() {
-                // Whatever fails from here on is a write or a sync that failed; the next turn refuses the frame.
-                Ok(spare) => {
-                    if let Err(error) = self.next_segment(index, &spare) {
+            Place::AfterNewSegment => match self.prepare_segment(index) {
+                // Whatever fails from here on is a write or a sync of a segment in use; the next turn
+                // refuses the frame.
+                Ok(prepared) => {
+                    if let Err(error) = self.next_segment(index, prepared) {
                         self.fail(&error);
                     }
                 }
@@ -213,6 +218,23 @@ impl Writer {
 
     /// Writes and syncs what was gathered, then publishes it. Returns whether there was anything.
     fn commit(&mut self) -> bool {
+        // What a failed commit left in the batches must never be written again, or shown to a drain.
+        if !self.health.is_journal_failed() {
+            self.write_and_publish();
+        }
+        if self.health.is_journal_failed() {
+            for (_, completion) in &mut self.gathered {
+                completion.outcome = Outcome::Failed;
+            }
+        }
+        let any = !self.gathered.is_empty();
+        for (ring, completion) in self.gathered.drain(..) {
+            self.rings[ring].complete(completion);
+        }
+        any
+    }
+
+    fn write_and_publish(&mut self) {
         let now_us = clock::unix_us();
         for log in &mut self.logs {
             log.sealed = log.appender.seal_batch(now_us);
@@ -226,11 +248,6 @@ impl Writer {
                 Err(error) => self.fail(&error),
             }
         }
-        let any = !self.gathered.is_empty();
-        for (ring, completion) in self.gathered.drain(..) {
-            self.rings[ring].complete(completion);
-        }
-        any
     }
 
     /// The end of acknowledging. What the disk holds is for the next start to find out.
@@ -241,41 +258,54 @@ impl Writer {
              before is on disk and still being delivered. Mend the disk, then restart forebay"
         );
         self.health.set_journal_failed();
-        for (_, completion) in &mut self.gathered {
-            completion.outcome = Outcome::Failed;
-        }
     }
 
     fn note_disk_full(&mut self, error: &io::Error) {
         if !self.health.is_disk_full() {
-            tracing::error!(%error, "no room for another segment; refusing records until there is");
+            tracing::error!(%error, "no other segment can be had; refusing records until one can");
         }
         self.health.set_disk_full(true);
         self.disk_full_until_ns = clock::monotonic_ns() + DISK_FULL_RETRY_NS;
     }
 
-    fn take_spare(&mut self) -> io::Result<PathBuf> {
+    /// Takes a spare and writes its header. Nothing in use is touched, so a failure (no disk, no
+    /// descriptors) is one that may pass.
+    fn prepare_segment(&mut self, index: usize) -> io::Result<Prepared> {
         if self.health.is_disk_full() && clock::monotonic_ns() < self.disk_full_until_ns {
             return Err(io::ErrorKind::StorageFull.into());
         }
         let spare = self.pool.take()?;
-        self.health.set_disk_full(false);
-        Ok(spare)
+        let prepared = self.write_header(index, &spare);
+        if prepared.is_err()
+            && let Err(error) = self.pool.give_back(&spare)
+        {
+            tracing::warn!(path = %spare.display(), %error, "a spare segment is lost until the next start");
+        }
+        self.health.set_disk_full(prepared.is_err());
+        prepared
+    }
+
+    fn write_header(&self, index: usize, spare: &Path) -> io::Result<Prepared> {
+        let log = &self.logs[index];
+        let generation = getrandom::u64().map_err(io::Error::other)?.max(1);
+        let identity = log.appender.next_segment(log.queue.id, generation, self.pool.segment_bytes());
+        let file = segment_file::open(spare, true)?;
+        segment_file::write_header(&file, &identity, self.epoch, clock::unix_us())?;
+        let directories = [fs::File::open(&log.directory)?, fs::File::open(self.pool.directory())?];
+        Ok(Prepared { spare: spare.to_owned(), identity, file, directories })
     }
 
     /// Seals the queue's segment and opens the next one. The segment's name is durable before
     /// anything in it is acknowledged.
-    fn next_segment(&mut self, index: usize, spare: &Path) -> io::Result<()> {
-        let generation = getrandom::u64().map_err(io::Error::other)?.max(1);
+    fn next_segment(&mut self, index: usize, prepared: Prepared) -> io::Result<()> {
+        let Prepared { spare, identity, file, directories } = prepared;
         let log = &mut self.logs[index];
-        let identity = log.appender.next_segment(log.queue.id, generation, self.pool.segment_bytes());
-        let file = segment_file::open(spare, true)?;
-        segment_file::write_header(&file, &identity, self.epoch, clock::unix_us())?;
         log.seal_segment(&self.chores)?;
         let path = log.directory.join(format!("{:020}.seg", identity.first_sequence));
         fs::rename(spare, &path)?;
-        sync_directory(&log.directory)?;
-        sync_directory(self.pool.directory())?;
+        for directory in directories {
+            directory.sync_all()?;
+        }
         log.catalogue.push(Segment { path, identity, sealed_next: None, keys_saved: false });
         log.appender.open_segment(identity, BLOCK_BYTES as u64, 0);
         log.file = Some(file);
@@ -283,6 +313,15 @@ impl Writer {
         let _ = self.chores.send(Chore::Replenish);
         Ok(())
     }
+}
+
+/// A spare segment that is ready to be taken into use.
+struct Prepared {
+    spare: PathBuf,
+    identity: SegmentIdentity,
+    file: File,
+    /// The queue's and the pool's, opened beforehand: once a segment is sealed, nothing may be missing.
+    directories: [File; 2],
 }
 
 impl QueueLog {
@@ -307,11 +346,22 @@ impl QueueLog {
         let (Some((identity, footer)), Some(file)) = (self.appender.footer(), self.file.as_ref()) else {
             return Ok(());
         };
+        if footer.next_sequence == identity.first_sequence {
+            // Nothing was ever written to it, and the next one begins with the same sequence: the rename
+            // puts the new file in its place.
+            self.catalogue.pop_last();
+            self.file = None;
+            return Ok(());
+        }
         segment_file::write_footer(file, &identity, &footer)?;
         self.catalogue.seal_last(footer.next_sequence);
         let keys = self.appender.segment_keys();
         // The maintenance thread ends after this one, so it hears of every segment.
-        let _ = chores.send(Chore::SaveKeys { queue: self.queue.index, first_sequence: identity.first_sequence, keys });
+        let _ = chores.send(Chore::SaveKeys(Unsaved {
+            queue: self.queue.index,
+            first_sequence: identity.first_sequence,
+            keys,
+        }));
         self.file = None;
         Ok(())
     }

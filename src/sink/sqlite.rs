@@ -224,6 +224,8 @@ fn write(open: &mut Open, part: &str, (after, through): (i64, i64), rows: &Rows)
         transaction.rollback().map_err(transient)?;
         return Err(SinkError::Fenced(format!("{part}: we hold epoch {} at position {after}, {found}", open.epoch)));
     }
+    // What is wrong with the statement itself is not this record's fault; what goes wrong while it runs is.
+    drop(transaction.prepare_cached(&open.insert).map_err(transient)?);
     match rows.insert(&transaction, &open.insert).and_then(|()| still_within(&transaction)) {
         Ok(()) => transaction.commit().map_err(|error| classify(&error)),
         Err(error) => {
@@ -231,7 +233,7 @@ fn write(open: &mut Open, part: &str, (after, through): (i64, i64), rows: &Rows)
             if !transaction.is_autocommit() {
                 transaction.rollback().map_err(transient)?;
             }
-            Err(classify(&error))
+            Err(classify_row(&error))
         }
     }
 }
@@ -251,6 +253,17 @@ fn fence_state(transaction: &Transaction<'_>, part: &str) -> rusqlite::Result<St
         || "the sink knows no such part".to_owned(),
         |(epoch, position)| format!("the sink says epoch {epoch} at position {position}"),
     ))
+}
+
+/// Like [`classify`], for a statement that has been prepared: a function of the user's statement that cannot
+/// take this record's value says so with the general error code.
+fn classify_row(error: &rusqlite::Error) -> SinkError {
+    match error {
+        rusqlite::Error::SqliteFailure(failure, _) if failure.extended_code == rusqlite::ffi::SQLITE_ERROR => {
+            SinkError::Permanent { message: describe(error) }
+        }
+        _ => classify(error),
+    }
 }
 
 fn classify(error: &rusqlite::Error) -> SinkError {

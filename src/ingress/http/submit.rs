@@ -58,9 +58,6 @@ pub async fn submit(
     check_health(core)?;
     check_backlog(queue, announced.unwrap_or(0))?;
     let body = body::read(core, connection, body, bytes_max).await?;
-    if announced.is_none() {
-        check_backlog(queue, body.bytes.len() as u64)?;
-    }
     let arrived_ns = core.clock.monotonic_ns();
     let answer = core.submit(|slot, frame| build_frame(core, queue, &head, &body.bytes, slot, frame))?;
     let body_bytes = body.bytes.len() as u64;
@@ -191,6 +188,8 @@ fn build_frame(
             format!("with its headers this is {length} bytes, and one commit holds {}", core.shared.frame_bytes_max);
         return Err(Refusal::new(Problem::TooLarge, detail));
     }
+    // Others were let in while the body came, and every record has a header of its own.
+    check_backlog(queue, length as u64)?;
     let header = FrameHeader {
         length: U32::new(u32::try_from(length).unwrap_or(u32::MAX)),
         count: U32::new(count),

@@ -92,7 +92,10 @@ fn settings(commit_timeout: Duration) -> String {
 /// Whether the database refuses the data rather than the moment: data exceptions and
 /// violated constraints, SQLSTATE classes 22 and 23.
 pub(super) fn is_permanent(error: &Error) -> bool {
-    error.code().is_some_and(|code| code.code().starts_with("22") || code.code().starts_with("23"))
+    // Data exceptions, constraints, a subquery with several rows, a view's check option, a limit that this
+    // record exceeds (a row too large for an index, JSON too deep), and what a trigger of the user's raises.
+    const CLASSES: [&str; 5] = ["21", "22", "23", "44", "54"];
+    error.code().is_some_and(|code| *code == SqlState::RAISE_EXCEPTION || CLASSES.contains(&&code.code()[..2]))
 }
 
 /// The database's own words, or what kept us from hearing them.
