@@ -125,6 +125,21 @@ fn a_second_signal_ends_at_once_and_loses_nothing() {
 }
 
 #[test]
+fn a_stop_ends_although_a_client_never_finishes_its_request() {
+    let site = Site::new(&format!("[ingress]\nbody_timeout_ms = 3600000\n[shutdown]\ngrace_ms = 100\n{STANDSTILL}"));
+    let server = site.start();
+    let mut client = server.client();
+    client.accept("orders", "one");
+    client.send("POST /v1/queues/orders/records HTTP/1.1\r\ncontent-length: 10\r\n\r\n12345").unwrap();
+    server.client().accept("orders", "two");
+    let (code, log) = server.terminate();
+    assert_eq!(code, Some(0), "{log}");
+    let server = site.start();
+    assert_eq!(server.metric("forebay_backlog_records{queue=\"orders\"}"), 2);
+    server.stop();
+}
+
+#[test]
 fn a_backlog_and_its_sequences_survive_stops_and_kills() {
     let site = Site::new(STANDSTILL);
     let mut tickets: Vec<String> = Vec::new();
