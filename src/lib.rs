@@ -7,24 +7,24 @@
 
 // Vocabulary: imports nothing of ours but each other.
 pub mod clock;
-pub mod config;
-pub mod dead_letter_index;
 pub mod limits;
-pub mod queue;
 pub mod rate;
 pub mod record;
 pub mod ticket;
+pub mod config;
+pub mod dead_letter_index;
+pub mod queue;
 
 // The way of a record.
+pub mod ring;
 pub mod admission;
-pub mod drain;
 pub mod ingress;
 pub mod journal;
-pub mod ring;
 pub mod sink;
+pub mod drain;
 
 // Around it.
-pub mod admin;
-pub mod cli;
 pub mod metrics;
+pub mod admin;
 pub mod server;
+pub mod cli;

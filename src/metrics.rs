@@ -94,6 +94,8 @@ impl Scrape {
         counter(encoder, "forebay_records_accepted", "Records in them", self.sum(|c| c.records.get()))?;
         counter(encoder, "forebay_body_bytes_accepted", "Bytes of their bodies", self.sum(|c| c.bytes.get()))?;
         counter(encoder, "forebay_ticket_requests", "Requests for a ticket's status", self.sum(|c| c.statuses.get()))?;
+        let turned_away = self.sum(|c| c.turned_away.get());
+        counter(encoder, "forebay_connections_turned_away", "Connections beyond connections_max", turned_away)?;
         let timed_out = self.sum(|c| c.timed_out.get());
         counter(encoder, "forebay_connections_timed_out", "Connections closed for being slow or silent", timed_out)?;
         let open = ConstGauge::new(self.sum(|c| c.connections.get()));

@@ -187,7 +187,7 @@ impl Queue {
     }
 }
 
-/// What the process as a whole is able to do; each flag is set once and stays.
+/// What the process as a whole is able to do. The stop and a failed journal stay; a full disk may pass.
 #[derive(Default)]
 pub struct Health {
     stopping: AtomicBool,

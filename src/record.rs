@@ -11,11 +11,27 @@
 //! A record does not hold its own sequence: a batch names its first one, and
 //! sequences are dense. All integers are little-endian and unaligned.
 
+use std::hash::Hasher;
+
+use siphasher::sip128::{Hasher128, SipHasher24};
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 /// The number of a record within its queue: dense, from 1, never reused.
 pub type Sequence = u64;
+
+/// A hash that stands for no key.
+pub const NO_KEY: [u8; 16] = [0; 16];
+
+/// Hashes an idempotency key of a queue. Never [`NO_KEY`].
+#[must_use]
+pub fn hash_key(secret: &[u8; 16], queue_id: u64, key: &[u8]) -> [u8; 16] {
+    let mut hasher = SipHasher24::new_with_key(secret);
+    hasher.write_u64(queue_id);
+    hasher.write(key);
+    let hash = hasher.finish128().as_bytes();
+    if hash == NO_KEY { [1; 16] } else { hash }
+}
 
 /// What precedes a record's bytes, in the ring and on disk.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]

@@ -111,7 +111,7 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// Nothing runs then, and nothing on disk has changed but for a cut torn tail.
+    /// The process must end then. No segment has been changed.
     pub fn start(config: &Config) -> Result<Self, StartError> {
         let directory = DataDirectory::open(&config.data_dir)?;
         let journal = &config.journal;

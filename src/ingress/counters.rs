@@ -26,9 +26,11 @@ pub struct Counters {
     pub statuses: Mark,
     /// Connections that are open.
     pub connections: Mark,
+    /// Connections that were turned away because there were too many.
+    pub turned_away: Mark,
     /// Connections that were closed because the client was too slow or silent for too long.
     pub timed_out: Mark,
-    /// Microseconds from a request's last byte to its acknowledgement; added to once a second.
+    /// Microseconds from a request's last byte to its acknowledgement; added to at every tick.
     latency_us: Mutex<Histogram<u64>>,
 }
 
@@ -52,6 +54,7 @@ impl Default for Counters {
             refused: Default::default(),
             statuses: Mark::default(),
             connections: Mark::default(),
+            turned_away: Mark::default(),
             timed_out: Mark::default(),
             latency_us: Mutex::new(latency_histogram()),
         }

@@ -153,6 +153,7 @@ async fn accept(core: Rc<Core>, net: Rc<Net>, door: Door, tasks: TaskQueueHandle
 fn serve(core: &Rc<Core>, mut stream: Stream, protocol: Protocol, tasks: TaskQueueHandle) {
     let state = ConnectionState::new(core);
     let Some(connected) = core.add_connection(&state) else {
+        core.counters.turned_away.add(1);
         // The client may have gone already; it is turned away either way.
         let _ = stream.write_now(TOO_MANY);
         return;

@@ -12,8 +12,9 @@ use zerocopy::IntoBytes;
 use zerocopy::little_endian::{U32, U64};
 
 use super::format::{BATCH_HEADER_BYTES, BatchHeader, BatchStart, Footer, SegmentIdentity, round_up_to_block};
-use super::idempotency::{IdempotencyIndex, KeyEntry, NO_KEY};
+use super::idempotency::{IdempotencyIndex, KeyEntry};
 use crate::limits::BLOCK_BYTES;
+use crate::record::NO_KEY;
 use crate::record::Sequence;
 use crate::ring::FrameHeader;
 

@@ -79,7 +79,7 @@ impl DataDirectory {
         Ok(Self { path: path.to_owned(), _lock: lock, id, ticket_secret, idempotency_secret, epoch })
     }
 
-    /// Stores that this start has happened; everything that could refuse it comes before.
+    /// Stores that this start has happened. Recovery comes before, so that what it refuses leaves no trace.
     ///
     /// # Errors
     ///

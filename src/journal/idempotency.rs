@@ -7,27 +7,12 @@
 //! the same hash would lose an order, and nobody without the secret can make such a pair.
 
 use std::collections::VecDeque;
-use std::hash::Hasher;
 
 use hashbrown::HashTable;
-use siphasher::sip128::{Hasher128, SipHasher24};
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::record::Sequence;
-
-/// A hash that stands for no key.
-pub const NO_KEY: [u8; 16] = [0; 16];
-
-/// Hashes an idempotency key of a queue. Never [`NO_KEY`].
-#[must_use]
-pub fn hash_key(secret: &[u8; 16], queue_id: u64, key: &[u8]) -> [u8; 16] {
-    let mut hasher = SipHasher24::new_with_key(secret);
-    hasher.write_u64(queue_id);
-    hasher.write(key);
-    let hash = hasher.finish128().as_bytes();
-    if hash == NO_KEY { [1; 16] } else { hash }
-}
 
 /// What is remembered of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
@@ -157,7 +142,8 @@ impl IdempotencyIndex {
     }
 
     fn is_expired(&self, entry: &KeyEntry, now_s: u64) -> bool {
-        u64::from(entry.seen_at_s.get()) + self.window_s <= now_s
+        // The second in which it was seen had begun already, so a whole window ends within the next one.
+        u64::from(entry.seen_at_s.get()) + self.window_s < now_s
     }
 }
 
@@ -175,6 +161,7 @@ fn short(hash: &[u8; 16]) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::record::hash_key;
     use proptest::prelude::*;
     use std::collections::HashMap;
 
@@ -192,10 +179,10 @@ mod tests {
         let mut index = IdempotencyIndex::new(10_000, 100);
         index.insert(entry(1, 7, 100), 100);
         let hash = hash_key(&[0; 16], 0, &[1]);
-        assert_eq!(index.find(&hash, 109).unwrap().first_sequence.get(), 7);
-        assert_eq!(index.find(&hash, 110), None);
-        index.insert(entry(1, 8, 110), 110);
-        assert_eq!(index.find(&hash, 111).unwrap().first_sequence.get(), 8);
+        assert_eq!(index.find(&hash, 110).unwrap().first_sequence.get(), 7);
+        assert_eq!(index.find(&hash, 111), None);
+        index.insert(entry(1, 8, 111), 111);
+        assert_eq!(index.find(&hash, 112).unwrap().first_sequence.get(), 8);
         assert_eq!(index.len(), 1);
     }
 
@@ -229,7 +216,7 @@ mod tests {
             for (sequence, (key, pause)) in steps.into_iter().enumerate() {
                 now += pause;
                 let hash = hash_key(&[0; 16], 0, &[key]);
-                let expected = model.get(&key).filter(|e| u64::from(e.seen_at_s.get()) + window_s > u64::from(now));
+                let expected = model.get(&key).filter(|e| u64::from(e.seen_at_s.get()) + window_s >= u64::from(now));
                 prop_assert_eq!(index.find(&hash, u64::from(now)), expected.copied());
                 if expected.is_none() {
                     let fresh = entry(key, sequence as u64, now);

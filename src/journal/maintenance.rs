@@ -84,12 +84,19 @@ impl Maintenance {
     }
 
     fn replenish(&mut self) {
-        match self.pool.replenish() {
-            Ok(_) => self.replenish_failed = false,
-            Err(error) if self.replenish_failed => tracing::debug!(%error, "still no room for a spare segment"),
-            Err(error) => {
-                self.replenish_failed = true;
-                tracing::warn!(%error, "no spare segment could be prepared");
+        loop {
+            match self.pool.replenish() {
+                Ok(true) => {}
+                Ok(false) => {
+                    self.replenish_failed = false;
+                    return;
+                }
+                Err(error) => {
+                    if !std::mem::replace(&mut self.replenish_failed, true) {
+                        tracing::warn!(%error, "no spare segment could be prepared");
+                    }
+                    return;
+                }
             }
         }
     }

@@ -1,8 +1,9 @@
 //! Recovery of one queue's directory at the start.
 //!
 //! Sealed segments are believed by their footer and not scanned; others are scanned
-//! ([`scan`]). Segments must follow one another without a gap. Recovery writes nothing to
-//! a segment, so what it refuses is left as it was found.
+//! ([`scan`]) and synced, since a crash may have come before the sync of what it wrote.
+//! Segments must follow one another without a gap. Recovery writes nothing to a segment,
+//! so what it refuses is left as it was found.
 
 use std::fs::{self, File};
 use std::io;
@@ -11,10 +12,11 @@ use std::path::{Path, PathBuf};
 
 use super::catalogue::{Catalogue, Segment};
 use super::format::{FormatError, SegmentIdentity};
-use super::idempotency::{IdempotencyIndex, KeyEntry, NO_KEY};
+use super::idempotency::{IdempotencyIndex, KeyEntry};
 use super::keys_file;
 use super::scan::{Corruption, scan};
 use super::segment_file::{self, aligned_buffer};
+use crate::record::NO_KEY;
 use crate::record::{Record, Sequence};
 use zerocopy::little_endian::{U32, U64};
 
@@ -39,7 +41,7 @@ pub enum RecoveryError {
     },
     /// A segment is damaged in the middle.
     #[error(
-        "{}: {cause}. Nothing was changed. This is disk damage, not a crash: restore the file from a copy, or move the \
+        "{}: {cause}. The segment was left as it is. This is disk damage, not a crash: restore the file from a copy, or move the \
          data directory away to start empty and keep it for analysis", path.display()
     )]
     Corrupt {
@@ -260,6 +262,8 @@ impl Recovered {
         })
         .map_err(|cause| RecoveryError::Corrupt { path: path.to_owned(), cause })?;
         self.torn |= found.torn;
+        // A crash may have come between a write and its sync: what was read is on disk for certain only now.
+        file.sync_data().map_err(failed)?;
         self.next_sequence = found.next_sequence;
         self.end_byte = found.end_byte;
         Ok((found.end_offset as u64, key_count))

@@ -115,10 +115,10 @@ impl Writer {
     pub fn run(mut self) {
         loop {
             self.gather();
+            // Whoever asked for no more than memory need not wait for the sync.
+            self.wake_all();
             let wrote = self.commit();
-            for ring in &mut self.rings {
-                ring.wake();
-            }
+            self.wake_all();
             if wrote || self.rings.iter().any(|ring| !ring.is_empty()) {
                 continue;
             }
@@ -132,6 +132,10 @@ impl Writer {
                 .sleep_unless(PATIENCE, || rings.iter().any(|ring| !ring.is_empty()) || finished() != finished_before);
         }
         tracing::debug!("the journal has committed everything and stops");
+    }
+
+    fn wake_all(&mut self) {
+        self.rings.iter_mut().for_each(JournalEnd::wake);
     }
 
     /// Takes frames off the rings until they are empty or the batches full.
@@ -276,12 +280,15 @@ impl Writer {
         }
         let spare = self.pool.take()?;
         let prepared = self.write_header(index, &spare);
-        if prepared.is_err()
-            && let Err(error) = self.pool.give_back(&spare)
-        {
-            tracing::warn!(path = %spare.display(), %error, "a spare segment is lost until the next start");
+        if prepared.is_err() {
+            // After a failed write or sync nothing about the file may be believed, so it is not used again.
+            if let Err(error) = fs::remove_file(&spare) {
+                tracing::warn!(path = %spare.display(), %error, "a spare segment of no use could not be removed");
+            }
+            let _ = self.chores.send(Chore::Replenish);
+        } else {
+            self.health.set_disk_full(false);
         }
-        self.health.set_disk_full(prepared.is_err());
         prepared
     }
 

@@ -18,10 +18,10 @@ use crate::admission::{self, Load};
 use crate::config::Ingress;
 use crate::ingress::connection::ConnectionState;
 use crate::ingress::core::{Busy, Core};
-use crate::journal::idempotency::{NO_KEY, hash_key};
 use crate::limits::{CONTENT_TYPE_BYTES_MAX, IDEMPOTENCY_KEY_BYTES_MAX, KEY_BYTES_MAX};
 use crate::queue::Queue;
 use crate::record::Record;
+use crate::record::{NO_KEY, hash_key};
 use crate::ring::{Completion, FRAME_HEADER_BYTES, FrameHeader, Outcome};
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
