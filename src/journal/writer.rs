@@ -122,12 +122,13 @@ impl Writer {
             if wrote || self.rings.iter().any(|ring| !ring.is_empty()) {
                 continue;
             }
-            if self.rings.iter().all(JournalEnd::is_finished) {
-                break;
-            }
             let rings = &self.rings;
             let finished = || rings.iter().filter(|ring| ring.is_finished()).count();
+            // Counted once: an executor that ends behind this line is news for the look below.
             let finished_before = finished();
+            if finished_before == rings.len() {
+                break;
+            }
             self.bell
                 .sleep_unless(PATIENCE, || rings.iter().any(|ring| !ring.is_empty()) || finished() != finished_before);
         }

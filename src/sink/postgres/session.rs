@@ -89,8 +89,7 @@ fn settings(commit_timeout: Duration) -> String {
     )
 }
 
-/// Whether the database refuses the data rather than the moment: data exceptions and
-/// violated constraints, SQLSTATE classes 22 and 23.
+/// Whether the database refuses the data rather than the moment, by its SQLSTATE.
 pub(super) fn is_permanent(error: &Error) -> bool {
     // Data exceptions, constraints, a subquery with several rows, a view's check option, a limit that this
     // record exceeds (a row too large for an index, JSON too deep), and what a trigger of the user's raises.
