@@ -35,6 +35,8 @@ pub const BODY_TIMEOUT_MS: u64 = 30_000;
 pub const IDLE_TIMEOUT_MS: u64 = 75_000;
 /// Bytes of one record's body.
 pub const RECORD_BYTES_MAX: u64 = MIB;
+/// Bytes of a request, head and body, that is served without hyper (fixed), and of one read from a socket.
+pub const FAST_REQUEST_BYTES_MAX: usize = 64 * 1024;
 /// Bytes of one NDJSON request's body.
 pub const BATCH_REQUEST_BYTES_MAX: u64 = 4 * MIB;
 /// Records of one NDJSON request.

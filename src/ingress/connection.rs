@@ -77,6 +77,12 @@ impl ConnectionState {
         self.deadline_ms.set(self.clock.monotonic_ms().saturating_add(timeout_ms));
     }
 
+    /// What it is waiting for.
+    #[must_use]
+    pub fn phase(&self) -> Phase {
+        self.phase.get()
+    }
+
     /// Whether its time is over.
     #[must_use]
     pub fn is_overdue(&self, now_ms: u64) -> bool {
@@ -131,21 +137,34 @@ impl ConnectionState {
 /// A stream as hyper reads and writes it.
 pub struct Connection {
     stream: Stream,
+    /// What has come already, and how much of it hyper has.
+    sent: Vec<u8>,
+    given: usize,
     core: Rc<Core>,
     state: Rc<ConnectionState>,
 }
 
 impl Connection {
-    /// Wraps an accepted stream.
+    /// Wraps a stream of which `sent` was read already.
     #[must_use]
-    pub fn new(stream: Stream, core: Rc<Core>, state: Rc<ConnectionState>) -> Self {
-        Self { stream, core, state }
+    pub fn new(stream: Stream, sent: Vec<u8>, core: Rc<Core>, state: Rc<ConnectionState>) -> Self {
+        Self { stream, sent, given: 0, core, state }
     }
 }
 
 impl hyper::rt::Read for Connection {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, mut buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        if this.given < this.sent.len() {
+            let length = buf.remaining().min(this.sent.len() - this.given);
+            buf.put_slice(&this.sent[this.given..this.given + length]);
+            this.given += length;
+            if this.given == this.sent.len() {
+                this.sent = Vec::new();
+                this.given = 0;
+            }
+            return Poll::Ready(Ok(()));
+        }
         // The stream wants initialised memory. Reading into the executor's own and copying the few hundred
         // bytes that came is cheaper than zeroing hyper's buffer for every read.
         let mut scratch = this.core.scratch.borrow_mut();

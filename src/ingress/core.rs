@@ -15,9 +15,9 @@ use slab::Slab;
 
 use super::connection::ConnectionState;
 use super::counters::{Counters, latency_histogram};
-use super::net::Companion;
 use crate::clock::TurnClock;
 use crate::config;
+use crate::limits::FAST_REQUEST_BYTES_MAX;
 use crate::queue::{Health, Queue};
 use crate::ring::{Completion, IngressEnd, RingFull};
 
@@ -66,10 +66,18 @@ pub struct Core {
 
 /// A request between its ring and its answer.
 enum Slot {
-    Waiting(Option<Waker>),
+    Waiting(Waiter),
     Done(Completion),
     /// The client has gone; the completion is still to come.
     Abandoned,
+}
+
+/// Who is told that a request is done.
+enum Waiter {
+    Nobody,
+    Task(Waker),
+    /// The connection on the fast path whose socket has this key.
+    Connection(usize),
 }
 
 /// Why a frame was not sent to the journal.
@@ -81,8 +89,6 @@ pub enum Busy {
     Ring,
 }
 
-/// Bytes of one read.
-const SCRATCH_BYTES: usize = 64 * 1024;
 /// Beyond this the frame buffer is given back after use.
 const FRAME_BYTES_KEPT: usize = 256 * 1024;
 
@@ -101,7 +107,7 @@ impl Core {
             connections: RefCell::default(),
             body_bytes: Cell::new(0),
             latency: RefCell::new(latency_histogram()),
-            scratch: RefCell::new(vec![0; SCRATCH_BYTES].into_boxed_slice()),
+            scratch: RefCell::new(vec![0; FAST_REQUEST_BYTES_MAX].into_boxed_slice()),
             stopping: Cell::new(false),
             stop_waker: RefCell::new(None),
         })
@@ -141,25 +147,27 @@ impl Core {
         if pushed.is_err() {
             return Ok(Err(Busy::Ring));
         }
-        entry.insert(Slot::Waiting(None));
+        entry.insert(Slot::Waiting(Waiter::Nobody));
         Ok(Ok(Answer { core: Rc::clone(self), slot }))
     }
 
-    /// Hands out all completions that have come; returns whether there were any.
-    fn hand_out(&self) -> bool {
+    /// Takes up to `completions_max` completions that have come: wakes the tasks that wait for them, and adds
+    /// the connections on the fast path to `connections`. Returns whether there were any.
+    pub fn hand_out(&self, completions_max: usize, connections: &mut Vec<usize>) -> bool {
         let mut ring = self.ring.borrow_mut();
         let Some(ring) = ring.as_mut() else { return false };
         let mut slots = self.slots.borrow_mut();
         let mut any = false;
-        while let Some(completion) = ring.completion() {
+        for _ in 0..completions_max {
+            let Some(completion) = ring.completion() else { break };
             any = true;
             let key = completion.slot as usize;
             match slots.get_mut(key) {
-                Some(slot @ Slot::Waiting(_)) => {
-                    if let Slot::Waiting(Some(waker)) = std::mem::replace(slot, Slot::Done(completion)) {
-                        waker.wake();
-                    }
-                }
+                Some(slot @ Slot::Waiting(_)) => match std::mem::replace(slot, Slot::Done(completion)) {
+                    Slot::Waiting(Waiter::Task(waker)) => waker.wake(),
+                    Slot::Waiting(Waiter::Connection(connection)) => connections.push(connection),
+                    _ => {}
+                },
                 Some(Slot::Abandoned) => drop(slots.remove(key)),
                 Some(Slot::Done(_)) | None => tracing::error!(key, "a completion for a request that does not wait"),
             }
@@ -173,8 +181,9 @@ impl Core {
         self.stopping.get()
     }
 
-    fn begin_stop(&self) {
-        if !self.stopping.replace(true) {
+    /// Looks whether a stop was asked for, and begins it.
+    pub fn look_for_stop(&self) {
+        if self.shared.health.is_stopping() && !self.stopping.replace(true) {
             if let Some(waker) = self.stop_waker.borrow_mut().take() {
                 waker.wake();
             }
@@ -187,6 +196,19 @@ impl Core {
     pub fn end(&self) {
         self.ring.borrow_mut().take();
         self.connections.borrow().iter().for_each(|(_, connection)| connection.close());
+    }
+
+    /// From now on the journal wakes `waker` behind its completions. Returns whether there is something to do
+    /// already: whatever comes after this look wakes.
+    pub fn arm(&self, waker: &Waker) -> bool {
+        self.waker.register(waker);
+        let completed = self.ring.borrow().as_ref().is_some_and(IngressEnd::has_completions);
+        completed || (self.shared.health.is_stopping() && !self.stopping.get())
+    }
+
+    /// The journal need not wake anybody any more.
+    pub fn disarm(&self) {
+        drop(self.waker.take());
     }
 
     /// Ready once the stop has begun.
@@ -253,34 +275,28 @@ impl Core {
     }
 }
 
-/// Completions and the stop come from other threads; the executor looks for them on every turn,
-/// and is woken for them only when it is about to sleep.
-impl Companion for Rc<Core> {
-    fn work(&self) -> bool {
-        self.clock.advance();
-        if self.shared.health.is_stopping() {
-            self.begin_stop();
-        }
-        self.hand_out()
-    }
-
-    fn arm(&self, waker: &Waker) -> bool {
-        // Registered first: whatever comes after the look wakes us again.
-        self.waker.register(waker);
-        let stopped = self.shared.health.is_stopping() && !self.stopping.get();
-        self.work() || stopped
-    }
-
-    fn disarm(&self) {
-        self.clock.advance();
-        drop(self.waker.take());
-    }
-}
-
 /// What will become of a frame.
 pub struct Answer {
     core: Rc<Core>,
     slot: usize,
+}
+
+impl Answer {
+    /// From now on the fast path is told of the connection with this key when the answer has come.
+    pub fn notify(&self, connection: usize) {
+        if let Some(Slot::Waiting(waiter)) = self.core.slots.borrow_mut().get_mut(self.slot) {
+            *waiter = Waiter::Connection(connection);
+        }
+    }
+
+    /// The answer, if it has come.
+    #[must_use]
+    pub fn get(&self) -> Option<Completion> {
+        match self.core.slots.borrow().get(self.slot) {
+            Some(Slot::Done(completion)) => Some(*completion),
+            _ => None,
+        }
+    }
 }
 
 impl Future for Answer {
@@ -289,9 +305,9 @@ impl Future for Answer {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Completion> {
         match self.core.slots.borrow_mut().get_mut(self.slot) {
             Some(Slot::Done(completion)) => Poll::Ready(*completion),
-            Some(Slot::Waiting(waker)) => {
-                if !waker.as_ref().is_some_and(|known| known.will_wake(cx.waker())) {
-                    *waker = Some(cx.waker().clone());
+            Some(Slot::Waiting(waiter)) => {
+                if !matches!(waiter, Waiter::Task(known) if known.will_wake(cx.waker())) {
+                    *waiter = Waiter::Task(cx.waker().clone());
                 }
                 Poll::Pending
             }

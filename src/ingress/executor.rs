@@ -10,7 +10,7 @@ use socket2::Socket;
 use super::connection::ConnectionState;
 use super::core::{Core, Shared};
 use super::counters::Counters;
-use super::http;
+use super::http::FastPath;
 use super::net::{Listener, Net, Stream};
 use crate::config::Protocol;
 use crate::ring::IngressEnd;
@@ -92,15 +92,17 @@ impl Executor {
                 return;
             }
         };
+        let http = FastPath::new(Rc::clone(&core), tasks);
         let doors: Vec<_> = self
             .doors
             .into_iter()
-            .filter_map(|door| spawn(accept(Rc::clone(&core), Rc::clone(&net), door, tasks), tasks))
+            .filter_map(|door| spawn(accept(Rc::clone(&core), Rc::clone(&http), Rc::clone(&net), door), tasks))
             .collect();
-        let sockets = spawn(Rc::clone(&net).run(Rc::clone(&core)), tasks);
+        let sockets = spawn(Rc::clone(&net).run(Rc::clone(&http)), tasks);
         while !core.is_stopping() {
             futures_lite::future::or(core.stop_begun(), glommio::timer::sleep(TICK)).await;
             core.tick();
+            http.tick();
         }
         for door in doors {
             door.cancel().await;
@@ -109,6 +111,7 @@ impl Executor {
         while core.connections() > 0 && core.clock.monotonic_ms() < deadline_ms {
             glommio::timer::sleep(STOPPING_TICK).await;
             core.tick();
+            http.tick();
         }
         if core.connections() > 0 {
             tracing::warn!(connections = core.connections(), "connections were still open at the end of grace_ms");
@@ -117,6 +120,7 @@ impl Executor {
         while core.connections() > 0 && core.clock.monotonic_ms() < deadline_ms.saturating_add(CLOSING_MS_MAX) {
             glommio::timer::sleep(STOPPING_TICK).await;
             core.tick();
+            http.tick();
         }
         if let Some(sockets) = sockets {
             sockets.cancel().await;
@@ -130,7 +134,7 @@ fn spawn<T: 'static>(task: impl Future<Output = T> + 'static, queue: TaskQueueHa
 }
 
 /// Accepts until it is cancelled.
-async fn accept(core: Rc<Core>, net: Rc<Net>, door: Door, tasks: TaskQueueHandle) {
+async fn accept(core: Rc<Core>, http: Rc<FastPath>, net: Rc<Net>, door: Door) {
     let mut listener = match Listener::new(&net, door.socket) {
         Ok(listener) => listener,
         Err(error) => {
@@ -140,7 +144,7 @@ async fn accept(core: Rc<Core>, net: Rc<Net>, door: Door, tasks: TaskQueueHandle
     };
     loop {
         match listener.accept().await {
-            Ok(stream) => serve(&core, stream, door.protocol, tasks),
+            Ok(stream) => serve(&core, &http, stream, door.protocol),
             Err(error) => {
                 tracing::warn!(%error, "a connection could not be accepted; raise the limit of open files (ulimit -n)?");
                 glommio::timer::sleep(ACCEPT_PAUSE).await;
@@ -149,8 +153,8 @@ async fn accept(core: Rc<Core>, net: Rc<Net>, door: Door, tasks: TaskQueueHandle
     }
 }
 
-/// Gives a connection a task of its own, or turns it away if there are too many.
-fn serve(core: &Rc<Core>, mut stream: Stream, protocol: Protocol, tasks: TaskQueueHandle) {
+/// Hands a connection to whoever speaks its protocol, or turns it away if there are too many.
+fn serve(core: &Rc<Core>, http: &FastPath, mut stream: Stream, protocol: Protocol) {
     let state = ConnectionState::new(core);
     let Some(connected) = core.add_connection(&state) else {
         core.counters.turned_away.add(1);
@@ -158,14 +162,7 @@ fn serve(core: &Rc<Core>, mut stream: Stream, protocol: Protocol, tasks: TaskQue
         let _ = stream.write_now(TOO_MANY);
         return;
     };
-    let core = Rc::clone(core);
-    let task = async move {
-        match protocol {
-            Protocol::Http => http::serve(core, stream, state).await,
-        }
-        drop(connected);
-    };
-    if let Some(task) = spawn(task, tasks) {
-        task.detach();
+    match protocol {
+        Protocol::Http => http.add(stream, state, connected),
     }
 }

@@ -9,6 +9,9 @@
 //! looked at again until the kernel reports something new. While anything is ready the
 //! executor's [`run`](Net::run) task keeps its turn in the queue; when nothing is, it
 //! waits for the set itself through glommio, and the thread sleeps.
+//!
+//! A socket has a task that waits for it, or it is **watched**: then its key is handed to the
+//! [`Companion`] whenever something about it may have changed, which costs no task a turn.
 
 use std::cell::{Cell, RefCell};
 use std::io::{self, Read, Write};
@@ -50,11 +53,16 @@ struct Source {
     hung_up: Cell<bool>,
     reader: RefCell<Option<Waker>>,
     writer: RefCell<Option<Waker>>,
+    watched: Cell<bool>,
 }
 
-/// What [`Net::run`] does besides sockets.
+/// What [`Net::run`] does besides waking tasks.
 pub trait Companion {
-    /// Does what has come up; returns whether there was anything.
+    /// Another turn begins.
+    fn begin_turn(&self);
+    /// The watched socket with this key may be read or written again. It may be gone by now.
+    fn socket_ready(&self, key: usize);
+    /// Does what has come up otherwise; returns whether there was anything.
     fn work(&self) -> bool;
     /// About to sleep: whatever comes up from now on must wake this task. Looks once more
     /// afterwards and returns whether there was anything.
@@ -78,8 +86,11 @@ impl Net {
     /// Wakes the tasks of ready sockets for as long as the executor runs. Never ends.
     pub async fn run(self: Rc<Self>, companion: impl Companion) {
         let mut awake_until_ns = 0;
+        let mut watched = Vec::new();
         loop {
-            let ready = self.report_ready();
+            companion.begin_turn();
+            let ready = self.report_ready(&mut watched);
+            watched.drain(..).for_each(|key| companion.socket_ready(key));
             let worked = companion.work();
             let now_ns = clock::monotonic_ns();
             if ready || worked {
@@ -93,8 +104,9 @@ impl Net {
         }
     }
 
-    /// Wakes whoever waits for a socket that is ready; returns whether there was one.
-    fn report_ready(&self) -> bool {
+    /// Wakes whoever waits for a socket that is ready, and lists those that are watched; returns whether
+    /// there was one.
+    fn report_ready(&self, watched: &mut Vec<usize>) -> bool {
         const AT_ONCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
         let mut events = self.events.borrow_mut();
         let sources = self.sources.borrow();
@@ -107,6 +119,9 @@ impl Net {
             // A socket that was closed a moment ago may still be reported.
             if let Some(source) = sources.get(key) {
                 source.report(event.flags);
+                if source.watched.get() {
+                    watched.push(key);
+                }
             }
         }
         !ready.is_empty()
@@ -145,6 +160,7 @@ impl Net {
             hung_up: Cell::new(false),
             reader: RefCell::new(None),
             writer: RefCell::new(None),
+            watched: Cell::new(false),
         });
         let key = self.sources.borrow_mut().insert(Rc::clone(&source));
         let registered = Registered { net: Rc::clone(self), key, source };
@@ -252,8 +268,19 @@ impl Stream {
         Ok(Self { socket, place })
     }
 
-    /// Reads what has come; 0 is the end.
-    pub fn poll_read(&mut self, cx: &Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+    /// The key that names this socket to the [`Companion`] while it is watched.
+    #[must_use]
+    pub fn key(&self) -> usize {
+        self.place.key
+    }
+
+    /// From now on the companion is told of this socket, or no longer.
+    pub fn watch(&self, watched: bool) {
+        self.place.source.watched.set(watched);
+    }
+
+    /// Reads what has come; 0 is the end, and `None` that nothing has come.
+    pub fn read_now(&mut self, buffer: &mut [u8]) -> Option<io::Result<usize>> {
         let source = &self.place.source;
         while source.readable.get() {
             match self.socket.read(buffer) {
@@ -262,26 +289,36 @@ impl Stream {
                     if length < buffer.len() && !source.hung_up.get() {
                         source.readable.set(false);
                     }
-                    return Poll::Ready(Ok(length));
+                    return Some(Ok(length));
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => source.readable.set(false),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Poll::Ready(Err(error)),
+                Err(error) => return Some(Err(error)),
             }
         }
-        wait(&source.reader, cx)
+        None
     }
 
-    /// Writes what the socket takes.
-    pub fn poll_write(&mut self, cx: &Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
+    /// Writes what the socket takes; `None` if it takes nothing now.
+    pub fn write_now(&mut self, buffer: &[u8]) -> Option<io::Result<usize>> {
         loop {
             match self.socket.write(buffer) {
-                Ok(length) => return Poll::Ready(Ok(length)),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return wait(&self.place.source.writer, cx),
+                Ok(length) => return Some(Ok(length)),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Poll::Ready(Err(error)),
+                Err(error) => return Some(Err(error)),
             }
         }
+    }
+
+    /// As [`read_now`](Self::read_now), for a task that waits.
+    pub fn poll_read(&mut self, cx: &Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+        self.read_now(buffer).map_or_else(|| wait(&self.place.source.reader, cx), Poll::Ready)
+    }
+
+    /// As [`write_now`](Self::write_now), for a task that waits.
+    pub fn poll_write(&mut self, cx: &Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
+        self.write_now(buffer).map_or_else(|| wait(&self.place.source.writer, cx), Poll::Ready)
     }
 
     /// Says that nothing more will be written.
@@ -291,15 +328,6 @@ impl Stream {
     /// The connection is gone.
     pub fn shutdown(&self) -> io::Result<()> {
         self.socket.shutdown(std::net::Shutdown::Write)
-    }
-
-    /// Writes as much as the socket takes at once, for a last word.
-    ///
-    /// # Errors
-    ///
-    /// The connection is gone, or takes nothing now.
-    pub fn write_now(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.socket.write(bytes)
     }
 }
 

@@ -120,6 +120,12 @@ impl IngressEnd {
         self.completions.pop().ok()
     }
 
+    /// Whether a completion has come.
+    #[must_use]
+    pub fn has_completions(&self) -> bool {
+        !self.completions.is_empty()
+    }
+
     /// Woken after completions were pushed. Register first, look again, then sleep.
     #[must_use]
     pub fn waker(&self) -> Arc<AtomicWaker> {

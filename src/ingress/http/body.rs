@@ -48,6 +48,19 @@ fn too_large(bytes_max: usize) -> Refusal {
     Refusal::new(Problem::TooLarge, format!("at most {bytes_max} bytes are taken here")).close()
 }
 
+/// What a client is told for whose body there is no memory now.
+#[must_use]
+pub fn no_room() -> Refusal {
+    let detail = "the bodies that are arriving fill the memory that is set aside for them";
+    Refusal::new(Problem::Busy, detail).retry_after(1).close()
+}
+
+/// What a client is told whose body came too slowly.
+#[must_use]
+pub fn timed_out() -> Refusal {
+    Refusal::new(Problem::BodyTimeout, "the body did not come within body_timeout_ms").close()
+}
+
 /// Reads the whole body.
 ///
 /// # Errors
@@ -70,8 +83,7 @@ pub async fn read(
             return Err(too_large(bytes_max));
         }
         if !held.grow(data.len()) {
-            let detail = "the bodies that are arriving fill the memory that is set aside for them";
-            return Err(Refusal::new(Problem::Busy, detail).retry_after(1).close());
+            return Err(no_room());
         }
         // Nearly every body comes in one piece, which needs no copy.
         if first.is_empty() {
@@ -92,8 +104,7 @@ async fn next_data(connection: &ConnectionState, body: &mut Incoming) -> Result<
     std::future::poll_fn(|cx| {
         if connection.is_timed_out() {
             connection.forgive();
-            let detail = "the body did not come within body_timeout_ms";
-            return Poll::Ready(Err(Refusal::new(Problem::BodyTimeout, detail).close()));
+            return Poll::Ready(Err(timed_out()));
         }
         loop {
             return match std::pin::Pin::new(&mut *body).poll_frame(cx) {

@@ -1,6 +1,8 @@
-//! HTTP/1.1, spoken by hyper: which path leads where, and one connection's life.
+//! HTTP/1.1, spoken by hyper: which path leads where, and one connection's life. The one hot request has a
+//! [fast path](fast_path) beside it.
 
 mod body;
+mod fast_path;
 pub mod problem;
 mod status;
 mod submit;
@@ -21,11 +23,13 @@ use super::connection::{Connection, ConnectionState, Phase};
 use super::core::Core;
 use super::net::Stream;
 use crate::limits::HEADERS_MAX;
+pub use fast_path::FastPath;
 use problem::{Problem, Refusal};
 
-/// Serves one connection until the client or a stop ends it, or its time is over.
-pub async fn serve(core: Rc<Core>, stream: Stream, state: Rc<ConnectionState>) {
-    let io = Connection::new(stream, Rc::clone(&core), Rc::clone(&state));
+/// Serves one connection, which has `sent` something already, until the client or a stop ends it, or its time is
+/// over.
+async fn serve(core: Rc<Core>, stream: Stream, state: Rc<ConnectionState>, sent: Vec<u8>) {
+    let io = Connection::new(stream, sent, Rc::clone(&core), Rc::clone(&state));
     let service = service_fn(|request| answer(Rc::clone(&core), Rc::clone(&state), request));
     let connection = hyper::server::conn::http1::Builder::new()
         .max_buf_size(core.shared.limits.head_bytes_max)
@@ -65,7 +69,7 @@ async fn answer(
     state.enter(Phase::Response);
     Ok(result.unwrap_or_else(|refusal| {
         core.counters.refused[refusal.problem as usize].add(1);
-        refusal.into_response()
+        refusal.into_response().map(Full::new)
     }))
 }
 

@@ -1,7 +1,6 @@
 //! Refusals, as problem details (RFC 9457): one list of what can be wrong with a request.
 
 use bytes::Bytes;
-use http_body_util::Full;
 use hyper::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
 use hyper::{Response, StatusCode};
 
@@ -139,9 +138,15 @@ impl Refusal {
         self
     }
 
+    /// Whether the connection is closed behind the response.
+    #[must_use]
+    pub fn closes(&self) -> bool {
+        self.close
+    }
+
     /// The response.
     #[must_use]
-    pub fn into_response(self) -> Response<Full<Bytes>> {
+    pub fn into_response(self) -> Response<Bytes> {
         let (name, status, title) = self.problem.facts();
         let body = serde_json::json!({
             "type": format!("urn:forebay:problem:{name}"),
@@ -149,7 +154,7 @@ impl Refusal {
             "status": status.as_u16(),
             "detail": self.detail,
         });
-        let mut response = Response::new(Full::new(Bytes::from(body.to_string())));
+        let mut response = Response::new(Bytes::from(body.to_string()));
         *response.status_mut() = status;
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));

@@ -32,11 +32,22 @@ const NDJSON: &[u8] = b"application/x-ndjson";
 const NDJSON_RECORD_TYPE: &[u8] = b"application/json";
 
 /// What the head of a request says of its records.
-struct Head<'a> {
-    key: &'a [u8],
-    idempotency_key: &'a [u8],
-    content_type: &'a [u8],
-    is_ndjson: bool,
+pub struct Head<'a> {
+    /// `Forebay-Key`, empty for none.
+    pub key: &'a [u8],
+    /// `Idempotency-Key`, empty for none.
+    pub idempotency_key: &'a [u8],
+    /// `Content-Type`, empty for none.
+    pub content_type: &'a [u8],
+    /// Whether the body holds a record on each line.
+    pub is_ndjson: bool,
+}
+
+/// Whether a content type says that the body holds a record on each line.
+#[must_use]
+pub fn is_ndjson(content_type: &[u8]) -> bool {
+    let media_type = content_type.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
+    media_type.eq_ignore_ascii_case(NDJSON)
 }
 
 /// Takes a request's records, waits for the journal and answers.
@@ -63,15 +74,37 @@ pub async fn submit(
     let body_bytes = body.bytes.len() as u64;
     drop(body);
     let completion = answer.map_err(busy)?.await;
+    settle(core, &completion, arrived_ns, body_bytes)?;
+    Ok(accepted(queue, &completion, head.is_ndjson))
+}
+
+/// Counts what became of a request.
+///
+/// # Errors
+///
+/// Nothing was stored, or nobody can tell.
+pub fn settle(core: &Core, completion: &Completion, arrived_ns: u64, body_bytes: u64) -> Result<(), Refusal> {
     core.record_latency(core.clock.monotonic_ns().saturating_sub(arrived_ns) / 1000);
-    let response = respond(queue, &completion, head.is_ndjson)?;
+    match completion.outcome {
+        Outcome::Stored | Outcome::Replayed => {}
+        Outcome::DiskFull => {
+            let detail = "there is no room on the disk for another segment";
+            return Err(Refusal::new(Problem::DiskFull, detail).retry_after(10));
+        }
+        Outcome::Failed => return Err(journal_failed()),
+    }
     core.counters.accepted.add(1);
     core.counters.records.add(u64::from(completion.count));
     core.counters.bytes.add(body_bytes);
-    Ok(response)
+    Ok(())
 }
 
-fn check_health(core: &Core) -> Result<(), Refusal> {
+/// Refuses while nothing can be acknowledged.
+///
+/// # Errors
+///
+/// The journal has failed, or the server is stopping.
+pub fn check_health(core: &Core) -> Result<(), Refusal> {
     let health = &core.shared.health;
     if health.is_journal_failed() {
         return Err(journal_failed());
@@ -88,7 +121,9 @@ fn journal_failed() -> Refusal {
     Refusal::new(Problem::JournalFailed, detail).retry_after(60)
 }
 
-fn busy(busy: Busy) -> Refusal {
+/// What a client is told whose frame was not sent.
+#[must_use]
+pub fn busy(busy: Busy) -> Refusal {
     let detail = match busy {
         Busy::InFlight => "in_flight_max requests wait for the disk",
         Busy::Ring => "the ring to the journal is full: the disk is slower than the requests",
@@ -116,12 +151,11 @@ fn check_backlog(queue: &Queue, bytes: u64) -> Result<(), Refusal> {
 impl<'a> Head<'a> {
     fn read(headers: &'a HeaderMap) -> Result<Self, Refusal> {
         let content_type = header(headers, &CONTENT_TYPE, CONTENT_TYPE_BYTES_MAX)?;
-        let media_type = content_type.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
         Ok(Self {
             key: header(headers, &FOREBAY_KEY, KEY_BYTES_MAX)?,
             idempotency_key: header(headers, &IDEMPOTENCY_KEY, IDEMPOTENCY_KEY_BYTES_MAX)?,
             content_type,
-            is_ndjson: media_type.eq_ignore_ascii_case(NDJSON),
+            is_ndjson: is_ndjson(content_type),
         })
     }
 }
@@ -149,7 +183,11 @@ fn header<'a>(headers: &'a HeaderMap, name: &HeaderName, bytes_max: usize) -> Re
 }
 
 /// Writes the frame: its header, then the records.
-fn build_frame(
+///
+/// # Errors
+///
+/// The records are malformed or too large, or the backlog is full.
+pub fn build_frame(
     core: &Core,
     queue: &Queue,
     head: &Head<'_>,
@@ -228,24 +266,12 @@ fn encode_lines(limits: &Ingress, body: &[u8], first: Record<'_>, frame: &mut Ve
     Ok(count)
 }
 
-/// The answer to what became of the frame.
-fn respond(queue: &Queue, completion: &Completion, is_ndjson: bool) -> Result<Response<Full<Bytes>>, Refusal> {
-    match completion.outcome {
-        Outcome::Stored | Outcome::Replayed => Ok(accepted(queue, completion, is_ndjson)),
-        Outcome::DiskFull => {
-            let detail = "there is no room on the disk for another segment";
-            Err(Refusal::new(Problem::DiskFull, detail).retry_after(10))
-        }
-        Outcome::Failed => Err(journal_failed()),
-    }
-}
-
-/// The 202. Location and body are written into one piece of memory.
-fn accepted(queue: &Queue, completion: &Completion, is_ndjson: bool) -> Response<Full<Bytes>> {
+/// Writes the texts of a 202 behind each other: the path of the ticket, then the body. Returns the
+/// length of the first.
+pub fn write_receipt(text: &mut String, queue: &Queue, completion: &Completion, is_ndjson: bool) -> usize {
     let ticket = queue.tickets.ticket(completion.first_sequence);
     let last_sequence = completion.first_sequence + u64::from(completion.count.max(1)) - 1;
     let position = queue.position(last_sequence);
-    let mut text = String::with_capacity(256);
     // Writing into a string cannot fail.
     let _ = write!(text, "/v1/tickets/{ticket}");
     let location_bytes = text.len();
@@ -259,6 +285,13 @@ fn accepted(queue: &Queue, completion: &Completion, is_ndjson: bool) -> Response
         Some(eta_ms) => write!(text, r#","position":{position},"eta_ms":{eta_ms}}}"#),
         None => write!(text, r#","position":{position},"eta_ms":null}}"#),
     };
+    location_bytes
+}
+
+/// The 202. Location and body lie in one piece of memory.
+fn accepted(queue: &Queue, completion: &Completion, is_ndjson: bool) -> Response<Full<Bytes>> {
+    let mut text = String::with_capacity(256);
+    let location_bytes = write_receipt(&mut text, queue, completion, is_ndjson);
     let text = Bytes::from(text);
     let mut response = Response::new(Full::new(text.slice(location_bytes..)));
     *response.status_mut() = StatusCode::ACCEPTED;
