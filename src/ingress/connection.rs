@@ -36,6 +36,8 @@ pub struct ConnectionState {
     phase: Cell<Phase>,
     deadline_ms: Cell<u64>,
     timed_out: Cell<bool>,
+    /// The window of time in which it last sent a request, as [`Core::note_sender`] counts them.
+    pub(super) sent_in_window: Cell<u64>,
     waker: RefCell<Option<Waker>>,
     clock: Rc<TurnClock>,
     idle_timeout_ms: u64,
@@ -52,6 +54,7 @@ impl ConnectionState {
             phase: Cell::new(Phase::Idle),
             deadline_ms: Cell::new(u64::MAX),
             timed_out: Cell::new(false),
+            sent_in_window: Cell::new(0),
             waker: RefCell::new(None),
             clock: Rc::clone(&core.clock),
             idle_timeout_ms: limits.idle_timeout_ms,

@@ -57,6 +57,7 @@ pub struct Core {
     connections: RefCell<Slab<Rc<ConnectionState>>>,
     /// Bytes of bodies that are arriving.
     body_bytes: Cell<usize>,
+    senders: Cell<Senders>,
     latency: RefCell<Histogram<u64>>,
     /// Where reads land before hyper has them.
     pub scratch: RefCell<Box<[u8]>>,
@@ -80,6 +81,14 @@ enum Waiter {
     Connection(usize),
 }
 
+/// How many connections have sent requests in this window of time, and in the one before it.
+#[derive(Clone, Copy, Default)]
+struct Senders {
+    window: u64,
+    now: u16,
+    before: u16,
+}
+
 /// Why a frame was not sent to the journal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Busy {
@@ -89,6 +98,8 @@ pub enum Busy {
     Ring,
 }
 
+/// Time after which a connection that sends nothing is no longer counted as a sender, in milliseconds.
+const SENDERS_WINDOW_MS: u64 = 16;
 /// Beyond this the frame buffer is given back after use.
 const FRAME_BYTES_KEPT: usize = 256 * 1024;
 
@@ -106,6 +117,7 @@ impl Core {
             frame: RefCell::default(),
             connections: RefCell::default(),
             body_bytes: Cell::new(0),
+            senders: Cell::default(),
             latency: RefCell::new(latency_histogram()),
             scratch: RefCell::new(vec![0; FAST_REQUEST_BYTES_MAX].into_boxed_slice()),
             stopping: Cell::new(false),
@@ -234,6 +246,27 @@ impl Core {
         let key = self.connections.borrow_mut().insert(Rc::clone(state));
         self.count_connections();
         Some(Connected { core: Rc::clone(self), key })
+    }
+
+    /// Counts a connection among those that have sent a request lately.
+    pub fn note_sender(&self, connection: &ConnectionState) {
+        let window = self.clock.monotonic_ms() / SENDERS_WINDOW_MS + 1;
+        let mut senders = self.senders.get();
+        if senders.window != window {
+            let before = if senders.window + 1 == window { senders.now } else { 0 };
+            senders = Senders { window, now: 0, before };
+        }
+        if connection.sent_in_window.replace(window) != window {
+            senders.now = senders.now.saturating_add(1);
+        }
+        self.senders.set(senders);
+    }
+
+    /// How many connections have sent requests lately; the journal gathers by it.
+    #[must_use]
+    pub fn senders(&self) -> u16 {
+        let senders = self.senders.get();
+        senders.now.max(senders.before)
     }
 
     /// How many connections this executor has.

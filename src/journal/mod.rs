@@ -10,6 +10,7 @@ pub mod catalogue;
 pub mod cursor;
 pub mod directory;
 pub mod format;
+mod gathering;
 pub mod idempotency;
 mod keys_file;
 pub mod maintenance;

@@ -75,6 +75,9 @@ impl Disk {
     pub fn commit(&mut self, writes: &[Write<'_>]) -> Result<(), CommitError> {
         self.results.clear();
         self.results.resize(writes.len(), (None, None));
+        if let [write] = writes {
+            return self.commit_one(write);
+        }
         for (index, write) in writes.iter().enumerate() {
             self.push(index as u64, write)?;
         }
@@ -83,6 +86,18 @@ impl Disk {
             check(write, *result)?;
         }
         Ok(())
+    }
+
+    fn commit_one(&mut self, write: &Write<'_>) -> Result<(), CommitError> {
+        let fd = types::Fd(write.file.as_raw_fd());
+        let length =
+            u32::try_from(write.bytes.len()).map_err(|_| CommitError::Ring(io::ErrorKind::InvalidInput.into()))?;
+        let entry = opcode::Write::new(fd, write.bytes.as_ptr(), length).offset(write.offset).build().user_data(0);
+        // SAFETY: as in `push`.
+        unsafe { self.ring.submission().push(&entry) }.map_err(|error| CommitError::Ring(io::Error::other(error)))?;
+        self.wait(1);
+        check(write, (self.results[0].0, Some(0)))?;
+        rustix::fs::fdatasync(write.file).map_err(|error| CommitError::Sync(error.into()))
     }
 
     fn push(&mut self, index: u64, write: &Write<'_>) -> Result<(), CommitError> {

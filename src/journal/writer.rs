@@ -20,6 +20,7 @@ use rtrb::Producer;
 use super::append::{Appender, Place, SealedBatch};
 use super::catalogue::{Catalogue, Segment};
 use super::format::SegmentIdentity;
+use super::gathering::{Gathering, Pause};
 use super::idempotency::KeyEntry;
 use super::maintenance::{Chore, Unsaved};
 use super::pool::Pool;
@@ -74,6 +75,11 @@ pub struct Writer {
     disk: Disk,
     /// What to complete when the commit that is being gathered is durable: ring and completion.
     gathered: Vec<(usize, Completion)>,
+    gathering: Gathering,
+    /// Connections that have sent requests lately, for each ring.
+    senders: Vec<u16>,
+    /// Whether requests are answered as soon as they are gathered.
+    answers_early: bool,
     /// The ring that is looked at first, so that none is always last.
     first_ring: usize,
     disk_full_until_ns: u64,
@@ -95,7 +101,8 @@ impl Writer {
         chores: Sender<Chore>,
     ) -> io::Result<Self> {
         let disk = Disk::new(logs.len())?;
-        let gathered = Vec::new();
+        let senders = vec![0; rings.len()];
+        let answers_early = logs.iter().any(|log| log.queue.config.ack == Ack::Memory);
         Ok(Self {
             epoch,
             logs,
@@ -105,7 +112,10 @@ impl Writer {
             health,
             chores,
             disk,
-            gathered,
+            gathered: Vec::new(),
+            gathering: Gathering::default(),
+            senders,
+            answers_early,
             first_ring: 0,
             disk_full_until_ns: 0,
         })
@@ -114,9 +124,7 @@ impl Writer {
     /// Runs until every executor is gone and everything that they sent is committed.
     pub fn run(mut self) {
         loop {
-            self.gather();
-            // Whoever asked for no more than memory need not wait for the sync.
-            self.wake_all();
+            self.gather_enough();
             let wrote = self.commit();
             self.wake_all();
             if wrote || self.rings.iter().any(|ring| !ring.is_empty()) {
@@ -139,19 +147,58 @@ impl Writer {
         self.rings.iter_mut().for_each(JournalEnd::wake);
     }
 
-    /// Takes frames off the rings until they are empty or the batches full.
-    fn gather(&mut self) {
+    /// Gathers until it is time to commit.
+    fn gather_enough(&mut self) {
+        loop {
+            let (requests, is_full) = self.gather();
+            // Whoever asked for no more than memory need not wait for the sync.
+            self.wake_all();
+            let now_ns = clock::monotonic_ns();
+            self.gathering.gathered(now_ns, requests);
+            let senders = self.senders.iter().copied().map(u64::from).sum();
+            match self.gathering.pause(now_ns, senders) {
+                Some(pause) if !is_full && !self.gathered.is_empty() => self.pause(&pause, senders),
+                _ => return self.gathering.begin_commit(now_ns),
+            }
+        }
+    }
+
+    /// Lets requests collect in the rings. Requests that are answered as soon as they are gathered end the
+    /// pause; to be woken for each of the others would cost what the pause is to save.
+    fn pause(&self, pause: &Pause, senders: u64) {
+        let rings = &self.rings;
+        if self.answers_early {
+            return self.bell.sleep_unless(pause.longest, || rings.iter().any(|ring| !ring.is_empty()));
+        }
+        // Each executor is waited for as far as it has senders.
+        let share = |senders_here: u16| (pause.requests * u64::from(senders_here)).div_ceil(senders.max(1)).max(1);
+        for (ring, senders_here) in rings.iter().zip(&self.senders) {
+            ring.call_at(share(*senders_here));
+        }
+        let has_enough = || rings.iter().zip(&self.senders).any(|(ring, senders)| ring.has(share(*senders)));
+        self.bell.pause_unless(pause.longest, has_enough);
+        rings.iter().for_each(JournalEnd::call_off);
+    }
+
+    /// Takes frames off the rings until they are empty or the batches full. Returns how many, and whether
+    /// one has to wait for the next commit.
+    fn gather(&mut self) -> (u64, bool) {
         let now_s = clock::unix_us() / 1_000_000;
         let rings = self.rings.len();
+        let (mut requests, mut is_full) = (0, false);
         for turn in 0..rings {
             let ring = (self.first_ring + turn) % rings;
             while let Some(frame) = self.rings[ring].peek() {
                 if !self.take_frame(ring, &frame, now_s) {
+                    is_full = true;
                     break;
                 }
+                self.senders[ring] = frame.senders.get();
+                requests += 1;
             }
         }
         self.first_ring = (self.first_ring + 1) % rings.max(1);
+        (requests, is_full)
     }
 
     /// Deals with one frame; `false` if it must wait for the next commit.

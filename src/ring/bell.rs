@@ -33,6 +33,24 @@ impl Bell {
         }
     }
 
+    /// Wakes the thread that sleeps, whatever it sleeps for.
+    pub fn wake(&self) {
+        if let Some(sleeper) = self.sleeper.get() {
+            sleeper.unpark();
+        }
+    }
+
+    /// Sleeps until [`wake`](Self::wake) or `patience` ends, unless `has_enough` says that there is no need
+    /// to. Only the thread of [`sleep_unless`](Self::sleep_unless) may call this, having said to the producers
+    /// when to wake it. May return early.
+    pub fn pause_unless(&self, patience: Duration, has_enough: impl FnOnce() -> bool) {
+        self.sleeper.get_or_init(thread::current);
+        fence(Ordering::SeqCst);
+        if !has_enough() {
+            thread::park_timeout(patience);
+        }
+    }
+
     /// Sleeps until the bell rings or `patience` ends, unless `has_work` finds something
     /// once the bell is armed. Only one thread may ever call this. May return early.
     pub fn sleep_unless(&self, patience: Duration, has_work: impl FnOnce() -> bool) {

@@ -11,6 +11,7 @@
 mod bell;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use atomic_waker::AtomicWaker;
 use rtrb::{Consumer, Producer, RingBuffer};
@@ -33,8 +34,8 @@ pub struct FrameHeader {
     pub slot: U32,
     /// Which queue, by index.
     pub queue: U16,
-    /// Not used yet; zero.
-    pub reserved: U16,
+    /// Connections of this executor that have sent requests lately, this one included.
+    pub senders: U16,
     /// Keyed hash of the idempotency key, all zero for none.
     pub idempotency_hash: [u8; 16],
 }
@@ -68,9 +69,25 @@ pub enum Outcome {
     Failed,
 }
 
+/// How many frames were pushed, and at how many the journal wants to be woken from a pause.
+/// Each number lies on cache lines of its own: the executor writes the first and only reads the second,
+/// which the journal writes once a pause.
+#[derive(Default)]
+struct Tally {
+    pushed: Line<AtomicU64>,
+    enough_at: Line<AtomicU64>,
+}
+
+/// Keeps what others write off its cache lines (two, as processors fetch them in pairs).
+#[derive(Default)]
+#[repr(align(128))]
+struct Line<T>(T);
+
 /// The executor's end of the ring.
 pub struct IngressEnd {
     frames: Producer<u8>,
+    pushed: u64,
+    tally: Arc<Tally>,
     completions: Consumer<Completion>,
     bell: Arc<Bell>,
     waker: Arc<AtomicWaker>,
@@ -79,6 +96,8 @@ pub struct IngressEnd {
 /// The journal's end of the ring.
 pub struct JournalEnd {
     frames: Consumer<u8>,
+    taken: u64,
+    tally: Arc<Tally>,
     completions: Producer<Completion>,
     waker: Arc<AtomicWaker>,
     /// A frame whose header has been taken off the ring and whose records have not.
@@ -97,9 +116,25 @@ pub fn ring(bytes: usize, in_flight_max: usize, bell: Arc<Bell>) -> (IngressEnd,
     let (frames_in, frames_out) = RingBuffer::new(bytes);
     let (completions_in, completions_out) = RingBuffer::new(in_flight_max);
     let waker = Arc::new(AtomicWaker::new());
-    let ingress = IngressEnd { frames: frames_in, completions: completions_out, bell, waker: Arc::clone(&waker) };
-    let journal =
-        JournalEnd { frames: frames_out, completions: completions_in, waker, pending: None, completed: false };
+    let tally = Arc::new(Tally::default());
+    tally.enough_at.0.store(u64::MAX, Ordering::Relaxed);
+    let ingress = IngressEnd {
+        frames: frames_in,
+        pushed: 0,
+        tally: Arc::clone(&tally),
+        completions: completions_out,
+        bell,
+        waker: Arc::clone(&waker),
+    };
+    let journal = JournalEnd {
+        frames: frames_out,
+        taken: 0,
+        tally,
+        completions: completions_in,
+        waker,
+        pending: None,
+        completed: false,
+    };
     (ingress, journal)
 }
 
@@ -111,7 +146,14 @@ impl IngressEnd {
     /// [`RingFull`] if it does not fit now; nothing was pushed.
     pub fn submit(&mut self, frame: &[u8]) -> Result<(), RingFull> {
         self.frames.push_entire_slice(frame).map_err(|_| RingFull)?;
+        self.pushed += 1;
+        self.tally.pushed.0.store(self.pushed, Ordering::Release);
         self.bell.ring();
+        // Behind the fence in `ring`, so that either this sees what the journal wants or the journal sees the push.
+        if self.pushed >= self.tally.enough_at.0.load(Ordering::Relaxed) {
+            self.tally.enough_at.0.store(u64::MAX, Ordering::Relaxed);
+            self.bell.wake();
+        }
         Ok(())
     }
 
@@ -141,6 +183,7 @@ impl JournalEnd {
             let mut header = FrameHeader::new_zeroed();
             self.frames.pop_entire_slice(header.as_mut_bytes()).ok()?;
             self.pending = Some(header);
+            self.taken += 1;
         }
         self.pending
     }
@@ -175,6 +218,23 @@ impl JournalEnd {
         if std::mem::take(&mut self.completed) {
             self.waker.wake();
         }
+    }
+
+    /// Asks to be woken once `frames` more than were peeked at have come; [`has`](Self::has) is to be asked
+    /// afterwards, behind a sequentially consistent fence.
+    pub fn call_at(&self, frames: u64) {
+        self.tally.enough_at.0.store(self.taken.saturating_add(frames), Ordering::Relaxed);
+    }
+
+    /// No longer.
+    pub fn call_off(&self) {
+        self.tally.enough_at.0.store(u64::MAX, Ordering::Relaxed);
+    }
+
+    /// Whether so many frames more than were peeked at have come.
+    #[must_use]
+    pub fn has(&self, frames: u64) -> bool {
+        self.tally.pushed.0.load(Ordering::Acquire) >= self.taken.saturating_add(frames)
     }
 
     /// Nothing to peek at.

@@ -70,6 +70,7 @@ pub async fn submit(
     check_backlog(queue, announced.unwrap_or(0))?;
     let body = body::read(core, connection, body, bytes_max).await?;
     let arrived_ns = core.clock.monotonic_ns();
+    core.note_sender(connection);
     let answer = core.submit(|slot, frame| build_frame(core, queue, &head, &body.bytes, slot, frame))?;
     let body_bytes = body.bytes.len() as u64;
     drop(body);
@@ -233,7 +234,7 @@ pub fn build_frame(
         count: U32::new(count),
         slot: U32::new(slot),
         queue: U16::new(queue.index),
-        reserved: U16::ZERO,
+        senders: U16::new(core.senders()),
         idempotency_hash,
     };
     frame[..FRAME_HEADER_BYTES].copy_from_slice(header.as_bytes());

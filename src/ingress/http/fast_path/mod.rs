@@ -218,6 +218,7 @@ impl FastPath {
                     let Some(queue) = self.core.queue(request.queue) else { return Fate::Leaves(bytes.to_vec()) };
                     connection.state.enter(Phase::Answer);
                     connection.input.bytes_min = 1;
+                    self.core.note_sender(&connection.state);
                     match self.submit(key, queue, &request) {
                         Ok(in_flight) => connection.in_flight = Some(in_flight),
                         Err(refusal) => match self.refuse(connection, refusal) {

@@ -1,0 +1,132 @@
+//! How long the journal gathers before it commits. Pure: time and counts are arguments.
+//!
+//! A commit costs about as much processor time as a dozen requests, however many it carries, and
+//! on a machine whose cores are busy that time is taken from the requests themselves. So under
+//! load a commit waits until about half of those who send have sent: they go to the disk while the
+//! others are answered and send again. The wait is bounded, counted from the beginning of the commit before,
+//! and it is not made at all where little would come of it: a client that is alone, or
+//! few requests, are written at once. `docs/decisions/0002-gathering.md` has the figures.
+
+use std::time::Duration;
+
+/// The longest time from the beginning of one commit to that of the next that is spent for gathering.
+const INTERVAL_NS_MAX: u64 = 2_000_000;
+/// Unless at least so many requests can be expected within that time, nothing is waited for.
+const REQUESTS_WORTH_A_PAUSE: u64 = 16;
+/// A shorter pause costs more than it brings.
+const PAUSE_NS_MIN: u64 = 30_000;
+/// Time over which the rate of requests is measured.
+const RATE_WINDOW_NS: u64 = 4_000_000;
+
+/// What the journal knows of the requests that come.
+#[derive(Debug, Default)]
+pub struct Gathering {
+    /// When the commit before began.
+    began_ns: u64,
+    /// Requests that were gathered since then.
+    gathered: u64,
+    window_began_ns: u64,
+    window_requests: u64,
+    /// Requests a second in the last whole window.
+    rate: u64,
+}
+
+impl Gathering {
+    /// A commit begins.
+    pub fn begin_commit(&mut self, now_ns: u64) {
+        self.began_ns = now_ns;
+        self.gathered = 0;
+    }
+
+    /// So many requests were taken off the rings.
+    pub fn gathered(&mut self, now_ns: u64, requests: u64) {
+        self.gathered += requests;
+        self.window_requests += requests;
+        let window_ns = now_ns.saturating_sub(self.window_began_ns);
+        if window_ns >= RATE_WINDOW_NS {
+            self.rate = self.window_requests.saturating_mul(1_000_000_000) / window_ns;
+            self.window_began_ns = now_ns;
+            self.window_requests = 0;
+        }
+    }
+
+    /// For how many requests to wait and how long, or `None` to commit now. `senders` are the connections that
+    /// have sent requests lately.
+    #[must_use]
+    pub fn pause(&self, now_ns: u64, senders: u64) -> Option<Pause> {
+        let wanted = (senders / 2).saturating_sub(self.gathered);
+        let left_ns = INTERVAL_NS_MAX.saturating_sub(now_ns.saturating_sub(self.began_ns));
+        let expected = self.gathered + self.rate.saturating_mul(left_ns) / 1_000_000_000;
+        if wanted == 0 || left_ns < PAUSE_NS_MIN || expected < REQUESTS_WORTH_A_PAUSE {
+            return None;
+        }
+        Some(Pause { requests: wanted, longest: Duration::from_nanos(left_ns) })
+    }
+}
+
+/// What to wait for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pause {
+    /// Until so many more requests have come.
+    pub requests: u64,
+    /// And no longer than this.
+    pub longest: Duration,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A journal that has seen `rate` requests a second and begins a commit at the returned time.
+    fn after(rate: u64) -> (Gathering, u64) {
+        let mut gathering = Gathering::default();
+        let mut now_ns = 1_000_000_000;
+        gathering.gathered(now_ns, 1);
+        for _ in 0..10 {
+            now_ns += 1_000_000;
+            gathering.gathered(now_ns, rate / 1000);
+        }
+        gathering.begin_commit(now_ns);
+        (gathering, now_ns)
+    }
+
+    #[test]
+    fn a_client_that_is_alone_is_written_at_once() {
+        let (mut gathering, now_ns) = after(3000);
+        gathering.gathered(now_ns + 1000, 1);
+        assert_eq!(gathering.pause(now_ns + 1000, 1), None);
+    }
+
+    #[test]
+    fn few_requests_of_many_clients_are_written_at_once() {
+        let (mut gathering, now_ns) = after(5000);
+        gathering.gathered(now_ns + 400_000, 2);
+        assert_eq!(gathering.pause(now_ns + 400_000, 1000), None);
+    }
+
+    #[test]
+    fn under_load_half_of_the_senders_are_waited_for() {
+        let (mut gathering, now_ns) = after(64_000);
+        gathering.gathered(now_ns + 400_000, 20);
+        let pause = gathering.pause(now_ns + 400_000, 64).unwrap();
+        assert_eq!(pause, Pause { requests: 12, longest: Duration::from_nanos(INTERVAL_NS_MAX - 400_000) });
+        gathering.gathered(now_ns + 600_000, 12);
+        assert_eq!(gathering.pause(now_ns + 600_000, 64), None);
+    }
+
+    #[test]
+    fn no_wait_goes_beyond_the_interval() {
+        let (mut gathering, now_ns) = after(64_000);
+        gathering.gathered(now_ns + 500_000, 32);
+        let pause = gathering.pause(now_ns + 500_000, 10_000).unwrap();
+        assert_eq!(pause.longest, Duration::from_nanos(INTERVAL_NS_MAX - 500_000));
+        assert_eq!(gathering.pause(now_ns + INTERVAL_NS_MAX, 10_000), None);
+    }
+
+    #[test]
+    fn a_clock_that_stands_or_goes_back_is_no_reason_to_wait_for_ever() {
+        let (gathering, now_ns) = after(64_000);
+        let pause = gathering.pause(now_ns - 5_000_000, 10_000).unwrap();
+        assert!(pause.longest <= Duration::from_nanos(INTERVAL_NS_MAX));
+    }
+}
