@@ -15,6 +15,8 @@ mod server;
 
 #[path = "http/connections.rs"]
 mod connections;
+#[path = "http/fast_path.rs"]
+mod fast_path;
 #[path = "http/idempotency.rs"]
 mod idempotency;
 #[path = "http/ndjson.rs"]

@@ -5,7 +5,7 @@
 //! load a commit waits until about half of those who send have sent: they go to the disk while the
 //! others are answered and send again. The wait is bounded, counted from the beginning of the commit before,
 //! and it is not made at all where little would come of it: a client that is alone, or
-//! few requests, are written at once. `docs/decisions/0002-gathering.md` has the figures.
+//! few requests, are written at once. `docs/decisions/0006-gathering-under-load.md` has the figures.
 
 use std::time::Duration;
 
@@ -13,6 +13,11 @@ use std::time::Duration;
 const INTERVAL_NS_MAX: u64 = 2_000_000;
 /// Unless at least so many requests can be expected within that time, nothing is waited for.
 const REQUESTS_WORTH_A_PAUSE: u64 = 16;
+/// Where requests are answered as soon as they are gathered, the rings are looked at when this part of the
+/// senders has sent,
+const SENDERS_PER_EARLY_LOOK: u64 = 8;
+/// and at least this often.
+const EARLY_LOOK_NS_MAX: u64 = 200_000;
 /// A shorter pause costs more than it brings.
 const PAUSE_NS_MIN: u64 = 30_000;
 /// Time over which the rate of requests is measured.
@@ -21,6 +26,8 @@ const RATE_WINDOW_NS: u64 = 4_000_000;
 /// What the journal knows of the requests that come.
 #[derive(Debug, Default)]
 pub struct Gathering {
+    /// Whether requests are answered as soon as they are gathered.
+    answers_early: bool,
     /// When the commit before began.
     began_ns: u64,
     /// Requests that were gathered since then.
@@ -32,6 +39,13 @@ pub struct Gathering {
 }
 
 impl Gathering {
+    /// Nothing gathered yet. `answers_early` says that there are requests that are answered as soon as they are
+    /// gathered, which must not wait for a commit.
+    #[must_use]
+    pub fn new(answers_early: bool) -> Self {
+        Self { answers_early, ..Self::default() }
+    }
+
     /// A commit begins.
     pub fn begin_commit(&mut self, now_ns: u64) {
         self.began_ns = now_ns;
@@ -57,10 +71,15 @@ impl Gathering {
         let wanted = (senders / 2).saturating_sub(self.gathered);
         let left_ns = INTERVAL_NS_MAX.saturating_sub(now_ns.saturating_sub(self.began_ns));
         let expected = self.gathered + self.rate.saturating_mul(left_ns) / 1_000_000_000;
-        if wanted == 0 || left_ns < PAUSE_NS_MIN || expected < REQUESTS_WORTH_A_PAUSE {
+        if self.gathered == 0 || wanted == 0 || left_ns < PAUSE_NS_MIN || expected < REQUESTS_WORTH_A_PAUSE {
             return None;
         }
-        Some(Pause { requests: wanted, longest: Duration::from_nanos(left_ns) })
+        let (requests, longest_ns) = if self.answers_early {
+            (wanted.min(senders / SENDERS_PER_EARLY_LOOK).max(1), left_ns.min(EARLY_LOOK_NS_MAX))
+        } else {
+            (wanted, left_ns)
+        };
+        Some(Pause { requests, longest: Duration::from_nanos(longest_ns) })
     }
 }
 
@@ -115,6 +134,22 @@ mod tests {
     }
 
     #[test]
+    fn who_is_answered_early_waits_a_little_at_most() {
+        let (mut gathering, now_ns) = after(64_000);
+        gathering.answers_early = true;
+        gathering.gathered(now_ns + 400_000, 20);
+        let pause = gathering.pause(now_ns + 400_000, 256).unwrap();
+        assert_eq!(pause, Pause { requests: 32, longest: Duration::from_nanos(EARLY_LOOK_NS_MAX) });
+        assert_eq!(gathering.pause(now_ns + 400_000, 42).unwrap().requests, 1, "a commit needs no more");
+    }
+
+    #[test]
+    fn nothing_is_waited_for_without_a_request() {
+        let (gathering, now_ns) = after(64_000);
+        assert_eq!(gathering.pause(now_ns + 100_000, 64), None);
+    }
+
+    #[test]
     fn no_wait_goes_beyond_the_interval() {
         let (mut gathering, now_ns) = after(64_000);
         gathering.gathered(now_ns + 500_000, 32);
@@ -125,7 +160,8 @@ mod tests {
 
     #[test]
     fn a_clock_that_stands_or_goes_back_is_no_reason_to_wait_for_ever() {
-        let (gathering, now_ns) = after(64_000);
+        let (mut gathering, now_ns) = after(64_000);
+        gathering.gathered(now_ns, 1);
         let pause = gathering.pause(now_ns - 5_000_000, 10_000).unwrap();
         assert!(pause.longest <= Duration::from_nanos(INTERVAL_NS_MAX));
     }

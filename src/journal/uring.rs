@@ -1,10 +1,10 @@
-//! The only user of `io_uring`'s own interface: writes linked to fdatasync.
+//! The only user of `io_uring`'s own interface: writes, and the fdatasync behind each.
 //!
 //! `io_uring` completes in any order, so a sync that merely follows its write may run
-//! before it. The two are linked: the sync starts when the write has completed in full,
-//! and is cancelled otherwise. All commits of one call are in flight together, and the
-//! call returns when the kernel has finished with all of them, so it never leaves a
-//! buffer in the kernel's hands.
+//! before it. Of several files each write is linked to its sync, which starts when the write
+//! has completed in full and is cancelled otherwise; all of them are in flight together.
+//! A single file is synced when its write has completed. A call returns when the kernel has
+//! finished with everything, so it never leaves a buffer in the kernel's hands.
 
 use std::fs::File;
 use std::io;
@@ -83,35 +83,28 @@ impl Disk {
         }
         self.wait(writes.len() * 2);
         for (write, result) in writes.iter().zip(&self.results) {
-            check(write, *result)?;
+            check_write(write, result.0)?;
+            check_sync(result.1)?;
         }
         Ok(())
     }
 
+    /// One file is synced by this thread itself, once its write has completed: the kernel would hand a linked
+    /// sync to a thread of its own, which costs two more switches for each commit
+    /// (`docs/decisions/0006-gathering-under-load.md`).
     fn commit_one(&mut self, write: &Write<'_>) -> Result<(), CommitError> {
-        let fd = types::Fd(write.file.as_raw_fd());
-        let length =
-            u32::try_from(write.bytes.len()).map_err(|_| CommitError::Ring(io::ErrorKind::InvalidInput.into()))?;
-        let entry = opcode::Write::new(fd, write.bytes.as_ptr(), length).offset(write.offset).build().user_data(0);
-        // SAFETY: as in `push`.
+        let entry = write.entry()?.user_data(0);
+        // SAFETY: the buffer and the file outlive the call to `commit`, which does not return before the kernel
+        // has completed the entry: nothing stands between the push and `wait`.
         unsafe { self.ring.submission().push(&entry) }.map_err(|error| CommitError::Ring(io::Error::other(error)))?;
         self.wait(1);
-        check(write, (self.results[0].0, Some(0)))?;
+        check_write(write, self.results[0].0)?;
         rustix::fs::fdatasync(write.file).map_err(|error| CommitError::Sync(error.into()))
     }
 
     fn push(&mut self, index: u64, write: &Write<'_>) -> Result<(), CommitError> {
-        let fd = types::Fd(write.file.as_raw_fd());
-        let length =
-            u32::try_from(write.bytes.len()).map_err(|_| CommitError::Ring(io::ErrorKind::InvalidInput.into()))?;
-        let pair = [
-            opcode::Write::new(fd, write.bytes.as_ptr(), length)
-                .offset(write.offset)
-                .build()
-                .user_data(index * 2)
-                .flags(squeue::Flags::IO_LINK),
-            opcode::Fsync::new(fd).flags(types::FsyncFlags::DATASYNC).build().user_data(index * 2 + 1),
-        ];
+        let sync = opcode::Fsync::new(write.fd()).flags(types::FsyncFlags::DATASYNC).build();
+        let pair = [write.entry()?.user_data(index * 2).flags(squeue::Flags::IO_LINK), sync.user_data(index * 2 + 1)];
         // SAFETY: the buffer and the file outlive the call to `commit`, which is the only caller and
         // does not return before the kernel has completed both entries (`wait` counts them).
         unsafe { self.ring.submission().push_multiple(&pair) }
@@ -145,7 +138,19 @@ impl Disk {
     }
 }
 
-fn check(write: &Write<'_>, (written, synced): (Option<i32>, Option<i32>)) -> Result<(), CommitError> {
+impl Write<'_> {
+    fn fd(&self) -> types::Fd {
+        types::Fd(self.file.as_raw_fd())
+    }
+
+    fn entry(&self) -> Result<squeue::Entry, CommitError> {
+        let length =
+            u32::try_from(self.bytes.len()).map_err(|_| CommitError::Ring(io::ErrorKind::InvalidInput.into()))?;
+        Ok(opcode::Write::new(self.fd(), self.bytes.as_ptr(), length).offset(self.offset).build())
+    }
+}
+
+fn check_write(write: &Write<'_>, written: Option<i32>) -> Result<(), CommitError> {
     let failed = |error| CommitError::Write { offset: write.offset, bytes: write.bytes.len(), error };
     let written = written.unwrap_or(-rustix::io::Errno::IO.raw_os_error());
     if written < 0 {
@@ -154,6 +159,10 @@ fn check(write: &Write<'_>, (written, synced): (Option<i32>, Option<i32>)) -> Re
     if usize::try_from(written).ok() != Some(write.bytes.len()) {
         return Err(failed(io::Error::new(io::ErrorKind::WriteZero, format!("only {written} bytes were written"))));
     }
+    Ok(())
+}
+
+fn check_sync(synced: Option<i32>) -> Result<(), CommitError> {
     match synced {
         Some(0) => Ok(()),
         Some(error) => Err(CommitError::Sync(io::Error::from_raw_os_error(-error))),

@@ -78,8 +78,6 @@ pub struct Writer {
     gathering: Gathering,
     /// Connections that have sent requests lately, for each ring.
     senders: Vec<u16>,
-    /// Whether requests are answered as soon as they are gathered.
-    answers_early: bool,
     /// The ring that is looked at first, so that none is always last.
     first_ring: usize,
     disk_full_until_ns: u64,
@@ -113,9 +111,8 @@ impl Writer {
             chores,
             disk,
             gathered: Vec::new(),
-            gathering: Gathering::default(),
+            gathering: Gathering::new(answers_early),
             senders,
-            answers_early,
             first_ring: 0,
             disk_full_until_ns: 0,
         })
@@ -157,19 +154,15 @@ impl Writer {
             self.gathering.gathered(now_ns, requests);
             let senders = self.senders.iter().copied().map(u64::from).sum();
             match self.gathering.pause(now_ns, senders) {
-                Some(pause) if !is_full && !self.gathered.is_empty() => self.pause(&pause, senders),
+                Some(pause) if !is_full => self.pause(&pause, senders),
                 _ => return self.gathering.begin_commit(now_ns),
             }
         }
     }
 
-    /// Lets requests collect in the rings. Requests that are answered as soon as they are gathered end the
-    /// pause; to be woken for each of the others would cost what the pause is to save.
+    /// Lets requests collect in the rings. To be woken for each of them would cost what the pause is to save.
     fn pause(&self, pause: &Pause, senders: u64) {
         let rings = &self.rings;
-        if self.answers_early {
-            return self.bell.sleep_unless(pause.longest, || rings.iter().any(|ring| !ring.is_empty()));
-        }
         // Each executor is waited for as far as it has senders.
         let share = |senders_here: u16| (pause.requests * u64::from(senders_here)).div_ceil(senders.max(1)).max(1);
         for (ring, senders_here) in rings.iter().zip(&self.senders) {

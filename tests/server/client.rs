@@ -44,6 +44,12 @@ impl Client {
         self.stream.get_mut().write_all(bytes.as_ref())
     }
 
+    /// Says that nothing more will be sent.
+    pub fn finish(&mut self) {
+        // If the server has closed already, it need not be told.
+        let _ = self.stream.get_ref().shutdown(std::net::Shutdown::Write);
+    }
+
     /// Reads one response and its body.
     ///
     /// # Errors

@@ -88,7 +88,13 @@ impl FastPath {
     /// No connections yet; those that leave run in `tasks`.
     #[must_use]
     pub fn new(core: Rc<Core>, tasks: TaskQueueHandle) -> Rc<Self> {
-        Rc::new(Self { core, connections: RefCell::default(), answered: RefCell::default(), writer: RefCell::default(), tasks })
+        Rc::new(Self {
+            core,
+            connections: RefCell::default(),
+            answered: RefCell::default(),
+            writer: RefCell::default(),
+            tasks,
+        })
     }
 
     /// Takes a connection that was just accepted.

@@ -147,3 +147,125 @@ fn length(value: &[u8]) -> Option<usize> {
     }
     Some(value.iter().fold(0, |length, digit| length * 10 + usize::from(digit - b'0')))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const BOUNDS: Bounds = Bounds { head_bytes_max: 16 * 1024, record_bytes_max: 1024 };
+    const LINE: &str = "POST /v1/queues/orders/records HTTP/1.1\r\n";
+
+    fn is_taken(text: &str) -> bool {
+        matches!(look(text.as_bytes(), BOUNDS), Look::Taken(_))
+    }
+
+    #[test]
+    fn a_record_is_taken_with_what_its_head_says() {
+        let head = format!(
+            "{LINE}Host: x\r\nContent-Type: application/json\r\nForebay-Key: k\r\nIDEMPOTENCY-KEY: i\r\n\
+             Connection: Keep-Alive\r\ncontent-length: 2\r\n\r\n"
+        );
+        let bytes = head.clone() + "{}POST /";
+        let wanted = Request {
+            queue: "orders",
+            key: b"k",
+            idempotency_key: b"i",
+            content_type: b"application/json",
+            body: b"{}",
+            bytes: head.len() + 2,
+        };
+        assert_eq!(look(bytes.as_bytes(), BOUNDS), Look::Taken(wanted));
+    }
+
+    #[test]
+    fn whatever_could_be_read_in_two_ways_is_left_to_hyper() {
+        assert!(is_taken(&format!("{LINE}content-length: 1\r\n\r\nx")));
+        for fields in [
+            "",
+            "content-length: 0",
+            "content-length: +1",
+            "content-length: 1, 1",
+            "content-length: 0x1",
+            "content-length: 1\r\ncontent-length: 1",
+            "content-length: 1\r\ncontent-length: 2",
+            "content-length: 2000",
+            "content-length: 1\r\ntransfer-encoding: chunked",
+            "content-length: 1\r\nTransfer-Encoding: identity",
+            "content-length: 1\r\nexpect: 100-continue",
+            "content-length: 1\r\nupgrade: h2c",
+            "content-length: 1\r\nconnection: close",
+            "content-length: 1\r\nconnection: keep-alive, close",
+            "content-length: 1\r\ncontent-encoding: gzip",
+            "content-length: 1\r\ncontent-type: application/x-ndjson; charset=utf-8",
+            "content-length: 1\r\ncontent-type: ",
+            "content-length: 1\r\nforebay-key: a\r\nforebay-key: b",
+            "content-length: 1\r\nidempotency-key: ",
+            "content-length : 1",
+            " content-length: 1",
+            "content-length: 1\r\n folded: x",
+        ] {
+            let text = format!("{LINE}{fields}\r\n\r\nx");
+            assert_eq!(look(text.as_bytes(), BOUNDS), Look::Other, "{fields:?}");
+        }
+        for line in [
+            "GET /v1/queues/orders/records HTTP/1.1",
+            "post /v1/queues/orders/records HTTP/1.1",
+            "POST /v1/queues/orders/records HTTP/1.0",
+            "POST /v1/queues/orders/records?x HTTP/1.1",
+            "POST http://host/v1/queues/orders/records HTTP/1.1",
+            "POST /v1/queues/records HTTP/1.1",
+            "POST /v1/tickets/x HTTP/1.1",
+        ] {
+            let text = format!("{line}\r\ncontent-length: 1\r\n\r\nx");
+            assert_eq!(look(text.as_bytes(), BOUNDS), Look::Other, "{line:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_incomplete_says_how_much_is_needed() {
+        let whole = format!("{LINE}content-length: 10\r\n\r\n0123456789");
+        for length in 0..whole.len() {
+            let Look::Partial { bytes_min, in_body } = look(&whole.as_bytes()[..length], BOUNDS) else {
+                panic!("{length} bytes are not a beginning");
+            };
+            let head = whole.len() - 10;
+            assert_eq!((bytes_min, in_body), if length < head { (length + 1, false) } else { (whole.len(), true) });
+        }
+        assert!(is_taken(&whole));
+    }
+
+    #[test]
+    fn an_endless_head_is_left_to_hyper() {
+        let text = format!("{LINE}x: {}", "y".repeat(20_000));
+        assert_eq!(look(text.as_bytes(), BOUNDS), Look::Other);
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_looked_at_without_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+            let _ = look(&bytes, BOUNDS);
+            let _ = look(&[LINE.as_bytes(), &bytes].concat(), BOUNDS);
+        }
+
+        /// Whatever stands in other fields, the body is where the only length says.
+        #[test]
+        fn a_taken_request_ends_where_its_length_says(
+            names in prop::collection::vec("[A-Za-z-]{1,20}", 0..5),
+            values in prop::collection::vec("[ -~]{0,30}", 5),
+            body in prop::collection::vec(any::<u8>(), 1..200),
+            behind in prop::collection::vec(any::<u8>(), 0..50),
+        ) {
+            let mut head = LINE.to_owned();
+            for (name, value) in names.iter().zip(&values) {
+                head += &format!("{name}: {value}\r\n");
+            }
+            head += &format!("Content-Length: {}\r\n\r\n", body.len());
+            let bytes = [head.as_bytes(), &body, &behind].concat();
+            if let Look::Taken(request) = look(&bytes, BOUNDS) {
+                prop_assert_eq!(request.body, &body[..]);
+                prop_assert_eq!(request.bytes, head.len() + body.len());
+            }
+        }
+    }
+}

@@ -22,18 +22,18 @@ pub struct ResponseWriter {
 /// The `Date` field as it is written in one second.
 #[derive(Default)]
 struct Date {
-    unix_s: u64,
+    second: u64,
     text: String,
 }
 
 impl Date {
     fn at(&mut self, unix_us: u64) -> &str {
-        let unix_s = unix_us / 1_000_000;
-        if unix_s != self.unix_s || self.text.is_empty() {
-            self.unix_s = unix_s;
+        let second = unix_us / 1_000_000;
+        if second != self.second || self.text.is_empty() {
+            self.second = second;
             self.text.clear();
             // Writing into a string cannot fail.
-            let _ = write!(self.text, "{}", httpdate::HttpDate::from(UNIX_EPOCH + Duration::from_secs(unix_s)));
+            let _ = write!(self.text, "{}", httpdate::HttpDate::from(UNIX_EPOCH + Duration::from_secs(second)));
         }
         &self.text
     }
@@ -46,8 +46,7 @@ impl ResponseWriter {
         let location_bytes = write_receipt(&mut self.receipt, queue, completion, false);
         let (location, body) = self.receipt.split_at(location_bytes);
         let date = self.date.at(unix_us);
-        let replayed =
-            if completion.outcome == Outcome::Replayed { "idempotent-replayed: true\r\n" } else { "" };
+        let replayed = if completion.outcome == Outcome::Replayed { "idempotent-replayed: true\r\n" } else { "" };
         let connection = if close { "connection: close\r\n" } else { "" };
         self.response.clear();
         // Writing into a vector cannot fail.
@@ -68,12 +67,8 @@ impl ResponseWriter {
         let date = self.date.at(unix_us);
         self.response.clear();
         // Writing into a vector cannot fail.
-        let _ = write!(
-            self.response,
-            "HTTP/1.1 {} {}\r\n",
-            status.as_str(),
-            status.canonical_reason().unwrap_or_default()
-        );
+        let _ =
+            write!(self.response, "HTTP/1.1 {} {}\r\n", status.as_str(), status.canonical_reason().unwrap_or_default());
         for (name, value) in response.headers() {
             self.response.extend_from_slice(name.as_str().as_bytes());
             self.response.extend_from_slice(b": ");
