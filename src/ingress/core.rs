@@ -163,6 +163,12 @@ impl Core {
         Ok(Ok(Answer { core: Rc::clone(self), slot }))
     }
 
+    /// Requests between their ring and their answer.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.slots.borrow().len()
+    }
+
     /// Takes up to `completions_max` completions that have come: wakes the tasks that wait for them, and adds
     /// the connections on the fast path to `connections`. Returns whether there were any.
     pub fn hand_out(&self, completions_max: usize, connections: &mut Vec<usize>) -> bool {

@@ -36,6 +36,8 @@ const EVENTS_MAX: usize = 512;
 /// How long the executor keeps looking when nothing is ready any more, in nanoseconds. Going to sleep and
 /// being woken costs as much, and under load the next request is nearer than that.
 const SPIN_NS: u64 = 20_000;
+/// The same while the [`Companion`] is busy: what it waits for will come within that time.
+const SPIN_NS_BUSY: u64 = 300_000;
 /// Connections that are accepted before others of the executor get a turn.
 const ACCEPT_BATCH: u32 = 64;
 
@@ -62,6 +64,8 @@ pub trait Companion {
     fn begin_turn(&self);
     /// The watched socket with this key may be read or written again. It may be gone by now.
     fn socket_ready(&self, key: usize);
+    /// Whether much is on its way, so that it is not worth while to go to sleep for a moment.
+    fn is_busy(&self) -> bool;
     /// Does what has come up otherwise; returns whether there was anything.
     fn work(&self) -> bool;
     /// About to sleep: whatever comes up from now on must wake this task. Looks once more
@@ -94,7 +98,7 @@ impl Net {
             let worked = companion.work();
             let now_ns = clock::monotonic_ns();
             if ready || worked {
-                awake_until_ns = now_ns + SPIN_NS;
+                awake_until_ns = now_ns + if companion.is_busy() { SPIN_NS_BUSY } else { SPIN_NS };
             }
             if now_ns < awake_until_ns {
                 futures_lite::future::yield_now().await;

@@ -78,9 +78,13 @@ impl Disk {
         if let [write] = writes {
             return self.commit_one(write);
         }
-        for (index, write) in writes.iter().enumerate() {
-            self.push(index as u64, write)?;
+        let mut entries = Vec::with_capacity(writes.len() * 2);
+        for (write, data) in writes.iter().zip((0..).step_by(2)) {
+            let sync = opcode::Fsync::new(write.fd()).flags(types::FsyncFlags::DATASYNC).build();
+            entries.push(write.entry()?.user_data(data).flags(squeue::Flags::IO_LINK));
+            entries.push(sync.user_data(data + 1));
         }
+        self.push(&entries)?;
         self.wait(writes.len() * 2);
         for (write, result) in writes.iter().zip(&self.results) {
             check_write(write, result.0)?;
@@ -93,21 +97,16 @@ impl Disk {
     /// sync to a thread of its own, which costs two more switches for each commit
     /// (`docs/decisions/0006-gathering-under-load.md`).
     fn commit_one(&mut self, write: &Write<'_>) -> Result<(), CommitError> {
-        let entry = write.entry()?.user_data(0);
-        // SAFETY: the buffer and the file outlive the call to `commit`, which does not return before the kernel
-        // has completed the entry: nothing stands between the push and `wait`.
-        unsafe { self.ring.submission().push(&entry) }.map_err(|error| CommitError::Ring(io::Error::other(error)))?;
+        self.push(&[write.entry()?])?;
         self.wait(1);
         check_write(write, self.results[0].0)?;
         rustix::fs::fdatasync(write.file).map_err(|error| CommitError::Sync(error.into()))
     }
 
-    fn push(&mut self, index: u64, write: &Write<'_>) -> Result<(), CommitError> {
-        let sync = opcode::Fsync::new(write.fd()).flags(types::FsyncFlags::DATASYNC).build();
-        let pair = [write.entry()?.user_data(index * 2).flags(squeue::Flags::IO_LINK), sync.user_data(index * 2 + 1)];
-        // SAFETY: the buffer and the file outlive the call to `commit`, which is the only caller and
-        // does not return before the kernel has completed both entries (`wait` counts them).
-        unsafe { self.ring.submission().push_multiple(&pair) }
+    fn push(&mut self, entries: &[squeue::Entry]) -> Result<(), CommitError> {
+        // SAFETY: the buffers and files of the entries outlive the call to `commit`, from which all of them come
+        // and which does not return before the kernel has completed them (`wait` counts them).
+        unsafe { self.ring.submission().push_multiple(entries) }
             .map_err(|error| CommitError::Ring(io::Error::other(error)))
     }
 

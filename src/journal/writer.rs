@@ -2,7 +2,8 @@
 //! together, and only then lets anybody hear of it.
 //!
 //! There is one commit in flight. While it is, requests gather in the rings; the more
-//! there are, the more one sync carries, so the journal needs no timer to group commits.
+//! there are, the more one sync carries. Under load the journal also pauses before a commit
+//! ([`Gathering`] decides), because a commit costs the processor as much as many requests do.
 //!
 //! Invariant: nothing is completed, shown to a drain or counted as durable before the
 //! sync of its batch has succeeded. After a failed write or sync nothing is acknowledged
@@ -76,7 +77,7 @@ pub struct Writer {
     /// What to complete when the commit that is being gathered is durable: ring and completion.
     gathered: Vec<(usize, Completion)>,
     gathering: Gathering,
-    /// Connections that have sent requests lately, for each ring.
+    /// Connections that have sent requests lately, for each ring that a frame of this commit came from.
     senders: Vec<u16>,
     /// The ring that is looked at first, so that none is always last.
     first_ring: usize,
@@ -146,6 +147,8 @@ impl Writer {
 
     /// Gathers until it is time to commit.
     fn gather_enough(&mut self) {
+        // An executor that sends nothing any more must not be waited for.
+        self.senders.fill(0);
         loop {
             let (requests, is_full) = self.gather();
             // Whoever asked for no more than memory need not wait for the sync.

@@ -34,6 +34,10 @@ use response::ResponseWriter;
 /// to the disk while the others are answered.
 const ANSWERS_A_TURN_MAX: usize = 32;
 
+/// Requests in flight from which on the executor stays awake for the commit that will answer them. So many within
+/// the time of one commit keep its core busy anyway.
+const BUSY_IN_FLIGHT_MIN: usize = 16;
+
 /// The connections of one executor that hyper has not got.
 pub struct FastPath {
     core: Rc<Core>,
@@ -380,6 +384,10 @@ impl Companion for Rc<FastPath> {
             Fate::Stays => self.advance(key, connection),
             fate => fate,
         });
+    }
+
+    fn is_busy(&self) -> bool {
+        self.core.in_flight() >= BUSY_IN_FLIGHT_MIN
     }
 
     fn work(&self) -> bool {
