@@ -12,7 +12,7 @@ use std::task::{Context, Poll, Waker};
 
 use hyper::rt::ReadBufCursor;
 
-use super::core::Core;
+use super::core::{Core, HeldBody};
 use super::net::Stream;
 use crate::clock::TurnClock;
 
@@ -137,12 +137,31 @@ impl ConnectionState {
     }
 }
 
+/// What a connection had sent before hyper got it.
+pub struct Sent {
+    bytes: Vec<u8>,
+    /// How much of it hyper has.
+    given: usize,
+    /// The room that it takes.
+    _held: Option<HeldBody>,
+}
+
+impl Sent {
+    /// The bytes from `start` on, and the room that is held for them.
+    #[must_use]
+    pub fn new(bytes: Vec<u8>, start: usize, held: Option<HeldBody>) -> Self {
+        Self { bytes, given: start, _held: held }
+    }
+
+    fn pending(&self) -> &[u8] {
+        &self.bytes[self.given..]
+    }
+}
+
 /// A stream as hyper reads and writes it.
 pub struct Connection {
     stream: Stream,
-    /// What has come already, and how much of it hyper has.
-    sent: Vec<u8>,
-    given: usize,
+    sent: Option<Sent>,
     core: Rc<Core>,
     state: Rc<ConnectionState>,
 }
@@ -150,23 +169,25 @@ pub struct Connection {
 impl Connection {
     /// Wraps a stream of which `sent` was read already.
     #[must_use]
-    pub fn new(stream: Stream, sent: Vec<u8>, core: Rc<Core>, state: Rc<ConnectionState>) -> Self {
-        Self { stream, sent, given: 0, core, state }
+    pub fn new(stream: Stream, sent: Sent, core: Rc<Core>, state: Rc<ConnectionState>) -> Self {
+        Self { stream, sent: Some(sent), core, state }
     }
 }
 
 impl hyper::rt::Read for Connection {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, mut buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if this.given < this.sent.len() {
-            let length = buf.remaining().min(this.sent.len() - this.given);
-            buf.put_slice(&this.sent[this.given..this.given + length]);
-            this.given += length;
-            if this.given == this.sent.len() {
-                this.sent = Vec::new();
-                this.given = 0;
+        if let Some(sent) = &mut this.sent {
+            let pending = sent.pending();
+            let length = buf.remaining().min(pending.len());
+            buf.put_slice(&pending[..length]);
+            sent.given += length;
+            if sent.pending().is_empty() {
+                this.sent = None;
             }
-            return Poll::Ready(Ok(()));
+            if length > 0 {
+                return Poll::Ready(Ok(()));
+            }
         }
         // The stream wants initialised memory. Reading into the executor's own and copying the few hundred
         // bytes that came is cheaper than zeroing hyper's buffer for every read.

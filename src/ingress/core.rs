@@ -145,6 +145,7 @@ impl Core {
     ) -> Result<Result<Answer, Busy>, E> {
         let mut slots = self.slots.borrow_mut();
         if slots.len() >= self.shared.limits.in_flight_max {
+            self.ring.borrow().iter().for_each(IngressEnd::hurry);
             return Ok(Err(Busy::InFlight));
         }
         let entry = slots.vacant_entry();

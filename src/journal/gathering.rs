@@ -18,6 +18,8 @@ const REQUESTS_WORTH_A_PAUSE: u64 = 16;
 const SENDERS_PER_EARLY_LOOK: u64 = 8;
 /// and at least this often.
 const EARLY_LOOK_NS_MAX: u64 = 200_000;
+/// A pause in which nothing at all has come ends the wait: whoever sends has sent.
+const QUIET_NS: u64 = 500_000;
 /// A shorter pause costs more than it brings.
 const PAUSE_NS_MIN: u64 = 30_000;
 /// Time over which the rate of requests is measured.
@@ -32,6 +34,8 @@ pub struct Gathering {
     began_ns: u64,
     /// Requests that were gathered since then.
     gathered: u64,
+    /// What had been gathered at the last pause before this commit.
+    gathered_before_pause: u64,
     window_began_ns: u64,
     window_requests: u64,
     /// Requests a second in the last whole window.
@@ -50,6 +54,7 @@ impl Gathering {
     pub fn begin_commit(&mut self, now_ns: u64) {
         self.began_ns = now_ns;
         self.gathered = 0;
+        self.gathered_before_pause = 0;
     }
 
     /// So many requests were taken off the rings.
@@ -67,13 +72,18 @@ impl Gathering {
     /// For how many requests to wait and how long, or `None` to commit now. `senders` are the connections that
     /// have sent requests lately.
     #[must_use]
-    pub fn pause(&self, now_ns: u64, senders: u64) -> Option<Pause> {
+    pub fn pause(&mut self, now_ns: u64, senders: u64) -> Option<Pause> {
         let wanted = (senders / 2).saturating_sub(self.gathered);
         let left_ns = INTERVAL_NS_MAX.saturating_sub(now_ns.saturating_sub(self.began_ns));
         let expected = self.gathered + self.rate.saturating_mul(left_ns) / 1_000_000_000;
         if self.gathered == 0 || wanted == 0 || left_ns < PAUSE_NS_MIN || expected < REQUESTS_WORTH_A_PAUSE {
             return None;
         }
+        if self.gathered == self.gathered_before_pause {
+            return None;
+        }
+        self.gathered_before_pause = self.gathered;
+        let left_ns = left_ns.min(QUIET_NS);
         let (requests, longest_ns) = if self.answers_early {
             (wanted.min(senders / SENDERS_PER_EARLY_LOOK).max(1), left_ns.min(EARLY_LOOK_NS_MAX))
         } else {
@@ -128,7 +138,7 @@ mod tests {
         let (mut gathering, now_ns) = after(64_000);
         gathering.gathered(now_ns + 400_000, 20);
         let pause = gathering.pause(now_ns + 400_000, 64).unwrap();
-        assert_eq!(pause, Pause { requests: 12, longest: Duration::from_nanos(INTERVAL_NS_MAX - 400_000) });
+        assert_eq!(pause, Pause { requests: 12, longest: Duration::from_nanos(QUIET_NS) });
         gathering.gathered(now_ns + 600_000, 12);
         assert_eq!(gathering.pause(now_ns + 600_000, 64), None);
     }
@@ -140,21 +150,34 @@ mod tests {
         gathering.gathered(now_ns + 400_000, 20);
         let pause = gathering.pause(now_ns + 400_000, 256).unwrap();
         assert_eq!(pause, Pause { requests: 32, longest: Duration::from_nanos(EARLY_LOOK_NS_MAX) });
-        assert_eq!(gathering.pause(now_ns + 400_000, 42).unwrap().requests, 1, "a commit needs no more");
+        gathering.gathered(now_ns + 500_000, 1);
+        assert_eq!(gathering.pause(now_ns + 500_000, 44).unwrap().requests, 1, "a commit needs no more");
+    }
+
+    #[test]
+    fn a_pause_in_which_nothing_came_is_the_last() {
+        let (mut gathering, now_ns) = after(64_000);
+        gathering.gathered(now_ns + 400_000, 20);
+        assert!(gathering.pause(now_ns + 400_000, 1000).is_some());
+        assert_eq!(gathering.pause(now_ns + 900_000, 1000), None);
+        gathering.begin_commit(now_ns + 900_000);
+        gathering.gathered(now_ns + 1_300_000, 20);
+        assert!(gathering.pause(now_ns + 1_300_000, 1000).is_some(), "the next commit pauses again");
     }
 
     #[test]
     fn nothing_is_waited_for_without_a_request() {
-        let (gathering, now_ns) = after(64_000);
+        let (mut gathering, now_ns) = after(64_000);
         assert_eq!(gathering.pause(now_ns + 100_000, 64), None);
     }
 
     #[test]
     fn no_wait_goes_beyond_the_interval() {
         let (mut gathering, now_ns) = after(64_000);
-        gathering.gathered(now_ns + 500_000, 32);
-        let pause = gathering.pause(now_ns + 500_000, 10_000).unwrap();
-        assert_eq!(pause.longest, Duration::from_nanos(INTERVAL_NS_MAX - 500_000));
+        let late_ns = INTERVAL_NS_MAX - 400_000;
+        gathering.gathered(now_ns + late_ns, 100);
+        let pause = gathering.pause(now_ns + late_ns, 10_000).unwrap();
+        assert_eq!(pause.longest, Duration::from_micros(400));
         assert_eq!(gathering.pause(now_ns + INTERVAL_NS_MAX, 10_000), None);
     }
 

@@ -145,7 +145,10 @@ impl IngressEnd {
     ///
     /// [`RingFull`] if it does not fit now; nothing was pushed.
     pub fn submit(&mut self, frame: &[u8]) -> Result<(), RingFull> {
-        self.frames.push_entire_slice(frame).map_err(|_| RingFull)?;
+        if self.frames.push_entire_slice(frame).is_err() {
+            self.hurry();
+            return Err(RingFull);
+        }
         self.pushed += 1;
         self.tally.pushed.0.store(self.pushed, Ordering::Release);
         self.bell.ring();
@@ -155,6 +158,11 @@ impl IngressEnd {
             self.bell.wake();
         }
         Ok(())
+    }
+
+    /// Ends a pause of the journal: something here is full.
+    pub fn hurry(&self) {
+        self.bell.wake();
     }
 
     /// The next completion, if there is one.

@@ -146,3 +146,23 @@ fn a_client_that_takes_no_answers_is_closed_and_disturbs_nobody() {
     });
     server.stop();
 }
+
+#[test]
+fn a_flood_of_refusals_on_one_connection_stops_nobody_else() {
+    const REQUESTS: usize = 20_000;
+    let site = Site::new("[queues.orders]\nrate = \"1/h\"\nmax_backlog_bytes = 1000\n");
+    let server = site.start();
+    let mut flood = server.client();
+    let requests = post("", &"x".repeat(1000)).repeat(REQUESTS);
+    let mut reader = flood.reader();
+    let sender = std::thread::spawn(move || flood.send(requests).is_ok());
+    for _ in 0..20 {
+        server.client().get("/healthz");
+    }
+    for _ in 0..REQUESTS {
+        reader.read().unwrap().assert_problem(429, "backlog-full");
+    }
+    assert!(sender.join().unwrap());
+    server.client().accept("orders", "what fits is still taken");
+    server.stop();
+}

@@ -44,6 +44,12 @@ impl Client {
         self.stream.get_mut().write_all(bytes.as_ref())
     }
 
+    /// Another hold of the same connection, to read while somebody else sends. Nothing may have been read yet.
+    #[must_use]
+    pub fn reader(&self) -> Self {
+        Self { stream: BufReader::new(self.stream.get_ref().try_clone().unwrap()) }
+    }
+
     /// Says that nothing more will be sent.
     pub fn finish(&mut self) {
         // If the server has closed already, it need not be told.

@@ -19,7 +19,7 @@ use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response};
 
-use super::connection::{Connection, ConnectionState, Phase};
+use super::connection::{Connection, ConnectionState, Phase, Sent};
 use super::core::Core;
 use super::net::Stream;
 use crate::limits::HEADERS_MAX;
@@ -28,7 +28,7 @@ use problem::{Problem, Refusal};
 
 /// Serves one connection, which has `sent` something already, until the client or a stop ends it, or its time is
 /// over.
-async fn serve(core: Rc<Core>, stream: Stream, state: Rc<ConnectionState>, sent: Vec<u8>) {
+async fn serve(core: Rc<Core>, stream: Stream, state: Rc<ConnectionState>, sent: Sent) {
     let io = Connection::new(stream, sent, Rc::clone(&core), Rc::clone(&state));
     let service = service_fn(|request| answer(Rc::clone(&core), Rc::clone(&state), request));
     let connection = hyper::server::conn::http1::Builder::new()
@@ -46,11 +46,14 @@ async fn serve(core: Rc<Core>, stream: Stream, state: Rc<ConnectionState>, sent:
         if state.is_to_be_closed() {
             return Poll::Ready(());
         }
-        if core.is_stopping() && !asked_to_end {
+        let mut ended = connection.as_mut().poll(cx);
+        // Behind a first poll: what the client had sent before is read by then, and is answered.
+        if ended.is_pending() && core.is_stopping() && !asked_to_end {
             asked_to_end = true;
             connection.as_mut().graceful_shutdown();
+            ended = connection.as_mut().poll(cx);
         }
-        connection.as_mut().poll(cx).map(|ended| {
+        ended.map(|ended| {
             if let Err(error) = ended {
                 tracing::debug!(%error, "a connection ended");
             }

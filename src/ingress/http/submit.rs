@@ -66,7 +66,8 @@ pub async fn submit(
     let limits = &core.shared.limits;
     let bytes_max = if head.is_ndjson { limits.batch_request_bytes_max } else { limits.record_bytes_max };
     let announced = body::check_head(&parts.headers, bytes_max)?;
-    check_health(core)?;
+    check_journal(core)?;
+    check_stop(core)?;
     check_backlog(queue, announced.unwrap_or(0))?;
     let body = body::read(core, connection, body, bytes_max).await?;
     let arrived_ns = core.clock.monotonic_ns();
@@ -104,12 +105,17 @@ pub fn settle(core: &Core, completion: &Completion, arrived_ns: u64, body_bytes:
 ///
 /// # Errors
 ///
-/// The journal has failed, or the server is stopping.
-pub fn check_health(core: &Core) -> Result<(), Refusal> {
-    let health = &core.shared.health;
-    if health.is_journal_failed() {
-        return Err(journal_failed());
-    }
+/// The journal has failed.
+pub fn check_journal(core: &Core) -> Result<(), Refusal> {
+    if core.shared.health.is_journal_failed() { Err(journal_failed()) } else { Ok(()) }
+}
+
+/// Refuses a request whose head has come when the stop had begun.
+///
+/// # Errors
+///
+/// The server is stopping.
+pub fn check_stop(core: &Core) -> Result<(), Refusal> {
     if core.is_stopping() {
         let detail = "the server is stopping; try another one, or again in a moment";
         return Err(Refusal::new(Problem::Stopping, detail).retry_after(1).close());

@@ -23,9 +23,10 @@ use glommio::TaskQueueHandle;
 use super::body;
 use super::problem::Refusal;
 use super::submit::{self, Head};
-use crate::ingress::connection::{ConnectionState, Phase};
+use crate::ingress::connection::{ConnectionState, Phase, Sent};
 use crate::ingress::core::{Answer, Connected, Core, HeldBody};
 use crate::ingress::net::{Companion, Stream};
+use crate::limits::FAST_REQUEST_BYTES_MAX;
 use crate::queue::Queue;
 use request::{Bounds, Look, Request, look};
 use response::ResponseWriter;
@@ -34,6 +35,10 @@ use response::ResponseWriter;
 /// to the disk while the others are answered.
 const ANSWERS_A_TURN_MAX: usize = 32;
 
+/// Requests that one connection may have refused before others get their turn.
+const REQUESTS_A_TURN_MAX: usize = 16;
+/// Looks at a head that is not complete; the parser begins anew each time, and hyper knows a shorter way.
+const LOOKS_AT_A_HEAD_MAX: u32 = 8;
 /// Requests in flight from which on the executor stays awake for the commit that will answer them. So many within
 /// the time of one commit keep its core busy anyway.
 const BUSY_IN_FLIGHT_MIN: usize = 16;
@@ -45,6 +50,8 @@ pub struct FastPath {
     connections: RefCell<Vec<Option<Box<Connection>>>>,
     /// Connections whose answers have come.
     answered: RefCell<Vec<usize>>,
+    /// Connections that have had their turn and may have more to be looked at.
+    again: RefCell<Vec<usize>>,
     writer: RefCell<ResponseWriter>,
     /// Where hyper's connections run.
     tasks: TaskQueueHandle,
@@ -66,8 +73,12 @@ struct Connection {
 #[derive(Default)]
 struct Input {
     bytes: Vec<u8>,
+    /// Where in `bytes` the next request begins.
+    start: usize,
     /// It is of no use to look at fewer bytes.
     bytes_min: usize,
+    /// How often the head was looked at.
+    looks: u32,
     /// The room that they take.
     held: Option<HeldBody>,
 }
@@ -84,8 +95,8 @@ struct InFlight {
 enum Fate {
     Stays,
     Ends,
-    /// Hyper gets it, with these bytes.
-    Leaves(Vec<u8>),
+    /// Hyper gets it, with what it has sent.
+    Leaves,
 }
 
 impl FastPath {
@@ -96,6 +107,7 @@ impl FastPath {
             core,
             connections: RefCell::default(),
             answered: RefCell::default(),
+            again: RefCell::default(),
             writer: RefCell::default(),
             tasks,
         })
@@ -129,7 +141,8 @@ impl FastPath {
                     return Fate::Stays;
                 }
                 match self.advance(key, connection) {
-                    Fate::Stays if connection.is_idle() => Fate::Ends,
+                    // A head that is not complete would be refused, so it is not waited for.
+                    Fate::Stays if connection.is_free() && connection.state.phase() != Phase::Body => Fate::Ends,
                     fate => fate,
                 }
             });
@@ -141,10 +154,8 @@ impl FastPath {
             return Fate::Ends;
         }
         connection.state.forgive();
-        match self.refuse(connection, body::timed_out()) {
-            Fate::Stays => self.advance(key, connection),
-            fate => fate,
-        }
+        self.refuse(connection, body::timed_out());
+        self.advance(key, connection)
     }
 
     fn put(&self, key: usize, connection: Box<Connection>) {
@@ -162,14 +173,15 @@ impl FastPath {
         match work(&mut connection) {
             Fate::Stays => self.put(key, connection),
             Fate::Ends => drop(connection),
-            Fate::Leaves(sent) => self.hand_over(*connection, sent),
+            Fate::Leaves => self.hand_over(*connection),
         }
     }
 
-    fn hand_over(&self, connection: Connection, sent: Vec<u8>) {
-        let Connection { stream, state, connected, .. } = connection;
+    fn hand_over(&self, connection: Connection) {
+        let Connection { stream, state, connected, input, .. } = connection;
         stream.watch(false);
         let core = Rc::clone(&self.core);
+        let sent = Sent::new(input.bytes, input.start, input.held);
         let task = async move {
             super::serve(core, stream, state, sent).await;
             drop(connected);
@@ -180,72 +192,101 @@ impl FastPath {
         }
     }
 
-    /// Takes requests off a connection until one waits for its answer, or nothing more has come.
+    /// Takes requests off a connection until one waits for its answer, nothing more has come, or others should
+    /// have their turn.
     fn advance(&self, key: usize, connection: &mut Connection) -> Fate {
-        while connection.in_flight.is_none() && connection.output.is_empty() {
+        for _ in 0..REQUESTS_A_TURN_MAX {
+            if !connection.is_free() {
+                return Fate::Stays;
+            }
             if connection.closing {
                 // Says that nothing follows; what the client has sent behind this is not read.
                 let _ = connection.stream.shutdown();
                 return Fate::Ends;
             }
-            let mut input = mem::take(&mut connection.input.bytes);
-            let mut scratch = self.core.scratch.borrow_mut();
-            let mut bytes = input.as_slice();
-            if bytes.len() < connection.input.bytes_min.max(1) {
-                let length = match connection.stream.read_now(&mut scratch) {
-                    None => {
-                        connection.input.bytes = input;
-                        return Fate::Stays;
-                    }
-                    Some(Ok(0)) if input.is_empty() => return Fate::Ends,
-                    Some(Ok(0)) => return Fate::Leaves(input),
-                    Some(Ok(length)) => length,
-                    Some(Err(error)) => {
-                        tracing::debug!(%error, "a connection ended");
-                        return Fate::Ends;
-                    }
-                };
-                if connection.state.phase() == Phase::Idle {
-                    connection.state.enter(Phase::Head);
-                }
-                if input.is_empty() {
-                    bytes = &scratch[..length];
-                } else {
-                    input.extend_from_slice(&scratch[..length]);
-                    bytes = &input;
-                }
-            }
-            let rest = match look(bytes, self.bounds()) {
-                Look::Other => return Fate::Leaves(bytes.to_vec()),
-                Look::Partial { bytes_min, in_body } => {
-                    if in_body && connection.state.phase() != Phase::Body {
-                        connection.state.enter(Phase::Body);
-                    }
-                    connection.input.bytes_min = bytes_min;
-                    bytes
-                }
-                Look::Taken(request) => {
-                    let Some(queue) = self.core.queue(request.queue) else { return Fate::Leaves(bytes.to_vec()) };
-                    connection.state.enter(Phase::Answer);
-                    connection.input.bytes_min = 1;
-                    self.core.note_sender(&connection.state);
-                    match self.submit(key, queue, &request) {
-                        Ok(in_flight) => connection.in_flight = Some(in_flight),
-                        Err(refusal) => match self.refuse(connection, refusal) {
-                            Fate::Stays => {}
-                            fate => return fate,
-                        },
-                    }
-                    &bytes[request.bytes..]
-                }
-            };
-            let rest = rest.to_vec();
-            drop(scratch);
-            if let Fate::Ends = self.keep(connection, rest) {
-                return Fate::Ends;
+            if let Some(fate) = self.take_request(key, connection) {
+                return fate;
             }
         }
+        self.again.borrow_mut().push(key);
         Fate::Stays
+    }
+
+    /// Reads what has come, unless there is something to look at already, and takes a request if it is whole.
+    /// `None` if the connection goes on.
+    fn take_request(&self, key: usize, connection: &mut Connection) -> Option<Fate> {
+        let mut scratch = self.core.scratch.borrow_mut();
+        let mut fresh: &[u8] = &[];
+        if !connection.input.has_enough() {
+            let room = FAST_REQUEST_BYTES_MAX - connection.input.len().min(FAST_REQUEST_BYTES_MAX - 1);
+            let length = match connection.stream.read_now(&mut scratch[..room]) {
+                None => return Some(Fate::Stays),
+                Some(Ok(0)) if connection.input.len() == 0 => return Some(Fate::Ends),
+                Some(Ok(0)) => return self.leave(connection),
+                Some(Ok(length)) => length,
+                Some(Err(error)) => {
+                    tracing::debug!(%error, "a connection ended");
+                    return Some(Fate::Ends);
+                }
+            };
+            if connection.state.phase() == Phase::Idle {
+                connection.state.enter(Phase::Head);
+            }
+            fresh = &scratch[..length];
+        }
+        // Nearly always a request comes as a whole and is looked at where it was read, without a copy.
+        let input = mem::take(&mut connection.input);
+        let mut input = if input.len() == 0 { Input::default() } else { input.with(mem::take(&mut fresh)) };
+        // Counted anew behind this; the request itself needs the room now.
+        input.held = None;
+        let bytes = if fresh.is_empty() { input.pending() } else { fresh };
+        if bytes.len() < input.bytes_min {
+            connection.input = input;
+            self.hold(connection);
+            return None;
+        }
+        let mut bytes_min = 0;
+        let taken = match look(bytes, self.bounds()) {
+            Look::Other => None,
+            // Hyper refuses it by its head.
+            Look::Partial { in_body: true, .. }
+                if self.core.is_stopping() && connection.state.phase() != Phase::Body =>
+            {
+                None
+            }
+            Look::Partial { bytes_min: needed, in_body } => {
+                connection.expect(in_body);
+                bytes_min = needed;
+                (in_body || input.looks < LOOKS_AT_A_HEAD_MAX).then_some(0)
+            }
+            Look::Taken(request) => self.core.queue(request.queue).map(|queue| {
+                self.take(key, connection, queue, &request);
+                request.bytes
+            }),
+        };
+        let rest = taken.unwrap_or(0);
+        connection.input = if fresh.is_empty() { input.without(rest) } else { input.with(&fresh[rest..]) };
+        if taken.is_none() {
+            return self.leave(connection);
+        }
+        if bytes_min > 0 {
+            connection.input.bytes_min = bytes_min;
+            connection.input.looks += 1;
+        }
+        self.hold(connection);
+        None
+    }
+
+    fn take(&self, key: usize, connection: &mut Connection, queue: &Arc<Queue>, request: &Request<'_>) {
+        // A request whose head came before a stop is still taken.
+        let admitted = connection.state.phase() == Phase::Body;
+        connection.state.enter(Phase::Answer);
+        self.core.note_sender(&connection.state);
+        let checked = if admitted { Ok(()) } else { submit::check_stop(&self.core) };
+        match checked.and_then(|()| self.submit(key, queue, request)) {
+            Ok(in_flight) => connection.in_flight = Some(in_flight),
+            Err(refusal) => self.refuse(connection, refusal),
+        }
     }
 
     fn bounds(&self) -> Bounds {
@@ -253,28 +294,37 @@ impl FastPath {
         Bounds { head_bytes_max: limits.head_bytes_max, record_bytes_max: limits.record_bytes_max }
     }
 
-    /// Keeps what has come of the next request, if there is room for it.
-    fn keep(&self, connection: &mut Connection, rest: Vec<u8>) -> Fate {
+    /// Counts what is kept of the next request, beyond what a head may have. If there is no room the connection
+    /// is to be closed.
+    fn hold(&self, connection: &mut Connection) {
+        let length = connection.input.len();
         connection.input.held = None;
-        if rest.is_empty() {
-            return Fate::Stays;
+        if connection.state.phase() != Phase::Body && length <= self.core.shared.limits.head_bytes_max {
+            return;
         }
         let mut held = self.core.hold_body();
-        if !held.grow(rest.len()) {
-            connection.closing = true;
-            // The answers must stay in order: with one to come, that one will say that it is the last.
-            let waits = connection.in_flight.is_some();
-            return if waits { Fate::Stays } else { self.refuse(connection, body::no_room()) };
+        if held.grow(length) {
+            connection.input.held = Some(held);
+            return;
         }
-        connection.input.held = Some(held);
-        connection.input.bytes = rest;
-        Fate::Stays
+        connection.input = Input::default();
+        if connection.in_flight.is_none() {
+            self.refuse(connection, body::no_room());
+        }
+        // The answers must stay in order: with one to come, that one says that it is the last.
+        connection.closing = true;
+    }
+
+    /// Lets hyper have the connection, unless there is no room for what it has sent.
+    fn leave(&self, connection: &mut Connection) -> Option<Fate> {
+        self.hold(connection);
+        (!connection.closing).then_some(Fate::Leaves)
     }
 
     /// Sends a request's record to the journal.
     fn submit(&self, key: usize, queue: &Arc<Queue>, request: &Request<'_>) -> Result<InFlight, Refusal> {
         let core = &self.core;
-        submit::check_health(core)?;
+        submit::check_journal(core)?;
         // The room is needed for a moment only, but the bound is one of the configuration.
         if !core.hold_body().grow(request.body.len()) {
             return Err(body::no_room());
@@ -305,70 +355,118 @@ impl FastPath {
             return Fate::Stays;
         };
         drop(answer);
-        let fate = match submit::settle(&self.core, &completion, arrived_ns, body_bytes) {
+        match submit::settle(&self.core, &completion, arrived_ns, body_bytes) {
             Ok(()) => {
                 connection.closing |= self.core.is_stopping();
                 let mut writer = self.writer.borrow_mut();
                 let now_us = self.core.clock.unix_us();
-                connection.send(writer.accepted(&queue, &completion, now_us, connection.closing))
+                connection.send(writer.accepted(&queue, &completion, now_us, connection.closing));
             }
             Err(refusal) => self.refuse(connection, refusal),
-        };
-        match fate {
-            Fate::Stays => self.advance(key, connection),
-            fate => fate,
         }
+        self.advance(key, connection)
     }
 
-    fn refuse(&self, connection: &mut Connection, refusal: Refusal) -> Fate {
+    fn refuse(&self, connection: &mut Connection, refusal: Refusal) {
         self.core.counters.refused[refusal.problem as usize].add(1);
         connection.closing |= refusal.closes();
         let mut writer = self.writer.borrow_mut();
-        connection.send(writer.refusal(refusal, self.core.clock.unix_us(), connection.closing))
+        connection.send(writer.refusal(refusal, self.core.clock.unix_us(), connection.closing));
     }
 }
 
 impl Connection {
-    /// Nothing has come that was not answered.
-    fn is_idle(&self) -> bool {
-        self.in_flight.is_none() && self.output.is_empty() && self.input.bytes.is_empty()
+    /// Nothing waits for the journal or for the client to take it.
+    fn is_free(&self) -> bool {
+        self.in_flight.is_none() && self.output.is_empty()
+    }
+
+    /// Part of a request has come; its deadline is that of the head or of the body.
+    fn expect(&self, in_body: bool) {
+        match (in_body, self.state.phase()) {
+            (true, Phase::Idle | Phase::Head) => self.state.enter(Phase::Body),
+            (false, Phase::Idle) => self.state.enter(Phase::Head),
+            _ => {}
+        }
     }
 
     /// Sends a response, as far as the socket takes it now.
-    fn send(&mut self, response: &[u8]) -> Fate {
-        match self.stream.write_now(response) {
-            Some(Ok(length)) if length == response.len() => self.state.enter(Phase::Idle),
-            Some(Ok(length)) => self.send_later(&response[length..]),
-            None => self.send_later(response),
+    fn send(&mut self, response: &[u8]) {
+        if !self.output.is_empty() {
+            self.output.extend_from_slice(response);
+            return;
+        }
+        let length = self.write(response);
+        if length < response.len() {
+            self.output.extend_from_slice(&response[length..]);
+            self.state.enter(Phase::Response);
+        } else {
+            self.state.enter(Phase::Idle);
+        }
+    }
+
+    /// Goes on with the responses that the socket did not take.
+    fn send_rest(&mut self) {
+        if self.output.is_empty() {
+            return;
+        }
+        let output = mem::take(&mut self.output);
+        let length = self.write(&output);
+        if length < output.len() {
+            self.output = output;
+            self.output.drain(..length);
+        } else {
+            self.state.enter(Phase::Idle);
+        }
+    }
+
+    /// Bytes that are no longer to be sent. If the client has gone that is all of them, and the connection ends.
+    fn write(&mut self, bytes: &[u8]) -> usize {
+        match self.stream.write_now(bytes) {
+            Some(Ok(length)) => length,
+            None => 0,
             Some(Err(error)) => {
                 tracing::debug!(%error, "a connection ended");
-                return Fate::Ends;
+                self.closing = true;
+                bytes.len()
             }
         }
-        Fate::Stays
+    }
+}
+
+impl Input {
+    fn len(&self) -> usize {
+        self.bytes.len() - self.start
     }
 
-    fn send_later(&mut self, rest: &[u8]) {
-        self.output.extend_from_slice(rest);
-        self.state.enter(Phase::Response);
+    fn pending(&self) -> &[u8] {
+        &self.bytes[self.start..]
     }
 
-    /// Goes on with the response that the socket did not take.
-    fn send_rest(&mut self) -> Fate {
-        if self.output.is_empty() {
-            return Fate::Stays;
+    /// Whether it is of use to look at the bytes before others have come.
+    fn has_enough(&self) -> bool {
+        self.len() >= self.bytes_min.max(1)
+    }
+
+    fn with(mut self, more: &[u8]) -> Self {
+        if self.start > 0 && !more.is_empty() {
+            self.bytes.drain(..mem::take(&mut self.start));
         }
-        match self.stream.write_now(&self.output) {
-            None => {}
-            Some(Ok(length)) => {
-                self.output.drain(..length);
-                if self.output.is_empty() {
-                    self.state.enter(Phase::Idle);
-                }
-            }
-            Some(Err(_)) => return Fate::Ends,
+        self.bytes.extend_from_slice(more);
+        self
+    }
+
+    fn without(mut self, taken: usize) -> Self {
+        self.start += taken;
+        if taken > 0 {
+            (self.bytes_min, self.looks) = (0, 0);
         }
-        Fate::Stays
+        if self.len() == 0 {
+            // An idle connection keeps no memory.
+            self.bytes = Vec::new();
+            self.start = 0;
+        }
+        self
     }
 }
 
@@ -380,9 +478,9 @@ impl Companion for Rc<FastPath> {
     }
 
     fn socket_ready(&self, key: usize) {
-        self.with(key, |connection| match connection.send_rest() {
-            Fate::Stays => self.advance(key, connection),
-            fate => fate,
+        self.with(key, |connection| {
+            connection.send_rest();
+            self.advance(key, connection)
         });
     }
 
@@ -394,15 +492,19 @@ impl Companion for Rc<FastPath> {
         self.core.look_for_stop();
         let mut answered = mem::take(&mut *self.answered.borrow_mut());
         let any = self.core.hand_out(ANSWERS_A_TURN_MAX, &mut answered);
+        let again = mem::take(&mut *self.again.borrow_mut());
         for key in answered.drain(..) {
             self.with(key, |connection| self.answer(key, connection));
         }
         *self.answered.borrow_mut() = answered;
-        any
+        for key in &again {
+            self.with(*key, |connection| self.advance(*key, connection));
+        }
+        any || !again.is_empty()
     }
 
     fn arm(&self, waker: &Waker) -> bool {
-        self.core.arm(waker)
+        self.core.arm(waker) || !self.again.borrow().is_empty()
     }
 
     fn disarm(&self) {
