@@ -15,6 +15,9 @@ use crate::journal::format::{BATCH_HEADER_BYTES, BatchHeader};
 use crate::journal::segment_file::{self, BatchReader, ReadError};
 use crate::record::{Record, RecordError, Sequence};
 
+/// Records that are taken before other tasks of the drain get a turn.
+const RECORDS_A_TURN: usize = 128;
+
 /// Reads one queue's durable records in order.
 pub struct Feed {
     hot: Consumer<u8>,
@@ -140,6 +143,10 @@ impl Feed {
             let end_byte = self.next_byte + length as u64;
             taken.push(self.next, &self.batch[self.taken..self.taken + length], end_byte);
             self.advance(length);
+            if taken.spans.len().is_multiple_of(RECORDS_A_TURN) {
+                // Whoever sends the batch before this one should not have to wait for all of it.
+                futures_lite::future::yield_now().await;
+            }
         }
         Ok(())
     }
@@ -274,7 +281,8 @@ impl Taken {
         self.end_bytes.get(usize::try_from(count.checked_sub(1)?).ok()?).copied()
     }
 
-    fn clear(&mut self) {
+    /// Lets go of all of them.
+    pub fn clear(&mut self) {
         self.bytes.clear();
         self.spans.clear();
         self.end_bytes.clear();

@@ -9,6 +9,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_lite::future::zip;
 use tokio::sync::watch;
 
 use super::dead_letters::{DeadLetterError, DeadLetterFile};
@@ -19,6 +20,7 @@ use super::retry::Backoff;
 use crate::clock;
 use crate::limits::PACER_SLACK_MS;
 use crate::queue::{DrainState, Queue};
+use crate::rate::Rate;
 use crate::record::Sequence;
 use crate::sink::{Batch, Delivery, Sink, SinkError};
 
@@ -32,6 +34,16 @@ pub struct Runner {
     backoff: Backoff,
     meter: Meter,
     stop: watch::Receiver<bool>,
+    /// What comes after the batch that is being delivered, read while the sink works on that one.
+    ahead: Lot,
+}
+
+/// Records that are ready to be delivered.
+#[derive(Default)]
+struct Lot {
+    taken: Taken,
+    /// The ticket of each.
+    tickets: Vec<String>,
 }
 
 /// Why a drain ended.
@@ -95,6 +107,38 @@ enum Attempt {
     Stopped,
 }
 
+impl Lot {
+    fn clear(&mut self) {
+        self.taken.clear();
+        self.tickets.clear();
+    }
+
+    /// Takes up to `count` records, up to `through`.
+    async fn take(&mut self, feed: &mut Feed, queue: &Queue, count: u64, through: Sequence) -> Result<(), FeedError> {
+        self.tickets.clear();
+        let bytes_max = queue.config.batch.bytes_max;
+        feed.take(count, bytes_max, through, &mut self.taken).await?;
+        for (sequence, _) in self.taken.records() {
+            self.tickets.push(queue.tickets.ticket(sequence).to_string());
+        }
+        Ok(())
+    }
+
+    /// Reads the batch behind `delivered` while that is being delivered, if nothing but the sink limits the rate
+    /// and there is a whole batch to read.
+    async fn look(&mut self, feed: &mut Feed, queue: &Queue, delivered: Sequence) {
+        let count = queue.config.batch.records_max as u64;
+        let durable = queue.journal.durable.get();
+        if queue.config.rate != Rate::Unlimited || !self.taken.is_empty() || durable < delivered + count {
+            return;
+        }
+        if self.take(feed, queue, count, delivered + count).await.is_err() {
+            // The error is found again, and dealt with, when it is this batch's turn.
+            self.clear();
+        }
+    }
+}
+
 impl Runner {
     /// A runner that has not started.
     #[must_use]
@@ -108,7 +152,8 @@ impl Runner {
         let tolerance_ns = queue.config.batch.linger_ms_max.saturating_add(PACER_SLACK_MS).saturating_mul(1_000_000);
         let pacer = Pacer::new(queue.config.rate, tolerance_ns, clock::monotonic_ns());
         let backoff = Backoff::new(&queue.config.retry);
-        Self { queue, feed, sink, dead_letters, pacer, backoff, meter: Meter::default(), stop }
+        let (meter, ahead) = (Meter::default(), Lot::default());
+        Self { queue, feed, sink, dead_letters, pacer, backoff, meter, stop, ahead }
     }
 
     /// Runs until a stop is asked for, or until it cannot go on without a person.
@@ -122,38 +167,45 @@ impl Runner {
     async fn drain(&mut self) -> Result<(), DrainError> {
         let Some(mut position) = self.take_over().await else { return Ok(()) };
         self.begin_at(position).await?;
-        let mut taken = Taken::default();
-        loop {
-            if self.is_stopping() {
-                return Ok(());
-            }
-            let available = self.queue.journal.durable.get() - position;
-            if available == 0 {
-                self.wait_for_records().await;
-                continue;
-            }
-            let count = self.wait_until_due(available).await;
-            if count == 0 {
-                continue;
-            }
-            let bytes_max = self.queue.config.batch.bytes_max;
-            if let Err(error) = self.feed.take(count, bytes_max, position + available, &mut taken).await {
-                if !error.is_transient() {
-                    return Err(error.into());
-                }
-                self.pause_after(&error).await;
+        let mut lot = Lot::default();
+        while !self.is_stopping() {
+            std::mem::swap(&mut lot, &mut self.ahead);
+            self.ahead.clear();
+            if lot.taken.is_empty() && !self.take(position, &mut lot).await? {
                 continue;
             }
             if self.queue.drain.state() == DrainState::Retrying {
                 self.queue.drain.set_state(DrainState::Running);
             }
-            self.pacer.take(taken.len() as u64, clock::monotonic_ns());
-            let through = position + taken.len() as u64;
+            self.pacer.take(lot.taken.len() as u64, clock::monotonic_ns());
+            let through = position + lot.taken.len() as u64;
             self.queue.drain.released.set(through);
-            if !self.deliver(&taken, position).await? {
+            if !self.deliver(&lot, position).await? {
                 return Ok(());
             }
             position = through;
+        }
+        Ok(())
+    }
+
+    /// Takes what is due behind `position`; `false` if nothing was, and the caller should look again.
+    async fn take(&mut self, position: Sequence, lot: &mut Lot) -> Result<bool, DrainError> {
+        let available = self.queue.journal.durable.get() - position;
+        if available == 0 {
+            self.wait_for_records().await;
+            return Ok(false);
+        }
+        let count = self.wait_until_due(available).await;
+        if count == 0 {
+            return Ok(false);
+        }
+        match lot.take(&mut self.feed, &self.queue, count, position + available).await {
+            Ok(()) => Ok(true),
+            Err(error) if error.is_transient() => {
+                self.pause_after(&error).await;
+                Ok(false)
+            }
+            Err(error) => Err(error.into()),
         }
     }
 
@@ -226,11 +278,9 @@ impl Runner {
     }
 
     /// Commits what was taken; `false` if a stop came first.
-    async fn deliver(&mut self, taken: &Taken, position: Sequence) -> Result<bool, DrainError> {
-        let tickets: Vec<String> =
-            (1..=taken.len() as u64).map(|n| self.queue.tickets.ticket(position + n).to_string()).collect();
+    async fn deliver(&mut self, Lot { taken, tickets }: &Lot, position: Sequence) -> Result<bool, DrainError> {
         let mut deliveries = Vec::with_capacity(taken.len());
-        for ((sequence, record), ticket) in taken.records().zip(&tickets) {
+        for ((sequence, record), ticket) in taken.records().zip(tickets) {
             let record = record.map_err(|error| FeedError::Record { sequence, error })?;
             if !self.queue.dead_letters.contains(sequence) {
                 deliveries.push(Delivery { sequence, record, ticket });
@@ -279,7 +329,8 @@ impl Runner {
     async fn commit(&mut self, span: Span, deliveries: &[Delivery<'_>]) -> Result<Attempt, DrainError> {
         let batch = Batch { after: span.after, through: span.through, deliveries: &deliveries[span.from..span.to] };
         loop {
-            let error = match self.sink.commit(batch).await {
+            let committed = zip(self.sink.commit(batch), self.ahead.look(&mut self.feed, &self.queue, batch.through));
+            let error = match committed.await.0 {
                 Ok(()) => {
                     self.works_again();
                     return Ok(Attempt::Committed);

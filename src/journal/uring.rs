@@ -13,6 +13,7 @@ use std::os::fd::AsRawFd;
 use io_uring::{IoUring, opcode, squeue, types};
 
 /// Bytes to put into a file before the next sync.
+#[derive(Clone, Copy)]
 pub struct Write<'a> {
     /// Opened for writing.
     pub file: &'a File,
@@ -72,22 +73,28 @@ impl Disk {
     /// # Errors
     ///
     /// Any write or sync failed; what is on disk is then unknown.
-    pub fn commit(&mut self, writes: &[Write<'_>]) -> Result<(), CommitError> {
-        self.results.clear();
-        self.results.resize(writes.len(), (None, None));
-        if let [write] = writes {
-            return self.commit_one(write);
+    pub fn commit<'a>(&mut self, writes: impl Iterator<Item = Write<'a>> + Clone) -> Result<(), CommitError> {
+        let mut first_two = writes.clone();
+        match (first_two.next(), first_two.next()) {
+            (None, _) => Ok(()),
+            (Some(write), None) => self.commit_one(&write),
+            _ => self.commit_all(writes),
         }
-        let mut entries = Vec::with_capacity(writes.len() * 2);
-        for (write, data) in writes.iter().zip((0..).step_by(2)) {
+    }
+
+    fn commit_all<'a>(&mut self, writes: impl Iterator<Item = Write<'a>> + Clone) -> Result<(), CommitError> {
+        let mut entries = Vec::new();
+        for (write, data) in writes.clone().zip((0..).step_by(2)) {
             let sync = opcode::Fsync::new(write.fd()).flags(types::FsyncFlags::DATASYNC).build();
             entries.push(write.entry()?.user_data(data).flags(squeue::Flags::IO_LINK));
             entries.push(sync.user_data(data + 1));
         }
+        self.results.clear();
+        self.results.resize(entries.len() / 2, (None, None));
         self.push(&entries)?;
-        self.wait(writes.len() * 2);
-        for (write, result) in writes.iter().zip(&self.results) {
-            check_write(write, result.0)?;
+        self.wait(entries.len());
+        for (write, result) in writes.zip(&self.results) {
+            check_write(&write, result.0)?;
             check_sync(result.1)?;
         }
         Ok(())
@@ -97,6 +104,8 @@ impl Disk {
     /// sync to a thread of its own, which costs two more switches for each commit
     /// (`docs/decisions/0006-gathering-under-load.md`).
     fn commit_one(&mut self, write: &Write<'_>) -> Result<(), CommitError> {
+        self.results.clear();
+        self.results.push((None, None));
         self.push(&[write.entry()?])?;
         self.wait(1);
         check_write(write, self.results[0].0)?;
@@ -186,8 +195,8 @@ mod tests {
         let mut disk = Disk::new(files.len()).unwrap();
         let mut buffer = segment_file::aligned_buffer(8192).unwrap();
         buffer.fill(7);
-        let writes: Vec<_> = files.iter().map(|file| Write { file, offset: 4096, bytes: &buffer }).collect();
-        disk.commit(&writes).unwrap();
+        let writes = files.iter().map(|file| Write { file, offset: 4096, bytes: &buffer });
+        disk.commit(writes).unwrap();
         for n in 0..3 {
             let bytes = std::fs::read(directory.path().join(n.to_string())).unwrap();
             assert!(bytes[4096..4096 + 8192].iter().all(|byte| *byte == 7));
@@ -202,7 +211,8 @@ mod tests {
         segment_file::create_zeroed(&path, 8192, std::time::Duration::ZERO).unwrap();
         let file = segment_file::open(&path, false).unwrap();
         let buffer = segment_file::aligned_buffer(4096).unwrap();
-        let error = Disk::new(1).unwrap().commit(&[Write { file: &file, offset: 0, bytes: &buffer }]).unwrap_err();
+        let write = Write { file: &file, offset: 0, bytes: &buffer };
+        let error = Disk::new(1).unwrap().commit([write].into_iter()).unwrap_err();
         assert!(matches!(error, CommitError::Write { offset: 0, bytes: 4096, .. }), "{error}");
     }
 }

@@ -287,14 +287,9 @@ impl Writer {
         for log in &mut self.logs {
             log.sealed = log.appender.seal_batch(now_us);
         }
-        let writes: Vec<Write<'_>> = self.logs.iter().filter_map(QueueLog::write).collect();
-        if !writes.is_empty() {
-            let result = self.disk.commit(&writes);
-            drop(writes);
-            match result {
-                Ok(()) => self.logs.iter_mut().for_each(QueueLog::publish),
-                Err(error) => self.fail(&error),
-            }
+        match self.disk.commit(self.logs.iter().filter_map(QueueLog::write)) {
+            Ok(()) => self.logs.iter_mut().for_each(QueueLog::publish),
+            Err(error) => self.fail(&error),
         }
     }
 

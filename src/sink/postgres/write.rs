@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::pin::{Pin, pin};
 
 use bytes::{Bytes, BytesMut};
-use futures_lite::future::{poll_once, zip};
+use futures_lite::future::{poll_once, yield_now, zip};
 use futures_sink::Sink as _;
 use tokio_postgres::types::{Format, IsNull, ToSql, Type, to_sql_checked};
 use tokio_postgres::{Client, CopyInSink, Error, SimpleQueryMessage};
@@ -19,13 +19,13 @@ use super::text::{self, Form};
 /// Statements that are on their way at once.
 const PIPELINED_MAX: usize = 256;
 /// Bytes of one message of COPY's data.
-const COPY_CHUNK_BYTES: usize = 256 * 1024;
+const COPY_CHUNK_BYTES: usize = 64 * 1024;
 
-/// What goes over the wire for a batch, encoded before the transaction begins, so that
-/// the row of our position is locked for as short a time as possible.
-enum Encoded {
+/// What goes over the wire for a batch. Parameters of statements are encoded before the transaction begins; the rows
+/// of a COPY on the way, while the server works on those that it has.
+enum Rows<'a> {
     Nothing,
-    Copy(Bytes),
+    Copy(CopyRows<'a>),
     Statements(Parameters),
 }
 
@@ -35,16 +35,16 @@ enum Encoded {
 ///
 /// Of any kind; after anything but a transient one the session is outside of a transaction.
 pub(super) async fn commit(open: &Open, plan: &Plan, part: &str, batch: Batch<'_>) -> Result<(), SinkError> {
-    let encoded = match plan {
-        _ if batch.deliveries.is_empty() => Encoded::Nothing,
-        Plan::Table(table) => Encoded::Copy(encode_copy(table, &open.forms, batch.deliveries)?),
-        Plan::Statement(plan) => Encoded::Statements(Parameters::encode(plan, &open.forms, batch.deliveries)?),
+    let rows = match plan {
+        _ if batch.deliveries.is_empty() => Rows::Nothing,
+        Plan::Table(table) => Rows::Copy(CopyRows { table, forms: &open.forms, deliveries: batch.deliveries }),
+        Plan::Statement(plan) => Rows::Statements(Parameters::encode(plan, &open.forms, batch.deliveries)?),
     };
     let client = &open.session.client;
     let fence = fence_sql(open.epoch, part, &batch)?;
     let moved = async { client.simple_query(&fence).await.map(|messages| rows_of(&messages)) };
-    match encoded {
-        Encoded::Copy(rows) => {
+    match rows {
+        Rows::Copy(rows) => {
             // COPY is announced together with the fence. That is safe: it writes nothing before its data are complete.
             let (moved, copy) = zip(moved, client.copy_in::<_, Bytes>(&open.statement)).await;
             if moved.map_err(|error| transient(&error))? != 1 {
@@ -52,15 +52,20 @@ pub(super) async fn commit(open: &Open, plan: &Plan, part: &str, batch: Batch<'_
                 return Err(fenced(open, part, &batch).await);
             }
             let copy = copy.map_err(|error| transient(&error))?;
-            settle(client, zip(send(copy, rows), client.batch_execute("COMMIT")).await).await
+            let (sent, commit) = zip(rows.send(copy), client.batch_execute("COMMIT")).await;
+            match sent {
+                Ok(sent) => settle(client, (sent, commit)).await,
+                // The server was told that the COPY fails, so the COMMIT behind it was a rollback.
+                Err(unfit) => commit.map_err(|error| transient(&error)).and(Err(unfit)),
+            }
         }
-        Encoded::Statements(parameters) => {
+        Rows::Statements(parameters) => {
             if moved.await.map_err(|error| transient(&error))? != 1 {
                 return Err(fenced(open, part, &batch).await);
             }
             settle(client, execute_all(open, &parameters).await).await
         }
-        Encoded::Nothing => {
+        Rows::Nothing => {
             if moved.await.map_err(|error| transient(&error))? != 1 {
                 return Err(fenced(open, part, &batch).await);
             }
@@ -130,30 +135,48 @@ fn unfit(delivery: &Delivery<'_>, name: &str, unfit: text::Unfit) -> SinkError {
     SinkError::Permanent { message: format!("record {}, value of {name}: {unfit}", delivery.sequence) }
 }
 
-fn encode_copy(table: &TablePlan, forms: &[Form], deliveries: &[Delivery<'_>]) -> Result<Bytes, SinkError> {
-    let mut out = Vec::with_capacity(deliveries.iter().map(|delivery| 2 * delivery.record.body.len() + 128).sum());
-    for delivery in deliveries {
-        for (number, value) in table.mapping.row(delivery)?.iter().enumerate() {
+/// The rows of a batch, for a COPY into a table.
+struct CopyRows<'a> {
+    table: &'a TablePlan,
+    forms: &'a [Form],
+    deliveries: &'a [Delivery<'a>],
+}
+
+impl CopyRows<'_> {
+    /// Sends the rows and hears what the server makes of them. The outer error is a value that fits its column in
+    /// no way; the COPY is then told to fail.
+    async fn send(&self, copy: CopyInSink<Bytes>) -> Result<Result<(), Error>, SinkError> {
+        let mut copy = pin!(copy);
+        let mut chunk = BytesMut::with_capacity(COPY_CHUNK_BYTES);
+        let mut row = Vec::new();
+        for (number, delivery) in self.deliveries.iter().enumerate() {
+            row.clear();
+            self.encode(delivery, &mut row)?;
+            chunk.extend_from_slice(&row);
+            if chunk.len() < COPY_CHUNK_BYTES && number + 1 < self.deliveries.len() {
+                continue;
+            }
+            let started = std::future::poll_fn(|context| copy.as_mut().poll_ready(context)).await;
+            if let Err(error) = started.and_then(|()| copy.as_mut().start_send(chunk.split().freeze())) {
+                return Ok(Err(error));
+            }
+            // The connection is a task of the same thread: it sends this chunk before the next one is made.
+            yield_now().await;
+        }
+        Ok(copy.finish().await.map(|_| ()))
+    }
+
+    fn encode(&self, delivery: &Delivery<'_>, out: &mut Vec<u8>) -> Result<(), SinkError> {
+        for (number, value) in self.table.mapping.row(delivery)?.iter().enumerate() {
             if number > 0 {
                 out.push(b'\t');
             }
-            let form = forms.get(number).copied().unwrap_or(Form::Plain);
-            text::copy_field(value, form, &mut out).map_err(|why| unfit(delivery, &table.columns[number].0, why))?;
+            let form = self.forms.get(number).copied().unwrap_or(Form::Plain);
+            text::copy_field(value, form, out).map_err(|why| unfit(delivery, &self.table.columns[number].0, why))?;
         }
         out.push(b'\n');
+        Ok(())
     }
-    Ok(Bytes::from(out))
-}
-
-/// Sends COPY's data and hears what the server makes of them.
-async fn send(copy: CopyInSink<Bytes>, mut rows: Bytes) -> Result<(), Error> {
-    let mut copy = pin!(copy);
-    while !rows.is_empty() {
-        std::future::poll_fn(|context| copy.as_mut().poll_ready(context)).await?;
-        let chunk = rows.split_to(rows.len().min(COPY_CHUNK_BYTES));
-        copy.as_mut().start_send(chunk)?;
-    }
-    copy.finish().await.map(|_| ())
 }
 
 /// The parameters of a batch's statements, row after row.
