@@ -4,6 +4,7 @@
 //! - [`results`] turns an outcome into figures, [`report`] into an HTML page.
 //! - [`verify`] counts what the database really holds and compares it with what was acknowledged.
 //! - [`peer`] starts servers to compare with, and [`compare`] does so round by round.
+//! - [`bulk`] holds the drain against the database's own bulk loader.
 //!
 //! A flash sale, from its first order to the verdict about the database:
 //!
@@ -57,6 +58,7 @@
 //! ```
 
 pub mod bitset;
+pub mod bulk;
 pub mod compare;
 pub mod engine;
 pub mod order;

@@ -19,6 +19,8 @@ enum Command {
     Run(Box<cli::run::RunArguments>),
     /// Loads servers in turns and prints their ratio
     Compare(cli::compare::CompareArguments),
+    /// Drains a backlog beside the database's own bulk loader
+    Drain(cli::drain::DrainArguments),
     /// Counts the orders that a database holds
     Verify(cli::verify::VerifyArguments),
 }
@@ -40,6 +42,7 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Run(arguments) => cli::run::run(&arguments),
         Command::Compare(arguments) => cli::compare::compare(&arguments),
+        Command::Drain(arguments) => cli::drain::drain(&arguments),
         Command::Verify(arguments) => cli::verify::verify(&arguments),
     };
     match result {

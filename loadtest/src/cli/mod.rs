@@ -2,6 +2,7 @@
 
 pub mod compare;
 mod display;
+pub mod drain;
 pub mod run;
 pub mod verify;
 

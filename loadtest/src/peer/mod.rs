@@ -7,6 +7,7 @@ mod forebay;
 mod nginx;
 
 pub use child::RunningPeer;
+pub(crate) use child::free_ports;
 
 use std::io;
 use std::path::{Path, PathBuf};

@@ -1,0 +1,328 @@
+//! The drain beside the database's own bulk loader: the same rows into the same table, in turns.
+//!
+//! A journal is filled once. Each round then lets `forebay serve` drain a copy of it into an empty table at an
+//! unlimited rate, and lets the database's own program load the same rows into it from a file: `\copy` of psql, or
+//! `.import` of the sqlite3 shell within one transaction.
+
+use crate::engine::{self, EngineError, Load, Plan, Progress};
+use crate::peer::{PeerError, free_ports};
+use crate::verify::Sink;
+use serde::Serialize;
+use std::fs;
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+const POLL_PAUSE: Duration = Duration::from_millis(5);
+/// The longest that the server may take to start, and to drain without any progress.
+const PATIENCE: Duration = Duration::from_secs(30);
+const TABLE: &str = "forebay_bulk";
+const COLUMNS: &str = "id text PRIMARY KEY, buyer text, body text, ticket text";
+
+/// What is compared.
+#[derive(Clone, Debug)]
+pub struct BulkPlan {
+    /// The `forebay` program.
+    pub forebay: PathBuf,
+    /// The database. Of SQLite only the kind counts: its files are made in the directory.
+    pub sink: Sink,
+    /// Rows in each round.
+    pub records: u64,
+    /// How many rounds.
+    pub rounds: usize,
+    /// An existing directory on the disk that is meant.
+    pub directory: PathBuf,
+}
+
+/// The figures of one round.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct BulkRound {
+    /// Rows a second that forebay drained.
+    pub drained_per_second: f64,
+    /// Rows a second of the database's own loader.
+    pub loaded_per_second: f64,
+}
+
+/// Why there is no result.
+#[derive(Debug, thiserror::Error)]
+pub enum BulkError {
+    /// The journal could not be filled.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// No free port.
+    #[error(transparent)]
+    Peer(#[from] PeerError),
+    /// A file.
+    #[error("{what}: {error}")]
+    Io {
+        /// What was tried.
+        what: String,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// A program failed.
+    #[error("{program} failed: {reason}{}", remedy(program))]
+    Program {
+        /// Which.
+        program: String,
+        /// What it said.
+        reason: String,
+    },
+}
+
+fn remedy(program: &str) -> &'static str {
+    match program {
+        "psql" => " (if it is not installed: apt-get install postgresql-client)",
+        "sqlite3" => " (if it is not installed: apt-get install sqlite3)",
+        _ => "",
+    }
+}
+
+fn io_error(what: impl Into<String>) -> impl FnOnce(io::Error) -> BulkError {
+    let what = what.into();
+    move |error| BulkError::Io { what, error }
+}
+
+/// Fills a journal, then measures round by round and tells `on_round` about each. Blocks.
+///
+/// # Errors
+/// The server or a program of the database is missing or fails, or the disk is full.
+pub fn compare_bulk(plan: &BulkPlan, mut on_round: impl FnMut(&BulkRound)) -> Result<Vec<BulkRound>, BulkError> {
+    let database = Database { sink: &plan.sink, directory: &plan.directory };
+    let filled = plan.directory.join("filled");
+    fill(plan, &filled)?;
+    let mut rounds = Vec::with_capacity(plan.rounds);
+    for _ in 0..plan.rounds {
+        let data = plan.directory.join("data");
+        copy_directory(&filled, &data)?;
+        database.empty(true)?;
+        let drained_per_second = drain(plan, &data)?;
+        database.export()?;
+        database.empty(false)?;
+        let started = Instant::now();
+        database.load()?;
+        let loaded_per_second = plan.records as f64 / started.elapsed().as_secs_f64();
+        let round = BulkRound { drained_per_second, loaded_per_second };
+        on_round(&round);
+        rounds.push(round);
+    }
+    database.drop()?;
+    Ok(rounds)
+}
+
+fn fill(plan: &BulkPlan, data: &Path) -> Result<(), BulkError> {
+    let idle = Sink::Sqlite(plan.directory.join("idle.db"));
+    let server = Server::start(plan, data, "1/h", &idle)?;
+    let load = Load::Closed { records: Some(plan.records), duration: None };
+    let url = format!("http://127.0.0.1:{}/v1/queues/orders/records", server.port);
+    let mut orders = Plan::new(&url, load)?;
+    orders.connections = 256;
+    let outcome = engine::run(&orders, &Arc::new(Progress::new()))?;
+    if outcome.acknowledged < plan.records {
+        let reason = format!("only {} of {} records were acknowledged", outcome.acknowledged, plan.records);
+        return Err(BulkError::Program { program: "forebay".to_owned(), reason });
+    }
+    Ok(())
+}
+
+/// Lets the server drain everything; returns the rows a second from the first batch on.
+fn drain(plan: &BulkPlan, data: &Path) -> Result<f64, BulkError> {
+    let server = Server::start(plan, data, "unlimited", &plan.sink)?;
+    let mut last = (plan.records, Instant::now());
+    let mut first = None;
+    loop {
+        let now = Instant::now();
+        if let Some(backlog) = server.backlog() {
+            if backlog != last.0 {
+                last = (backlog, now);
+            }
+            let (at_first, began) = *first.get_or_insert((backlog, now));
+            if backlog == plan.records {
+                first = None;
+            } else if backlog == 0 {
+                return Ok(at_first as f64 / now.duration_since(began).as_secs_f64());
+            }
+        }
+        if last.1.elapsed() > PATIENCE {
+            let reason = format!("it delivered nothing for {} s; {} records are left", PATIENCE.as_secs(), last.0);
+            return Err(BulkError::Program { program: "forebay".to_owned(), reason });
+        }
+        thread::sleep(POLL_PAUSE);
+    }
+}
+
+/// The table, by way of the database's own programs.
+struct Database<'a> {
+    sink: &'a Sink,
+    directory: &'a Path,
+}
+
+impl Database<'_> {
+    fn rows(&self) -> PathBuf {
+        self.directory.join("rows")
+    }
+
+    /// An empty table, and with `whole` no position of an earlier round either.
+    fn empty(&self, whole: bool) -> Result<(), BulkError> {
+        match self.sink {
+            Sink::Postgres(_) if whole => self.run(&format!(
+                "DROP TABLE IF EXISTS {TABLE}; DROP TABLE IF EXISTS forebay_position; \
+                 CREATE TABLE {TABLE} ({COLUMNS}); CHECKPOINT"
+            )),
+            Sink::Postgres(_) => self.run(&format!("TRUNCATE {TABLE}; CHECKPOINT")),
+            Sink::Sqlite(path) => {
+                for ending in ["", "-wal", "-shm"] {
+                    let _ = fs::remove_file(format!("{}{ending}", path.display()));
+                }
+                self.run(&format!("PRAGMA journal_mode = WAL; CREATE TABLE {TABLE} ({COLUMNS});"))
+            }
+        }
+    }
+
+    fn export(&self) -> Result<(), BulkError> {
+        let rows = self.rows();
+        match self.sink {
+            Sink::Postgres(_) => self.run(&format!("\\copy {TABLE} TO '{}'", rows.display())),
+            Sink::Sqlite(_) => self.run(&format!(".mode csv\n.output {}\nSELECT * FROM {TABLE};\n", rows.display())),
+        }
+    }
+
+    fn load(&self) -> Result<(), BulkError> {
+        let rows = self.rows();
+        match self.sink {
+            Sink::Postgres(_) => self.run(&format!("\\copy {TABLE} FROM '{}'", rows.display())),
+            Sink::Sqlite(_) => self.run(&format!(
+                "PRAGMA synchronous = FULL;\n.mode csv\nBEGIN;\n.import {} {TABLE}\nCOMMIT;\n",
+                rows.display()
+            )),
+        }
+    }
+
+    fn drop(&self) -> Result<(), BulkError> {
+        match self.sink {
+            Sink::Postgres(_) => self.run(&format!("DROP TABLE {TABLE}; DROP TABLE forebay_position")),
+            Sink::Sqlite(_) => Ok(()),
+        }
+    }
+
+    /// Runs commands of the database's own program, from its standard input.
+    fn run(&self, script: &str) -> Result<(), BulkError> {
+        let mut command = match self.sink {
+            Sink::Postgres(url) => {
+                let mut command = Command::new("psql");
+                command.args(["--quiet", "--no-psqlrc", "--set=ON_ERROR_STOP=1", "--dbname", url]);
+                // Whatever is said on standard error is taken for a failure, so notices must not be.
+                command.env("PGOPTIONS", "--client-min-messages=warning");
+                command
+            }
+            Sink::Sqlite(path) => {
+                let mut command = Command::new("sqlite3");
+                command.arg("-bail").arg(path);
+                command
+            }
+        };
+        let program = command.get_program().to_string_lossy().into_owned();
+        let failed = |reason: String| BulkError::Program { program: program.clone(), reason };
+        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut child = command.spawn().map_err(|error| failed(error.to_string()))?;
+        if let Some(mut input) = child.stdin.take() {
+            input.write_all(script.as_bytes()).map_err(|error| failed(error.to_string()))?;
+        }
+        let output = child.wait_with_output().map_err(|error| failed(error.to_string()))?;
+        if output.status.success() && output.stderr.is_empty() {
+            return Ok(());
+        }
+        Err(failed(String::from_utf8_lossy(&output.stderr).trim().to_owned()))
+    }
+}
+
+fn copy_directory(from: &Path, to: &Path) -> Result<(), BulkError> {
+    if to.exists() {
+        fs::remove_dir_all(to).map_err(io_error(to.display().to_string()))?;
+    }
+    fs::create_dir(to).map_err(io_error(to.display().to_string()))?;
+    for entry in fs::read_dir(from).map_err(io_error(from.display().to_string()))? {
+        let entry = entry.map_err(io_error(from.display().to_string()))?;
+        let (path, copy) = (entry.path(), to.join(entry.file_name()));
+        if path.is_dir() {
+            copy_directory(&path, &copy)?;
+        } else {
+            fs::copy(&path, &copy).map_err(io_error(path.display().to_string()))?;
+            // What is still to be written back would disturb what is measured.
+            fs::File::open(&copy).and_then(|file| file.sync_all()).map_err(io_error(copy.display().to_string()))?;
+        }
+    }
+    Ok(())
+}
+
+/// `forebay serve`, killed when it is dropped.
+struct Server {
+    child: Child,
+    port: u16,
+    admin_port: u16,
+}
+
+impl Server {
+    fn start(plan: &BulkPlan, data: &Path, rate: &str, sink: &Sink) -> Result<Self, BulkError> {
+        let [port, admin_port] = free_ports()?;
+        let (kind, url) = match sink {
+            Sink::Postgres(url) => ("postgres", url.clone()),
+            Sink::Sqlite(path) => ("sqlite", path.display().to_string()),
+        };
+        let target = if rate == "unlimited" {
+            format!(
+                "table = \"{TABLE}\"\n\
+                 columns = {{ id = \"/order_id\", buyer = \"/user_id\", body = \"$body\", ticket = \"$ticket\" }}\n"
+            )
+        } else {
+            String::new()
+        };
+        let configuration = format!(
+            "data_dir = {:?}\n[[listeners]]\naddress = \"127.0.0.1:{port}\"\n[admin]\n\
+             address = \"127.0.0.1:{admin_port}\"\n[queues.orders]\nrate = \"{rate}\"\nmax_backlog_bytes = \"1TiB\"\n\
+             [queues.orders.sink]\ntype = \"{kind}\"\nurl = {url:?}\n{target}",
+            data.display().to_string()
+        );
+        let config = plan.directory.join("forebay.toml");
+        fs::write(&config, configuration).map_err(io_error(config.display().to_string()))?;
+        let log = plan.directory.join("forebay.log");
+        let output = fs::File::create(&log).map_err(io_error(log.display().to_string()))?;
+        let failed = |reason: String| BulkError::Program { program: plan.forebay.display().to_string(), reason };
+        let mut command = Command::new(&plan.forebay);
+        command.arg("serve").arg("--config").arg(&config).stdout(Stdio::null()).stderr(output);
+        let child = command.spawn().map_err(|error| failed(error.to_string()))?;
+        let mut server = Self { child, port, admin_port };
+        let started = Instant::now();
+        while server.backlog().is_none() {
+            let ended = server.child.try_wait().ok().flatten().is_some();
+            if ended || started.elapsed() > PATIENCE {
+                return Err(failed(fs::read_to_string(&log).unwrap_or_default().trim().to_owned()));
+            }
+            thread::sleep(POLL_PAUSE);
+        }
+        Ok(server)
+    }
+
+    /// Records that are not delivered yet, by the server's own metrics.
+    fn backlog(&self) -> Option<u64> {
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.admin_port));
+        let mut stream = TcpStream::connect_timeout(&address, PATIENCE).ok()?;
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: forebay\r\nConnection: close\r\n\r\n").ok()?;
+        let mut text = String::new();
+        stream.take(1 << 20).read_to_string(&mut text).ok()?;
+        let line = text.lines().find_map(|line| line.strip_prefix("forebay_backlog_records{queue=\"orders\"} "))?;
+        line.parse().ok()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It may have ended by itself; either way there is nothing to do about an error here.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

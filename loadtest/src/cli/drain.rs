@@ -1,0 +1,77 @@
+//! `drain`: the drain beside the database's own bulk loader.
+
+use anyhow::{Context, Result, ensure};
+use clap::Args;
+use forebay_loadtest::bulk::{BulkPlan, BulkRound, compare_bulk};
+use forebay_loadtest::compare::median;
+use forebay_loadtest::report::Machine;
+use forebay_loadtest::results::rate;
+use forebay_loadtest::verify::Sink;
+use std::path::PathBuf;
+
+/// Drains a backlog at an unlimited rate and loads the same rows with the database's own program, in turns.
+///
+/// Into PostgreSQL beside psql's \copy, into SQLite beside .import of the sqlite3 shell in one transaction. Both
+/// begin with the same empty table of four columns with a primary key; it is dropped in the end.
+#[derive(Args)]
+pub struct DrainArguments {
+    /// Path of the forebay program
+    #[arg(long, value_name = "PATH", default_value = "target/release/forebay")]
+    forebay: PathBuf,
+    /// sqlite, or the URL of a PostgreSQL database whose tables `forebay_bulk` and `forebay_position` may be dropped
+    #[arg(long, default_value = "sqlite")]
+    sink: String,
+    /// Rows in each round
+    #[arg(long, default_value_t = 500_000)]
+    records: u64,
+    /// How many rounds
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
+    /// Where journal and files go, which should be a real disk
+    #[arg(long, value_name = "DIRECTORY", default_value = ".")]
+    directory: PathBuf,
+    /// Writes every figure as JSON
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+pub fn drain(arguments: &DrainArguments) -> Result<()> {
+    ensure!(arguments.rounds > 0 && arguments.records > 0, "nothing to measure: --rounds and --records are at least 1");
+    let scratch = tempfile::Builder::new()
+        .prefix("forebay-drain-")
+        .tempdir_in(&arguments.directory)
+        .with_context(|| format!("cannot write in {}", arguments.directory.display()))?;
+    let directory = scratch.path().canonicalize()?;
+    let sink = match arguments.sink.as_str() {
+        "sqlite" => Sink::Sqlite(directory.join("rows.db")),
+        url => Sink::parse(url)?,
+    };
+    let plan = BulkPlan {
+        forebay: arguments.forebay.clone(),
+        sink,
+        records: arguments.records,
+        rounds: arguments.rounds,
+        directory,
+    };
+    println!("filling a journal with {} records", arguments.records);
+    let rounds = compare_bulk(&plan, |round| println!("{}", line(round)))?;
+    let drained: Vec<f64> = rounds.iter().map(|round| round.drained_per_second).collect();
+    let loaded: Vec<f64> = rounds.iter().map(|round| round.loaded_per_second).collect();
+    let ratio = median(&drained) / median(&loaded);
+    println!("medians: drain {}, bulk loader {}, ratio {ratio:.3}", rate(median(&drained)), rate(median(&loaded)));
+    let Some(path) = &arguments.json else { return Ok(()) };
+    let json = serde_json::json!({
+        "machine": Machine::from_proc(), "records": arguments.records, "rounds": rounds, "ratio_of_medians": ratio,
+    });
+    super::write(path, &format!("{json:#}\n"))
+}
+
+fn line(round: &BulkRound) -> String {
+    let BulkRound { drained_per_second, loaded_per_second } = *round;
+    format!(
+        "drain {:>12}   bulk loader {:>12}   ratio {:.3}",
+        rate(drained_per_second),
+        rate(loaded_per_second),
+        drained_per_second / loaded_per_second
+    )
+}
