@@ -78,7 +78,7 @@ pub const IDEMPOTENCY_KEYS_MAX: u64 = 1_000_000;
 pub const DEAD_LETTERS_BYTES_MAX: u64 = 256 * MIB;
 
 /// Records of one transaction.
-pub const BATCH_RECORDS_MAX: u64 = 5_000;
+pub const BATCH_RECORDS_MAX: u64 = 10_000;
 /// Bytes of record bodies in one transaction (at least one record is always taken).
 pub const BATCH_BYTES_MAX: u64 = 4 * MIB;
 /// Time for which due records are gathered into one transaction, in milliseconds of the rate.
