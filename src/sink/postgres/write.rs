@@ -130,7 +130,12 @@ fn unfit(delivery: &Delivery<'_>, name: &str, unfit: text::Unfit) -> SinkError {
     SinkError::Permanent { message: format!("record {}, value of {name}: {unfit}", delivery.sequence) }
 }
 
-fn encode_copy(table: &TablePlan, forms: &[Form], deliveries: &[Delivery<'_>]) -> Result<Bytes, SinkError> {
+/// The rows of a table as COPY's text. `forms` are those of the columns; a column without one is plain.
+///
+/// # Errors
+///
+/// [`SinkError::Permanent`] if a value has no text form, or the body isn't JSON and a pointer is asked for.
+pub fn encode_copy(table: &TablePlan, forms: &[Form], deliveries: &[Delivery<'_>]) -> Result<Bytes, SinkError> {
     let mut out = Vec::with_capacity(deliveries.iter().map(|delivery| 2 * delivery.record.body.len() + 128).sum());
     for delivery in deliveries {
         for (number, value) in table.mapping.row(delivery)?.iter().enumerate() {
