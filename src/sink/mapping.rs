@@ -24,7 +24,7 @@ const CREATED: [(&str, Source); 5] = [
 
 /// A value on its way into a database, which decides what it becomes in a column.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Value<'a> {
+pub enum Value<'a> {
     /// SQL's NULL, for JSON's null and for what a record doesn't have.
     Null,
     /// JSON's true or false.
@@ -52,7 +52,7 @@ impl Value<'_> {
 
 /// Where the values of a row come from.
 #[derive(Clone, Debug)]
-pub(super) struct Mapping {
+pub struct Mapping {
     slots: Vec<Slot>,
     pointers: Pointers,
     queue: String,
@@ -89,7 +89,7 @@ impl Mapping {
     /// # Errors
     ///
     /// [`SinkError::Permanent`] if a pointer is asked for and the body isn't JSON.
-    pub(super) fn row<'a>(&'a self, delivery: &Delivery<'a>) -> Result<Vec<Value<'a>>, SinkError> {
+    pub fn row<'a>(&'a self, delivery: &Delivery<'a>) -> Result<Vec<Value<'a>>, SinkError> {
         let body = delivery.record.body;
         let not_json = |why: String| SinkError::Permanent {
             message: format!("record {}: the body is not JSON: {why}", delivery.sequence),
@@ -143,7 +143,7 @@ fn rfc3339(unix_us: u64) -> String {
 
 /// What a target asks a sink to do with each record.
 #[derive(Clone, Debug)]
-pub(super) enum Plan {
+pub enum Plan {
     /// A row of a table.
     Table(TablePlan),
     /// A statement of the user's.
@@ -152,7 +152,7 @@ pub(super) enum Plan {
 
 /// A row of a table for each record.
 #[derive(Clone, Debug)]
-pub(super) struct TablePlan {
+pub struct TablePlan {
     /// Its name without a schema and without quotes.
     pub(super) name: String,
     /// Its name, quoted, with its schema if there is one.
@@ -162,12 +162,12 @@ pub(super) struct TablePlan {
     /// Whether forebay creates the table if it is missing.
     pub(super) created: bool,
     /// The values of the columns.
-    pub(super) mapping: Mapping,
+    pub mapping: Mapping,
 }
 
 /// A statement of the user's for each record.
 #[derive(Clone, Debug)]
-pub(super) struct StatementPlan {
+pub struct StatementPlan {
     /// The SQL with positional parameters.
     pub(super) sql: String,
     /// The names of the parameters, by position.
@@ -182,7 +182,7 @@ impl Plan {
     /// # Errors
     ///
     /// What is wrong with a statement's text.
-    pub(super) fn new(target: &Target, queue: &str, dialect: Dialect) -> Result<Self, String> {
+    pub fn new(target: &Target, queue: &str, dialect: Dialect) -> Result<Self, String> {
         match target {
             Target::Created { table } => {
                 let columns = CREATED.map(|(name, source)| (name.to_owned(), source)).to_vec();

@@ -8,8 +8,8 @@
 //!
 //! One file is one sink; [`open`] is the registry.
 
-mod mapping;
-mod postgres;
+pub mod mapping;
+pub mod postgres;
 mod sqlite;
 mod statement;
 
@@ -18,6 +18,8 @@ use std::pin::Pin;
 
 use crate::config;
 use crate::record::{Record, Sequence};
+
+pub use statement::Dialect;
 
 /// What a sink's asynchronous call returns.
 pub type SinkFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, SinkError>> + Send + 'a>>;

@@ -25,6 +25,9 @@ use super::{Batch, Part, Sink, SinkError, SinkFuture};
 use crate::config;
 use crate::record::Sequence;
 
+pub use self::text::Form;
+pub use self::write::copy_row;
+
 /// A sink that writes to a PostgreSQL server.
 pub(super) struct Postgres {
     url: String,

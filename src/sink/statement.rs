@@ -24,7 +24,7 @@ const REFUSED: [&str; 11] =
 
 /// Whose SQL it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Dialect {
+pub enum Dialect {
     /// `$1`, dollar-quoted and `E''` strings, nested comments.
     Postgres,
     /// `?1`, and `[name]` and `` `name` `` as quoted names.

@@ -2,10 +2,10 @@
 //! [fast path](fast_path) beside it.
 
 mod body;
-mod fast_path;
+pub mod fast_path;
 pub mod problem;
 mod status;
-mod submit;
+pub mod submit;
 
 use std::convert::Infallible;
 use std::pin::pin;

@@ -9,7 +9,7 @@ const HEX: &[u8; 16] = b"0123456789abcdef";
 
 /// How a column or a parameter takes its values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Form {
+pub enum Form {
     /// As they are; every type but one.
     Plain,
     /// `bytea`: hexadecimal behind `\x`.

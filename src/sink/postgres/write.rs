@@ -151,7 +151,7 @@ impl CopyRows<'_> {
         let mut row = Vec::new();
         for (number, delivery) in self.deliveries.iter().enumerate() {
             row.clear();
-            self.encode(delivery, &mut row)?;
+            copy_row(self.table, self.forms, delivery, &mut row)?;
             chunk.extend_from_slice(&row);
             if chunk.len() < COPY_CHUNK_BYTES && number + 1 < self.deliveries.len() {
                 continue;
@@ -165,18 +165,28 @@ impl CopyRows<'_> {
         }
         Ok(copy.finish().await.map(|_| ()))
     }
+}
 
-    fn encode(&self, delivery: &Delivery<'_>, out: &mut Vec<u8>) -> Result<(), SinkError> {
-        for (number, value) in self.table.mapping.row(delivery)?.iter().enumerate() {
-            if number > 0 {
-                out.push(b'\t');
-            }
-            let form = self.forms.get(number).copied().unwrap_or(Form::Plain);
-            text::copy_field(value, form, out).map_err(|why| unfit(delivery, &self.table.columns[number].0, why))?;
+/// Appends a row of a table as COPY's text. `forms` are those of the columns; a column without one is plain.
+///
+/// # Errors
+///
+/// [`SinkError::Permanent`] if a value has no text form, or the body isn't JSON and a pointer is asked for.
+pub fn copy_row(
+    table: &TablePlan,
+    forms: &[Form],
+    delivery: &Delivery<'_>,
+    out: &mut Vec<u8>,
+) -> Result<(), SinkError> {
+    for (number, value) in table.mapping.row(delivery)?.iter().enumerate() {
+        if number > 0 {
+            out.push(b'\t');
         }
-        out.push(b'\n');
-        Ok(())
+        let form = forms.get(number).copied().unwrap_or(Form::Plain);
+        text::copy_field(value, form, out).map_err(|why| unfit(delivery, &table.columns[number].0, why))?;
     }
+    out.push(b'\n');
+    Ok(())
 }
 
 /// The parameters of a batch's statements, row after row.

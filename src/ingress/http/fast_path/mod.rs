@@ -9,8 +9,8 @@
 //! are in order; bytes behind that request are kept and not looked at until it is answered. A
 //! request that hyper gets is one of which nothing was done here.
 
-mod request;
-mod response;
+pub mod request;
+pub mod response;
 
 use std::cell::RefCell;
 use std::mem;

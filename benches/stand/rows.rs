@@ -1,0 +1,60 @@
+//! What a sink makes of records.
+
+use forebay::config::{Source, Target};
+use forebay::record::Record;
+use forebay::sink::mapping::{Plan, TablePlan};
+use forebay::sink::postgres::{Form, copy_row};
+use forebay::sink::{Delivery, Dialect};
+
+use super::{QUEUE, configuration};
+
+/// A ticket is about as long as this.
+pub const TICKET: &str = "orders-1f4a-0123456789abcdef";
+
+/// A table of PostgreSQL's and how its columns take their values.
+pub struct Table {
+    /// Where the values come from.
+    pub plan: TablePlan,
+    forms: Vec<Form>,
+}
+
+impl Table {
+    /// The table that forebay creates, whose body is a `bytea`.
+    #[must_use]
+    pub fn created() -> Self {
+        let target = &configuration().queues[QUEUE].sink.target;
+        Self { plan: plan(target), forms: vec![Form::Plain, Form::Plain, Form::Plain, Form::Plain, Form::Hex] }
+    }
+
+    /// A table of the user's, filled from the orders' JSON.
+    #[must_use]
+    pub fn of_pointers() -> Self {
+        let pointers = ["/order_id", "/customer/id", "/customer/country", "/amount_cents", "/note"];
+        let columns = pointers.map(|pointer| (pointer.replace('/', "_"), Source::Pointer(pointer.to_owned())));
+        let target = Target::Table { table: "shop_orders".to_owned(), columns: columns.to_vec() };
+        Self { plan: plan(&target), forms: vec![Form::Plain; pointers.len()] }
+    }
+
+    /// The text of COPY for these deliveries; returns its length.
+    #[must_use]
+    pub fn encode(&self, deliveries: &[Delivery<'_>]) -> usize {
+        let mut out = Vec::new();
+        for delivery in deliveries {
+            copy_row(&self.plan, &self.forms, delivery, &mut out).unwrap();
+        }
+        out.len()
+    }
+}
+
+fn plan(target: &Target) -> TablePlan {
+    match Plan::new(target, QUEUE, Dialect::Postgres).unwrap() {
+        Plan::Table(plan) => plan,
+        Plan::Statement(_) => panic!("the target is a table"),
+    }
+}
+
+/// The delivery of a record.
+#[must_use]
+pub fn delivery(record: Record<'_>) -> Delivery<'_> {
+    Delivery { sequence: 1, record, ticket: TICKET }
+}
