@@ -11,7 +11,7 @@ use stand::{ORDER_BYTES, order, request};
 const REQUESTS: usize = 10_000;
 /// Requests after which every buffer has its size. The table of keys takes longest: it grows once more when the
 /// places of forgotten keys have used up its room.
-const WARM_UP: usize = 4000;
+const WARM_UP: usize = 20_000;
 /// Idempotency keys that are remembered; fewer than the warm-up brings, so that old ones are forgotten all the time.
 const KEYS_MAX: usize = 512;
 

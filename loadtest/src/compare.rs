@@ -1,12 +1,15 @@
 //! Peers side by side: closed-loop rounds that take turns, so that what disturbs the machine disturbs each alike.
 
-use crate::engine::{self, EngineError, Load, Outcome, Plan, Progress};
 use crate::peer::RunningPeer;
 use crate::results::{LatencyFigures, rate};
+use crate::schedule::{Schedule, ScheduleError};
+use crate::wire::{Measured, RoundPlan, WireError};
 use serde::Serialize;
-use std::fmt::Write;
-use std::sync::Arc;
+use std::fmt::{self, Write};
 use std::time::Duration;
+
+/// The shares of a peer's own peak at which it is loaded open loop, in percent.
+const OPEN_LOOP_PERCENT: [u32; 4] = [25, 50, 75, 90];
 
 /// How a comparison is made.
 #[derive(Clone, Debug)]
@@ -21,6 +24,8 @@ pub struct ComparePlan {
     pub warm_up: Duration,
     /// Threads of the load generator.
     pub threads: usize,
+    /// Whether each peer is also loaded open loop, at shares of its own peak.
+    pub open_loop: bool,
 }
 
 /// One round of one peer.
@@ -66,6 +71,28 @@ pub struct Ratio {
     pub max: f64,
 }
 
+/// One peer at constant arrivals, which do not wait for it.
+#[derive(Clone, Debug, Serialize)]
+pub struct OpenLoop {
+    /// The peer's name.
+    pub peer: &'static str,
+    /// The figures at each rate; `None` when the peer is not measured open loop, because it does not speak HTTP.
+    pub steps: Option<Vec<OpenLoopStep>>,
+}
+
+/// One rate of arrivals.
+#[derive(Clone, Debug, Serialize)]
+pub struct OpenLoopStep {
+    /// The rate as a share of the peer's median closed-loop peak, in percent.
+    pub percent_of_peak: u32,
+    /// Requests that were due in each second.
+    pub due_per_second: f64,
+    /// Requests that were acknowledged in each second.
+    pub acknowledged_per_second: f64,
+    /// Time from due time to acknowledgement.
+    pub latency: LatencyFigures,
+}
+
 /// The peers at one number of connections.
 #[derive(Clone, Debug, Serialize)]
 pub struct Comparison {
@@ -73,15 +100,22 @@ pub struct Comparison {
     pub connections: usize,
     /// The figures of each peer, in the order in which they took turns.
     pub peers: Vec<PeerFigures>,
+    /// The same peers open loop; empty when that was not asked for.
+    pub open_loop: Vec<OpenLoop>,
 }
 
 /// Why a comparison has no result.
 #[derive(Debug, thiserror::Error)]
 pub enum CompareError {
-    /// The load could not be made.
-    #[error(transparent)]
-    Engine(#[from] EngineError),
-    /// A server answered with something else than 2xx or not at all, so its rate means nothing.
+    /// A round could not be run, or a server could not be asked what it holds.
+    #[error("{peer}: {source}")]
+    Wire {
+        /// The peer.
+        peer: &'static str,
+        /// What happened.
+        source: WireError,
+    },
+    /// A server answered with something else than an acknowledgement or not at all, so its rate means nothing.
     #[error("{peer} failed at {connections} connections: {reason}")]
     BadRound {
         /// The peer.
@@ -91,69 +125,156 @@ pub enum CompareError {
         /// What it answered.
         reason: String,
     },
+    /// A server holds less than it acknowledged.
+    #[error("{peer} acknowledged {acknowledged} orders and holds {held}")]
+    Lost {
+        /// The peer.
+        peer: &'static str,
+        /// What it acknowledged in all rounds.
+        acknowledged: u64,
+        /// What it says that it holds.
+        held: u64,
+    },
+    /// The arrivals of an open-loop round cannot be made.
+    #[error(transparent)]
+    Schedule(#[from] ScheduleError),
 }
 
-/// Loads the peers in turns and tells `on_round` about each round as it ends. Blocks.
+/// What is told while a comparison goes on.
+#[derive(Clone, Copy, Debug)]
+pub enum Event<'a> {
+    /// A closed-loop round has ended.
+    Round(&'a Round),
+    /// An open-loop round of the named peer has ended.
+    OpenLoop(&'static str, &'a OpenLoopStep),
+}
+
+/// A peer, and what it has acknowledged so far.
+struct Contender<'a> {
+    peer: &'a RunningPeer,
+    acknowledged: u64,
+}
+
+/// Loads the peers in turns and tells `on_event` about each round as it ends. Blocks.
+///
+/// In the end each peer that can be asked must hold every order that it acknowledged.
 ///
 /// # Errors
-/// The load cannot be made, or any request of any round was not acknowledged.
+/// The load cannot be made, any request of any round was not acknowledged, or a peer holds too few orders.
 pub fn compare_peers(
     peers: &[RunningPeer],
     plan: &ComparePlan,
-    mut on_round: impl FnMut(&Round),
+    mut on_event: impl FnMut(Event<'_>),
 ) -> Result<Vec<Comparison>, CompareError> {
+    let mut contenders: Vec<Contender> = peers.iter().map(|peer| Contender { peer, acknowledged: 0 }).collect();
     let mut comparisons = Vec::with_capacity(plan.connections.len());
     for connections in plan.connections.iter().copied() {
-        for peer in peers {
-            load(peer, connections, plan.warm_up, plan.threads)?;
+        let round = |duration| RoundPlan { connections, threads: plan.threads, duration };
+        for contender in &mut contenders {
+            contender.closed_loop(&round(plan.warm_up))?;
         }
         let mut rounds: Vec<Vec<Round>> = vec![Vec::with_capacity(plan.rounds); peers.len()];
         for number in 1..=plan.rounds {
-            for (peer, rounds) in peers.iter().zip(&mut rounds) {
-                let outcome = load(peer, connections, plan.round, plan.threads)?;
+            for (contender, rounds) in contenders.iter_mut().zip(&mut rounds) {
+                let measured = contender.closed_loop(&round(plan.round))?;
                 let round = Round {
-                    peer: peer.name,
+                    peer: contender.peer.name,
                     connections,
                     round: number,
-                    per_second: outcome.acknowledged as f64 / outcome.accept_seconds,
-                    latency: LatencyFigures::from_us(&outcome.latency_us),
+                    per_second: measured.acknowledged as f64 / measured.seconds,
+                    latency: LatencyFigures::from_us(&measured.latency_us),
                 };
-                on_round(&round);
+                on_event(Event::Round(&round));
                 rounds.push(round);
             }
         }
         let keeps: Vec<&'static str> = peers.iter().map(|peer| peer.keeps).collect();
-        comparisons.push(Comparison { connections, peers: figures(&rounds, &keeps) });
+        let peers = figures(&rounds, &keeps);
+        let open_loop = if plan.open_loop {
+            open_loop(&mut contenders, &peers, &round(plan.round), &mut on_event)?
+        } else {
+            Vec::new()
+        };
+        comparisons.push(Comparison { connections, peers, open_loop });
     }
+    contenders.iter().try_for_each(Contender::check_held)?;
     Ok(comparisons)
 }
 
-fn load(peer: &RunningPeer, connections: usize, duration: Duration, threads: usize) -> Result<Outcome, CompareError> {
-    let mut plan = Plan::new(&peer.url, Load::Closed { records: None, duration: Some(duration) })?;
-    plan.connections = connections;
-    plan.threads = threads;
-    let outcome = engine::run(&plan, &Arc::new(Progress::new()))?;
-    match complaint(&outcome) {
-        None => Ok(outcome),
-        Some(reason) => Err(CompareError::BadRound { peer: peer.name, connections, reason }),
+/// Loads the peers in turns with constant arrivals at shares of their own peaks.
+fn open_loop(
+    contenders: &mut [Contender<'_>],
+    peaks: &[PeerFigures],
+    round: &RoundPlan,
+    on_event: &mut impl FnMut(Event<'_>),
+) -> Result<Vec<OpenLoop>, CompareError> {
+    let none = |contender: &Contender<'_>| OpenLoop { peer: contender.peer.name, steps: None };
+    let mut results: Vec<OpenLoop> = contenders.iter().map(none).collect();
+    for percent_of_peak in OPEN_LOOP_PERCENT {
+        for ((contender, peak), result) in contenders.iter_mut().zip(peaks).zip(&mut results) {
+            let due_per_second = peak.median_per_second * f64::from(percent_of_peak) / 100.0;
+            let records = at_least_one(due_per_second * round.duration.as_secs_f64());
+            let schedule = Schedule::constant(records, due_per_second)?;
+            let Some(measured) = contender.open_loop(round, schedule)? else { continue };
+            let step = OpenLoopStep {
+                percent_of_peak,
+                due_per_second,
+                acknowledged_per_second: measured.acknowledged as f64 / measured.seconds,
+                latency: LatencyFigures::from_us(&measured.latency_us),
+            };
+            on_event(Event::OpenLoop(result.peer, &step));
+            result.steps.get_or_insert_default().push(step);
+        }
+    }
+    Ok(results)
+}
+
+/// Truncates to a number of requests; the cast saturates.
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+fn at_least_one(records: f64) -> u64 {
+    (records as u64).max(1)
+}
+
+impl Contender<'_> {
+    fn closed_loop(&mut self, plan: &RoundPlan) -> Result<Measured, CompareError> {
+        let measured = self.peer.wire.closed_loop(plan).map_err(|source| self.wire_error(source))?;
+        self.check_acknowledged(plan, measured)
+    }
+
+    fn open_loop(&mut self, plan: &RoundPlan, schedule: Schedule) -> Result<Option<Measured>, CompareError> {
+        let measured = self.peer.wire.open_loop(plan, schedule).map_err(|source| self.wire_error(source))?;
+        measured.map(|measured| self.check_acknowledged(plan, measured)).transpose()
+    }
+
+    fn check_acknowledged(&mut self, plan: &RoundPlan, measured: Measured) -> Result<Measured, CompareError> {
+        self.acknowledged += measured.acknowledged;
+        match complaint(&measured) {
+            None => Ok(measured),
+            Some(reason) => Err(CompareError::BadRound { peer: self.peer.name, connections: plan.connections, reason }),
+        }
+    }
+
+    fn check_held(&self) -> Result<(), CompareError> {
+        let held = self.peer.wire.held().map_err(|source| self.wire_error(source))?;
+        match held.filter(|held| *held < self.acknowledged) {
+            None => Ok(()),
+            Some(held) => Err(CompareError::Lost { peer: self.peer.name, acknowledged: self.acknowledged, held }),
+        }
+    }
+
+    fn wire_error(&self, source: WireError) -> CompareError {
+        CompareError::Wire { peer: self.peer.name, source }
     }
 }
 
 /// What is wrong with a round, if anything.
-fn complaint(outcome: &Outcome) -> Option<String> {
-    let unacknowledged = outcome.offered - outcome.acknowledged;
-    if outcome.acknowledged > 0 && unacknowledged == 0 {
+fn complaint(measured: &Measured) -> Option<String> {
+    let unacknowledged = measured.offered - measured.acknowledged;
+    if measured.acknowledged > 0 && unacknowledged == 0 {
         return None;
     }
-    let mut text = format!("{unacknowledged} of {} requests were not acknowledged", outcome.offered);
-    for (status, count) in outcome.statuses.iter().filter(|(status, _)| !(200..300).contains(*status)) {
-        // Writing to a String cannot fail.
-        let _ = write!(text, "; {count} × status {status}");
-    }
-    if let Some(failure) = &outcome.first_failure {
-        let _ = write!(text, "; first failure: {failure}");
-    }
-    Some(text)
+    let text = format!("{unacknowledged} of {} requests were not acknowledged", measured.offered);
+    Some(measured.failure.as_ref().map_or(text.clone(), |failure| format!("{text}; {failure}")))
 }
 
 fn figures(rounds: &[Vec<Round>], keeps: &[&'static str]) -> Vec<PeerFigures> {
@@ -204,7 +325,7 @@ impl Comparison {
         // Writing to a String cannot fail.
         for peer in &self.peers {
             let (rate, p99_ms) = (rate(peer.median_per_second), peer.median_p99_ms);
-            let _ = writeln!(text, "  {:<10} median {rate:>12}   p99 {p99_ms:>9.3} ms   {}", peer.peer, peer.keeps);
+            let _ = writeln!(text, "  {:<14} median {rate:>12}   p99 {p99_ms:>9.3} ms   {}", peer.peer, peer.keeps);
         }
         for peer in &self.peers {
             if let (Some(ratio), Some(base)) = (peer.ratio, self.peers.first()) {
@@ -213,7 +334,35 @@ impl Comparison {
                 let _ = writeln!(text, "  {name} / {base}: {of_medians:.3} of medians, pairs {min:.3} to {max:.3}");
             }
         }
+        if !self.open_loop.is_empty() {
+            text.push_str("  open loop, latency from each request's due time\n");
+        }
+        for OpenLoop { peer, steps } in &self.open_loop {
+            let Some(steps) = steps else {
+                let _ = writeln!(text, "  {peer:<14} not measured open loop: it does not speak HTTP");
+                continue;
+            };
+            for step in steps {
+                let _ = writeln!(text, "  {peer:<14} {step}");
+            }
+        }
         text
+    }
+}
+
+impl fmt::Display for OpenLoopStep {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { percent_of_peak, due_per_second, acknowledged_per_second, latency } = self;
+        write!(
+            formatter,
+            "{percent_of_peak} % of its peak: due {}, acknowledged {}   p50 {:.3} ms  p99 {:.3} ms  p99.9 {:.3} ms  max {:.3} ms",
+            rate(*due_per_second),
+            rate(*acknowledged_per_second),
+            latency.p50_ms,
+            latency.p99_ms,
+            latency.p99_9_ms,
+            latency.max_ms
+        )
     }
 }
 
@@ -237,8 +386,10 @@ mod tests {
         let peers = figures(&[rounds("a", &[100.0, 200.0, 300.0]), rounds("b", &[150.0, 100.0, 300.0])], &["x", "y"]);
         assert!(peers[0].ratio.is_none());
         assert_eq!(peers[1].ratio, Some(Ratio { of_medians: 0.75, min: 0.5, max: 1.5 }));
-        let text = Comparison { connections: 4, peers }.to_text();
+        let open_loop = vec![OpenLoop { peer: "b", steps: None }];
+        let text = Comparison { connections: 4, peers, open_loop }.to_text();
         assert!(text.contains("b / a: 0.750 of medians, pairs 0.500 to 1.500"), "{text}");
+        assert!(text.contains("not measured open loop"), "{text}");
     }
 
     #[test]

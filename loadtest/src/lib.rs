@@ -3,7 +3,7 @@
 //! - [`schedule`] says when requests are due, [`order`] what is in them, and [`engine`] sends them.
 //! - [`results`] turns an outcome into figures, [`report`] into an HTML page.
 //! - [`verify`] counts what the database really holds and compares it with what was acknowledged.
-//! - [`peer`] starts servers to compare with, and [`compare`] does so round by round.
+//! - [`peer`] starts servers to compare with, [`wire`] speaks to them, and [`compare`] does so round by round.
 //! - [`bulk`] holds the drain against the database's own bulk loader.
 //!
 //! A flash sale, from its first order to the verdict about the database:
@@ -67,3 +67,4 @@ pub mod report;
 pub mod results;
 pub mod schedule;
 pub mod verify;
+pub mod wire;

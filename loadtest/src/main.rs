@@ -5,7 +5,7 @@ mod cli;
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 
-/// Loads HTTP servers, compares them, and counts what arrived in the database behind them.
+/// Loads HTTP servers, compares them with each other and with brokers, and counts what arrived in the database behind them.
 #[derive(Parser)]
 #[command(version, about, arg_required_else_help = true, after_help = EXAMPLES)]
 struct Arguments {
@@ -35,6 +35,8 @@ const EXAMPLES: &str = "Examples:
     forebay-loadtest run --url http://127.0.0.1:8080/ --closed --duration 10
   Side by side with nginx, which keeps nothing
     forebay-loadtest compare --peer nginx --forebay target/release/forebay
+  Side by side with what takes orders today, where it has to be on disk
+    forebay-loadtest compare --peer redis --peer postgres --forebay target/release/forebay --directory /var/tmp
 
 Exit code: 0 when every request was acknowledged, 1 when not, 2 for a wrong command line.";
 

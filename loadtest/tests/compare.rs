@@ -1,4 +1,4 @@
-//! The comparison against a real nginx, where there is one.
+//! Comparisons with the real servers. One that is not installed fails its test with the command that installs it.
 
 #![allow(
     clippy::unwrap_used,
@@ -8,32 +8,138 @@
     reason = "a test that cannot go on should panic, and is its own documentation"
 )]
 
-use forebay_loadtest::compare::{ComparePlan, compare_peers};
-use forebay_loadtest::peer::{Peer, StartOptions};
-use std::path::PathBuf;
-use std::time::Duration;
+use forebay_loadtest::compare::{CompareError, ComparePlan, Event, compare_peers};
+use forebay_loadtest::peer::{Peer, RunningPeer, StartOptions};
+use forebay_loadtest::wire::RoundPlan;
+use std::fs;
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
 
-#[test]
-fn two_servers_take_turns_and_leave_nothing_behind() {
-    let options = StartOptions::default();
-    let start = || Peer::named("nginx").unwrap().start(&options);
-    // If nginx is missing, the error says how to install it.
-    let peers = [start().unwrap(), start().unwrap()];
-    let plan = ComparePlan {
+const ROUND: RoundPlan = RoundPlan { connections: 4, threads: 2, duration: Duration::from_millis(300) };
+
+fn start(name: &str) -> RunningPeer {
+    // If the program is missing, the error says how to install it.
+    Peer::named(name).unwrap().start(&StartOptions::default()).unwrap_or_else(|error| panic!("{error}"))
+}
+
+fn short_plan() -> ComparePlan {
+    ComparePlan {
         connections: vec![1, 3],
         rounds: 2,
         round: Duration::from_millis(50),
         warm_up: Duration::from_millis(10),
         threads: 1,
-    };
+        open_loop: false,
+    }
+}
+
+/// The processes, other than zombies, that have `directory` in their command line.
+fn processes_of(directory: &Path) -> Vec<String> {
+    let directory = directory.to_str().unwrap();
+    let command_line = |process: fs::DirEntry| fs::read_to_string(process.path().join("cmdline")).ok();
+    let lines = fs::read_dir("/proc").unwrap().flatten().filter_map(command_line);
+    lines.filter(|line| line.contains(directory)).collect()
+}
+
+/// Loads a peer for one round, asks it what it holds, and stops it; nothing may be left of it.
+fn round_trip(name: &str) {
+    let peer = start(name);
+    let measured = peer.wire.closed_loop(&ROUND).unwrap();
+    assert!(measured.acknowledged > 4, "{measured:?}");
+    assert_eq!((measured.offered, measured.failure), (measured.acknowledged, None));
+    assert_eq!(measured.latency_us.len(), measured.acknowledged);
+    assert!(measured.seconds > 0.0, "{}", measured.seconds);
+    assert_eq!(peer.wire.held().unwrap(), Some(measured.acknowledged));
+    let directory = peer.directory().to_owned();
+    assert!(!processes_of(&directory).is_empty());
+    drop(peer);
+    assert!(!directory.exists());
+    // Processes that follow their parent into its end may take a moment.
+    let stopped = Instant::now();
+    while !processes_of(&directory).is_empty() {
+        // Only a failure ever takes so long.
+        assert!(stopped.elapsed() < Duration::from_mins(1), "left: {:?}", processes_of(&directory));
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn redis_holds_what_it_acknowledged() {
+    round_trip("redis");
+}
+
+#[test]
+fn nats_holds_what_it_acknowledged() {
+    round_trip("nats");
+}
+
+#[test]
+fn postgres_holds_what_it_acknowledged() {
+    round_trip("postgres");
+}
+
+#[cfg(feature = "brokers")]
+#[test]
+fn rabbitmq_holds_what_it_acknowledged() {
+    round_trip("rabbitmq");
+}
+
+#[cfg(not(feature = "brokers"))]
+#[test]
+fn rabbitmq_says_which_feature_it_needs() {
+    let error = Peer::named("rabbitmq").unwrap().start(&StartOptions::default()).unwrap_err();
+    assert!(error.to_string().contains("--features brokers"), "{error}");
+}
+
+#[test]
+fn nginx_acknowledges_and_cannot_be_asked() {
+    let peer = start("nginx");
+    let measured = peer.wire.closed_loop(&ROUND).unwrap();
+    assert!(measured.acknowledged > 4, "{measured:?}");
+    assert_eq!((measured.offered, measured.failure), (measured.acknowledged, None));
+    assert_eq!(peer.wire.held().unwrap(), None);
+}
+
+#[test]
+fn two_servers_take_turns_and_leave_nothing_behind() {
+    let peers = [start("nginx"), start("nginx")];
     let mut rounds = 0;
-    let comparisons = compare_peers(&peers, &plan, |_| rounds += 1).unwrap();
+    let comparisons = compare_peers(&peers, &short_plan(), |_| rounds += 1).unwrap();
     assert_eq!((comparisons.len(), rounds), (2, 8));
     assert!(comparisons.iter().all(|comparison| comparison.peers[1].ratio.is_some()));
-    let left: Vec<(PathBuf, PathBuf)> = peers
-        .iter()
-        .map(|peer| (peer.directory().to_owned(), PathBuf::from(format!("/proc/{}", peer.process_id()))))
-        .collect();
+    assert!(comparisons.iter().all(|comparison| comparison.open_loop.is_empty()));
+    let directories: Vec<_> = peers.iter().map(|peer| peer.directory().to_owned()).collect();
     drop(peers);
-    assert!(left.iter().all(|(directory, process)| !directory.exists() && !process.exists()));
+    assert!(directories.iter().all(|directory| !directory.exists() && processes_of(directory).is_empty()));
+}
+
+#[test]
+fn only_http_is_measured_open_loop() {
+    let peers = [start("nginx"), start("redis")];
+    let plan = ComparePlan { connections: vec![4], rounds: 1, open_loop: true, ..short_plan() };
+    let mut steps = Vec::new();
+    let comparisons = compare_peers(&peers, &plan, |event| {
+        if let Event::OpenLoop(peer, step) = event {
+            steps.push((peer, step.percent_of_peak));
+        }
+    });
+    let comparisons = comparisons.unwrap();
+    assert_eq!(steps, [25, 50, 75, 90].map(|percent| ("nginx", percent)));
+    let [http, other] = &comparisons[0].open_loop[..] else { panic!("{comparisons:?}") };
+    let http = http.steps.as_ref().unwrap();
+    assert!(http.iter().all(|step| step.latency.max_ms > 0.0 && step.acknowledged_per_second > 0.0), "{http:?}");
+    assert!((http[1].due_per_second / comparisons[0].peers[0].median_per_second - 0.5).abs() < 0.01);
+    assert!(other.steps.is_none());
+}
+
+#[test]
+fn a_server_that_has_gone_fails_the_comparison() {
+    for name in ["nginx", "redis"] {
+        let peer = start(name);
+        let group = format!("-{}", peer.process_group());
+        assert!(std::process::Command::new("kill").args(["-KILL", "--", &group]).status().unwrap().success());
+        let failed = compare_peers(&[peer], &short_plan(), |_| {}).unwrap_err();
+        assert!(matches!(failed, CompareError::BadRound { .. } | CompareError::Wire { .. }), "{failed}");
+    }
 }

@@ -2,8 +2,8 @@
 
 use anyhow::{Result, ensure};
 use clap::Args;
-use forebay_loadtest::compare::{ComparePlan, Comparison, Round, compare_peers};
-use forebay_loadtest::peer::{Ack, Peer, RunningPeer, StartOptions};
+use forebay_loadtest::compare::{ComparePlan, Comparison, Event, Round, compare_peers};
+use forebay_loadtest::peer::{Peer, RunningPeer, StartOptions};
 use forebay_loadtest::report::Machine;
 use forebay_loadtest::results::rate;
 use std::path::PathBuf;
@@ -15,13 +15,20 @@ const WARM_UP_MAX: Duration = Duration::from_secs(1);
 /// Loads servers in turns and prints their ratio.
 ///
 /// All servers stay up for the whole comparison and take turns, a round each, with the same closed loop of 270-byte
-/// orders. A round in which any request is not acknowledged fails the comparison.
+/// orders: as many requests are in flight as there are connections. A round in which any request is not acknowledged
+/// fails the comparison, and so does a server that holds fewer orders in the end than it acknowledged, where it can be
+/// asked.
+///
+/// The peers are nginx (keeps nothing), forebay, forebay-memory (ack = "memory"), redis (a stream, appendfsync always),
+/// nats (JetStream in files, synced late), rabbitmq (a quorum queue with confirms; needs the cargo feature brokers) and
+/// postgres (an INSERT for each order). Each is started on free ports with its files in a temporary directory. What a
+/// server puts off, such as syncing later, also disturbs the rounds of the others.
 #[derive(Args)]
 pub struct CompareArguments {
-    /// The peer to compare with; may be repeated
+    /// The peer to compare with; may be repeated, and the ratios are to the first
     #[arg(long = "peer", default_value = "nginx")]
     peers: Vec<String>,
-    /// Path of the forebay program; without it only the peers are loaded
+    /// Path of the forebay program; the peer forebay is added unless it or forebay-memory is named
     #[arg(long, value_name = "PATH")]
     forebay: Option<PathBuf>,
     /// Numbers of connections to compare at
@@ -36,9 +43,13 @@ pub struct CompareArguments {
     /// Threads of the load generator
     #[arg(long, default_value_t = 1)]
     threads: usize,
-    /// When forebay acknowledges: durable (on disk) or memory
-    #[arg(long, default_value = "durable")]
-    ack: Ack,
+    /// Then load each HTTP server open loop with constant arrivals at 25, 50, 75 and 90 % of its own median
+    ///
+    /// Latency then counts from the time at which a request was due, and includes the 1 to 2 ms by which the load
+    /// generator's timers may be late. Each of the four takes as long as a round. Servers that do not speak HTTP are
+    /// not measured open loop.
+    #[arg(long)]
+    open: bool,
     /// Where the servers write, which should be a real disk [default: the system's temporary directory]
     #[arg(long, value_name = "DIRECTORY")]
     directory: Option<PathBuf>,
@@ -56,15 +67,19 @@ pub fn compare(arguments: &CompareArguments) -> Result<()> {
         round,
         warm_up: round.min(WARM_UP_MAX),
         threads: arguments.threads,
+        open_loop: arguments.open,
     };
     let peers = start(arguments)?;
     for peer in &peers {
-        println!("{}: {} (at {})", peer.name, peer.keeps, peer.url);
+        println!("{}: {} (at {})", peer.name, peer.keeps, peer.wire);
     }
     let mut rounds = Vec::new();
-    let comparisons = compare_peers(&peers, &plan, |round| {
-        println!("{}", round_line(round));
-        rounds.push(round.clone());
+    let comparisons = compare_peers(&peers, &plan, |event| match event {
+        Event::Round(round) => {
+            println!("{}", round_line(round));
+            rounds.push(round.clone());
+        }
+        Event::OpenLoop(peer, step) => println!("     open loop  {peer:<14} {step}"),
     })?;
     for comparison in &comparisons {
         print!("\n{}", comparison.to_text());
@@ -73,13 +88,10 @@ pub fn compare(arguments: &CompareArguments) -> Result<()> {
 }
 
 fn start(arguments: &CompareArguments) -> Result<Vec<RunningPeer>> {
-    let options = StartOptions {
-        parent_directory: arguments.directory.clone(),
-        forebay_binary: arguments.forebay.clone(),
-        ack: arguments.ack,
-    };
+    let options =
+        StartOptions { parent_directory: arguments.directory.clone(), forebay_binary: arguments.forebay.clone() };
     let mut names: Vec<&str> = arguments.peers.iter().map(String::as_str).collect();
-    if arguments.forebay.is_some() && !names.contains(&"forebay") {
+    if arguments.forebay.is_some() && !names.iter().any(|name| ["forebay", "forebay-memory"].contains(name)) {
         names.push("forebay");
     }
     names.into_iter().map(|name| Ok(Peer::named(name)?.start(&options)?)).collect()
@@ -87,7 +99,7 @@ fn start(arguments: &CompareArguments) -> Result<Vec<RunningPeer>> {
 
 fn round_line(round: &Round) -> String {
     format!(
-        "{:>4} connections  round {:>2}  {:<10} {:>12}  p50 {:>8.3} ms  p99 {:>8.3} ms",
+        "{:>4} connections  round {:>2}  {:<14} {:>12}  p50 {:>8.3} ms  p99 {:>8.3} ms",
         round.connections,
         round.round,
         round.peer,

@@ -16,6 +16,7 @@ mod target;
 mod worker;
 
 pub use outcome::Outcome;
+pub(crate) use outcome::latency_histogram;
 pub use plan::{Limits, Load, Payload, Plan};
 pub use progress::{Progress, ProgressCounts};
 pub use retry::{FailureKind, RetryPolicy};

@@ -52,6 +52,11 @@ pub struct Outcome {
     pub acknowledged_per_100ms: Vec<u64>,
 }
 
+/// An empty histogram for latencies in microseconds.
+pub(crate) fn latency_histogram() -> Result<Histogram<u64>, hdrhistogram::CreationError> {
+    Histogram::new_with_bounds(1, LATENCY_MAX_US, SIGNIFICANT_DIGITS)
+}
+
 /// One thread's share of an outcome. Times are since the start of the run.
 pub struct Tally {
     statuses: Box<[u64; 1000]>,
@@ -67,7 +72,7 @@ pub struct Tally {
 
 impl Tally {
     pub fn new() -> Result<Self, hdrhistogram::CreationError> {
-        let histogram = Histogram::new_with_bounds(1, LATENCY_MAX_US, SIGNIFICANT_DIGITS)?;
+        let histogram = latency_histogram()?;
         Ok(Self {
             statuses: Box::new([0; 1000]),
             failures: BTreeMap::new(),

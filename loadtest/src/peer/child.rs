@@ -1,39 +1,88 @@
 //! A server run as a child process, with its directory, until it is dropped.
 
 use super::PeerError;
+use crate::wire::Wire;
+use rustix::process::{Pid, Signal, kill_process_group};
+use std::env;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::path::Path;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
-const START_TIMEOUT: Duration = Duration::from_secs(10);
+pub const START_TIMEOUT: Duration = Duration::from_secs(10);
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 const POLL_PAUSE: Duration = Duration::from_millis(20);
 const LOG_FILE: &str = "output.log";
 /// How much of what a failed server wrote goes into the error, in bytes.
 const LOG_TAIL_BYTES: usize = 2000;
 
-/// A server that answers at `url`. Dropping it kills it, reaps it and removes its directory.
+/// Runs the server in a process group of its own and sends it the signal `$1` when our end of the pipe closes, which it
+/// also does when we are killed ourselves; whatever is left of the group three seconds later goes too. The shell waits
+/// for the server, so that a killed one is gone and not a zombie. A server that is killed should not dump its memory.
+const GUARD: &str = r#"signal=$1; shift; ulimit -c 0
+exec 3<&0; "$@" 3<&- </dev/null & server=$!
+{ read -r _ <&3; kill -"$signal" "$server"; sleep 3; kill -KILL 0; } 2>/dev/null &
+exec 3<&-; wait "$server""#;
+
+/// A server that answers. Dropping it kills it with all its processes, reaps it and removes its directory.
 #[derive(Debug)]
 pub struct RunningPeer {
     /// The peer's name.
     pub name: &'static str,
-    /// Where to post records.
-    pub url: String,
+    /// How to load it.
+    pub wire: Wire,
     /// What it keeps of a request and when that is safe, for a reader of the comparison.
     pub keeps: &'static str,
-    child: Child,
+    guard: Child,
     directory: TempDir,
 }
 
+/// A server to start.
+pub struct Server<'a> {
+    pub name: &'static str,
+    pub keeps: &'static str,
+    pub wire: Wire,
+    /// The program with its arguments; its environment and user are those of `command`.
+    pub program: &'a Path,
+    pub arguments: Vec<String>,
+    pub environment: Vec<(&'static str, String)>,
+    pub stop: Stop,
+    pub account: Option<Account>,
+    pub directory: TempDir,
+}
+
+/// The signal that ends a server.
+#[derive(Clone, Copy, Debug)]
+pub enum Stop {
+    /// It has no processes that outlive it, or none outside of its process group.
+    Kill,
+    /// It ends its own processes before it goes.
+    Quit,
+}
+
+/// Who runs a server that refuses to be root.
+#[derive(Clone, Copy, Debug)]
+pub struct Account {
+    pub user: u32,
+    pub group: u32,
+}
+
+impl Account {
+    pub fn run(self, command: &mut Command) {
+        command.uid(self.user).gid(self.group);
+    }
+}
+
 impl RunningPeer {
-    /// The server's process id.
+    /// The id of the process group in which the server runs.
     #[must_use]
-    pub fn process_id(&self) -> u32 {
-        self.child.id()
+    pub fn process_group(&self) -> u32 {
+        self.guard.id()
     }
 
     /// Where the server writes.
@@ -42,31 +91,40 @@ impl RunningPeer {
         self.directory.path()
     }
 
-    /// Starts `command` with its output in the directory; [`RunningPeer::wait_until`] then waits for it.
-    pub(super) fn spawn(
-        name: &'static str,
-        keeps: &'static str,
-        url: String,
-        command: &mut Command,
-        directory: TempDir,
-    ) -> Result<Self, SpawnError> {
-        let log = File::create(directory.path().join(LOG_FILE))?;
-        let child = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?;
-        Ok(Self { name, url, keeps, child, directory })
+    /// Starts a server with its output in its directory; [`RunningPeer::wait_until`] then waits for it.
+    pub(super) fn spawn(server: Server<'_>) -> Result<Self, PeerError> {
+        let spawn_error = |source| PeerError::Spawn { program: server.program.display().to_string(), source };
+        let log = File::create(server.directory.path().join(LOG_FILE)).map_err(spawn_error)?;
+        let mut command = Command::new("sh");
+        let stop = match server.stop {
+            Stop::Kill => "KILL",
+            Stop::Quit => "QUIT",
+        };
+        command.args(["-c", GUARD, "sh", stop]).arg(server.program).args(&server.arguments);
+        command.envs(server.environment).current_dir(server.directory.path());
+        if let Some(account) = server.account {
+            account.run(&mut command);
+        }
+        command.stdin(Stdio::piped()).stdout(log.try_clone().map_err(spawn_error)?).stderr(log).process_group(0);
+        let guard = command.spawn().map_err(spawn_error)?;
+        let Server { name, keeps, wire, directory, .. } = server;
+        Ok(Self { name, wire, keeps, guard, directory })
     }
 
-    /// Waits until `ready` says so.
-    pub(super) fn wait_until(mut self, ready: impl Fn() -> bool) -> Result<Self, PeerError> {
+    /// Waits until `ready` no longer says why it is not.
+    pub(super) fn wait_until(
+        mut self,
+        limit: Duration,
+        ready: impl Fn(&Self) -> Result<(), String>,
+    ) -> Result<Self, PeerError> {
         let started = Instant::now();
         loop {
-            if let Ok(Some(status)) = self.child.try_wait() {
+            if let Ok(Some(status)) = self.guard.try_wait() {
                 return Err(self.not_ready(format!("it ended with {status}")));
             }
-            if ready() {
-                return Ok(self);
-            }
-            if started.elapsed() > START_TIMEOUT {
-                return Err(self.not_ready(format!("it did not answer within {} s", START_TIMEOUT.as_secs())));
+            let Err(reason) = ready(&self) else { return Ok(self) };
+            if started.elapsed() > limit {
+                return Err(self.not_ready(format!("it did not answer within {} s: {reason}", limit.as_secs())));
             }
             thread::sleep(POLL_PAUSE);
         }
@@ -74,21 +132,50 @@ impl RunningPeer {
 
     fn not_ready(&self, reason: String) -> PeerError {
         let bytes = std::fs::read(self.directory.path().join(LOG_FILE)).unwrap_or_default();
-        let tail = &bytes[bytes.len().saturating_sub(LOG_TAIL_BYTES)..];
-        PeerError::NotReady { name: self.name, reason, log: String::from_utf8_lossy(tail).trim().to_owned() }
+        PeerError::NotReady { name: self.name, reason, log: tail(&bytes) }
     }
 }
 
 impl Drop for RunningPeer {
     fn drop(&mut self) {
-        // It may have ended by itself; either way there is nothing to do about an error here.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        // It may have ended by itself; there is nothing to do about an error here.
+        drop(self.guard.stdin.take());
+        let started = Instant::now();
+        while matches!(self.guard.try_wait(), Ok(None)) && started.elapsed() < STOP_TIMEOUT {
+            thread::sleep(POLL_PAUSE);
+        }
+        // The guard's own second process is still there, so the group's number cannot be another's by now.
+        if let Some(group) = i32::try_from(self.guard.id()).ok().and_then(Pid::from_raw) {
+            let _ = kill_process_group(group, Signal::KILL);
+        }
+        let _ = self.guard.wait();
     }
 }
 
-/// Running a program failed before there was a process.
-pub type SpawnError = io::Error;
+/// The end of what a program wrote.
+pub fn tail(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(&bytes[bytes.len().saturating_sub(LOG_TAIL_BYTES)..]).trim().to_owned()
+}
+
+/// The first of `programs` that exists: a path, or a name on the PATH.
+pub fn find_program(programs: &[&Path]) -> Option<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    programs.iter().find_map(|program| {
+        if program.components().count() > 1 {
+            return program.is_file().then(|| program.to_path_buf());
+        }
+        env::split_paths(&path).map(|directory| directory.join(program)).find(|candidate| candidate.is_file())
+    })
+}
+
+/// Finds a program of a Debian package, which may be outside of the PATH of ordinary users.
+pub fn installed(program: &'static str, elsewhere: &str, package: &str) -> Result<PathBuf, PeerError> {
+    find_program(&[Path::new(program), Path::new(elsewhere)]).ok_or_else(|| not_installed(program, package))
+}
+
+pub fn not_installed(program: &str, package: &str) -> PeerError {
+    PeerError::Missing { program: program.to_owned(), remedy: format!("apt-get install {package}") }
+}
 
 /// Ports that were free a moment ago, all different.
 pub fn free_ports<const N: usize>() -> Result<[u16; N], PeerError> {
@@ -105,14 +192,16 @@ pub fn free_ports<const N: usize>() -> Result<[u16; N], PeerError> {
     Ok(ports)
 }
 
-/// Says whether GET `path` on a local port answers 200.
-pub fn answers_ok(port: u16, path: &str) -> bool {
-    get_status_line(port, path).is_ok_and(|line| line.starts_with(b"HTTP/1.1 200"))
+/// Asks for GET `path` on a local port, which must answer 200.
+pub fn answers_ok(port: u16, path: &str) -> Result<(), String> {
+    let line = get_status_line(port, path).map_err(|error| error.to_string())?;
+    if line.starts_with(b"HTTP/1.1 200") { Ok(()) } else { Err(String::from_utf8_lossy(&line).into_owned()) }
 }
 
-/// Says whether something listens on a local port.
-pub fn listens(port: u16) -> bool {
-    TcpStream::connect_timeout(&local(port), Duration::from_secs(1)).is_ok()
+/// Connects to a local port.
+pub fn listens(port: u16) -> Result<(), String> {
+    let connected = TcpStream::connect_timeout(&local(port), Duration::from_secs(1));
+    connected.map(drop).map_err(|error| error.to_string())
 }
 
 fn get_status_line(port: u16, path: &str) -> io::Result<[u8; 12]> {

@@ -1,39 +1,54 @@
 //! `forebay serve` with one queue into SQLite, draining slowly so that the drain hardly disturbs what is measured.
 
-use super::child::{answers_ok, free_ports};
-use super::{Ack, Peer, PeerError, RunningPeer, StartOptions, write_file};
-use std::io;
+use super::child::{START_TIMEOUT, Server, Stop, answers_ok, find_program, free_ports};
+use super::{Peer, PeerError, RunningPeer, StartOptions, write_file};
+use crate::wire::Wire;
 use std::path::Path;
-use std::process::Command;
 
 pub const PEER: Peer = Peer { name: "forebay", start };
 
-const KEEPS_DURABLE: &str = "keeps every record on disk (fdatasync) before its 202";
-const KEEPS_MEMORY: &str = "keeps every record in memory at its 202 and on disk soon after";
+const KEEPS: &str = "keeps every record on disk (fdatasync) before its 202";
+
+/// When a record is acknowledged, as the configuration says it.
+#[derive(Clone, Copy)]
+pub enum Ack {
+    Durable,
+    Memory,
+}
 
 fn start(options: &StartOptions) -> Result<RunningPeer, PeerError> {
-    let missing = |program: &Path| PeerError::Missing {
-        program: program.display().to_string(),
+    start_with(PEER.name, KEEPS, Ack::Durable, options)
+}
+
+pub fn start_with(
+    name: &'static str,
+    keeps: &'static str,
+    ack: Ack,
+    options: &StartOptions,
+) -> Result<RunningPeer, PeerError> {
+    let binary = options.forebay_binary.as_deref().unwrap_or(Path::new("forebay"));
+    let program = find_program(&[binary]).ok_or_else(|| PeerError::Missing {
+        program: binary.display().to_string(),
         remedy: "build it with cargo build --release and pass its path".to_owned(),
-    };
-    let binary = options.forebay_binary.as_deref().ok_or_else(|| missing(Path::new("forebay")))?;
+    })?;
+    // The server runs in its own directory, from which a relative path would lead elsewhere.
+    let program = program.canonicalize().map_err(|source| PeerError::Directory { source })?;
     let directory = options.temporary_directory()?;
     let [port, admin_port] = free_ports()?;
     let config = directory.path().join("forebay.toml");
-    write_file(&config, &configuration(directory.path(), port, admin_port, options.ack))?;
-    let mut command = Command::new(binary);
-    command.arg("serve").arg("--config").arg(&config);
-    let keeps = match options.ack {
-        Ack::Durable => KEEPS_DURABLE,
-        Ack::Memory => KEEPS_MEMORY,
-    };
-    let url = format!("http://127.0.0.1:{port}/v1/queues/orders/records");
-    RunningPeer::spawn(PEER.name, keeps, url, &mut command, directory)
-        .map_err(|source| match source.kind() {
-            io::ErrorKind::NotFound => missing(binary),
-            _ => PeerError::Spawn { program: binary.display().to_string(), source },
-        })?
-        .wait_until(|| answers_ok(admin_port, "/readyz"))
+    write_file(&config, &configuration(directory.path(), port, admin_port, ack))?;
+    RunningPeer::spawn(Server {
+        name,
+        keeps,
+        wire: Wire::Http { url: format!("http://127.0.0.1:{port}/v1/queues/orders/records") },
+        program: &program,
+        arguments: vec!["serve".to_owned(), "--config".to_owned(), config.display().to_string()],
+        environment: Vec::new(),
+        stop: Stop::Kill,
+        account: None,
+        directory,
+    })?
+    .wait_until(START_TIMEOUT, |_| answers_ok(admin_port, "/readyz"))
 }
 
 fn configuration(directory: &Path, port: u16, admin_port: u16, ack: Ack) -> String {

@@ -4,17 +4,22 @@
 
 mod child;
 mod forebay;
+mod forebay_memory;
+mod nats;
 mod nginx;
+mod postgres;
+mod rabbitmq;
+mod redis;
 
 pub use child::RunningPeer;
 pub(crate) use child::free_ports;
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 
 /// Every peer that can be started.
-pub const PEERS: &[Peer] = &[nginx::PEER, forebay::PEER];
+pub const PEERS: &[Peer] =
+    &[nginx::PEER, forebay::PEER, forebay_memory::PEER, redis::PEER, nats::PEER, rabbitmq::PEER, postgres::PEER];
 
 /// A server that this crate knows how to start.
 #[derive(Clone, Copy, Debug)]
@@ -33,34 +38,13 @@ impl Peer {
         PEERS.iter().find(|peer| peer.name == name).copied().ok_or_else(|| PeerError::Unknown { name: name.to_owned() })
     }
 
-    /// Starts the server and waits until it answers. It is killed and reaped when the result is dropped.
+    /// Starts the server, waits until it answers and makes what it keeps orders in. It is killed and reaped when the
+    /// result is dropped.
     ///
     /// # Errors
-    /// The program is missing, does not start, or does not answer within 10 s.
+    /// The program is missing, does not start, or does not answer within the time that it may take: 10 s for most.
     pub fn start(&self, options: &StartOptions) -> Result<RunningPeer, PeerError> {
         (self.start)(options)
-    }
-}
-
-/// When the server answers that it has a record.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Ack {
-    /// Once the record is on disk.
-    #[default]
-    Durable,
-    /// Once the record is in memory.
-    Memory,
-}
-
-impl FromStr for Ack {
-    type Err = PeerError;
-
-    fn from_str(text: &str) -> Result<Self, PeerError> {
-        match text {
-            "durable" => Ok(Self::Durable),
-            "memory" => Ok(Self::Memory),
-            other => Err(PeerError::UnknownAck(other.to_owned())),
-        }
     }
 }
 
@@ -72,8 +56,6 @@ pub struct StartOptions {
     pub parent_directory: Option<PathBuf>,
     /// The `forebay` program.
     pub forebay_binary: Option<PathBuf>,
-    /// When to acknowledge, for peers that can choose.
-    pub ack: Ack,
 }
 
 impl StartOptions {
@@ -95,9 +77,14 @@ pub enum PeerError {
         /// The name given.
         name: String,
     },
-    /// No such acknowledgement.
-    #[error("`{0}` is not an acknowledgement: use durable or memory")]
-    UnknownAck(String),
+    /// This build cannot speak to the peer.
+    #[error("{name} is not in this build: build it with `--features {feature}`")]
+    NotBuilt {
+        /// The peer.
+        name: &'static str,
+        /// The cargo feature that it needs.
+        feature: &'static str,
+    },
     /// A program is not installed.
     #[error("{program} is not installed: {remedy}")]
     Missing {
@@ -148,15 +135,12 @@ mod tests {
     fn peers_are_found_by_name() {
         assert_eq!(Peer::named("nginx").unwrap().name, "nginx");
         let message = Peer::named("apache").unwrap_err().to_string();
-        assert!(message.contains("nginx, forebay"), "{message}");
+        assert!(message.contains("nginx, forebay, forebay-memory, redis, nats, rabbitmq, postgres"), "{message}");
     }
 
     #[test]
     fn a_missing_program_is_named() {
-        let options = StartOptions::default();
-        let error = Peer::named("forebay").unwrap().start(&options).unwrap_err();
-        assert!(matches!(error, PeerError::Missing { .. }), "{error}");
-        let options = StartOptions { forebay_binary: Some("/nonexistent/forebay".into()), ..options };
+        let options = StartOptions { forebay_binary: Some("/nonexistent/forebay".into()), ..StartOptions::default() };
         let error = Peer::named("forebay").unwrap().start(&options).unwrap_err();
         assert!(matches!(error, PeerError::Missing { .. }), "{error}");
     }

@@ -1,38 +1,32 @@
 //! nginx answering 202 to everything from one process: how fast HTTP can be when nothing is kept.
 
-use super::child::{free_ports, listens};
+use super::child::{START_TIMEOUT, Server, Stop, free_ports, installed, listens};
 use super::{Peer, PeerError, RunningPeer, StartOptions, write_file};
-use std::io;
-use std::process::Command;
+use crate::wire::Wire;
 
 pub const PEER: Peer = Peer { name: "nginx", start };
 
 const KEEPS: &str = "keeps nothing";
-/// Debian installs it outside the PATH of ordinary users.
-const PROGRAMS: [&str; 2] = ["nginx", "/usr/sbin/nginx"];
 
 fn start(options: &StartOptions) -> Result<RunningPeer, PeerError> {
-    for program in PROGRAMS {
-        match start_program(program, options) {
-            Err(PeerError::Spawn { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
-            settled => return settled,
-        }
-    }
-    Err(PeerError::Missing { program: "nginx".to_owned(), remedy: "apt-get install nginx-light".to_owned() })
-}
-
-fn start_program(program: &str, options: &StartOptions) -> Result<RunningPeer, PeerError> {
+    let program = installed("nginx", "/usr/sbin/nginx", "nginx-light")?;
     let directory = options.temporary_directory()?;
     let [port] = free_ports()?;
     let root = directory.path().display().to_string();
     let config = directory.path().join("nginx.conf");
     write_file(&config, &configuration(&root, port))?;
-    let mut command = Command::new(program);
-    command.args(["-p", &root, "-e", "error.log", "-c"]).arg(&config);
-    let url = format!("http://127.0.0.1:{port}/");
-    RunningPeer::spawn(PEER.name, KEEPS, url, &mut command, directory)
-        .map_err(|source| PeerError::Spawn { program: program.to_owned(), source })?
-        .wait_until(|| listens(port))
+    RunningPeer::spawn(Server {
+        name: PEER.name,
+        keeps: KEEPS,
+        wire: Wire::Http { url: format!("http://127.0.0.1:{port}/") },
+        program: &program,
+        arguments: ["-p", &root, "-e", "error.log", "-c", &config.display().to_string()].map(str::to_owned).into(),
+        environment: Vec::new(),
+        stop: Stop::Kill,
+        account: None,
+        directory,
+    })?
+    .wait_until(START_TIMEOUT, |_| listens(port))
 }
 
 /// One process and no master, so that killing the child leaves nothing behind; it serves exactly as one worker does.

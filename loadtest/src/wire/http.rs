@@ -1,0 +1,43 @@
+//! HTTP peers, loaded by the engine.
+
+use super::{Measured, RoundPlan, WireError};
+use crate::engine::{self, Load, Outcome, Plan, Progress};
+use crate::schedule::Schedule;
+use std::fmt::Write;
+use std::sync::Arc;
+
+pub fn closed_loop(url: &str, plan: &RoundPlan) -> Result<Measured, WireError> {
+    run(url, plan, Load::Closed { records: None, duration: Some(plan.duration) })
+}
+
+pub fn open_loop(url: &str, plan: &RoundPlan, schedule: Schedule) -> Result<Measured, WireError> {
+    run(url, plan, Load::Open(schedule))
+}
+
+fn run(url: &str, round: &RoundPlan, load: Load) -> Result<Measured, WireError> {
+    let mut plan = Plan::new(url, load)?;
+    plan.connections = round.connections;
+    plan.threads = round.threads;
+    let outcome = engine::run(&plan, &Arc::new(Progress::new()))?;
+    Ok(Measured {
+        offered: outcome.offered,
+        acknowledged: outcome.acknowledged,
+        seconds: outcome.accept_seconds,
+        failure: failure(&outcome),
+        latency_us: outcome.latency_us,
+    })
+}
+
+/// The statuses that are no acknowledgement, and the first failure.
+fn failure(outcome: &Outcome) -> Option<String> {
+    let mut text = String::new();
+    for (status, count) in outcome.statuses.iter().filter(|(status, _)| !(200..300).contains(*status)) {
+        // Writing to a String cannot fail.
+        let _ = write!(text, "{count} × status {status}; ");
+    }
+    if let Some(failure) = &outcome.first_failure {
+        let _ = write!(text, "first failure: {failure}; ");
+    }
+    let text = text.trim_end_matches("; ");
+    (!text.is_empty()).then(|| text.to_owned())
+}

@@ -1,0 +1,206 @@
+//! What the peers of a comparison speak, each with a client of its own that does as little as its protocol allows.
+//!
+//! HTTP is loaded by the [`engine`](crate::engine). The others have a file each with a `Client`, and `closed_loop`
+//! drives them all alike: one request in flight a client, the next one when the last is acknowledged.
+
+#[cfg(feature = "brokers")]
+mod amqp;
+mod closed_loop;
+mod http;
+mod nats;
+mod postgres;
+mod redis;
+mod text_stream;
+
+use crate::engine::EngineError;
+use crate::schedule::Schedule;
+use closed_loop::Client;
+use hdrhistogram::Histogram;
+use std::fmt;
+use std::io;
+use std::thread;
+use std::time::Duration;
+
+/// How long setting up a server or asking it what it holds may take.
+const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A protocol, and where on this machine it is spoken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Wire {
+    /// POST to a URL.
+    Http {
+        /// Where to post.
+        url: String,
+    },
+    /// XADD to a Redis stream.
+    Redis {
+        /// The server's port.
+        port: u16,
+    },
+    /// Publishing to a stream of NATS JetStream, with its acknowledgement.
+    Nats {
+        /// The server's port.
+        port: u16,
+    },
+    /// INSERT into a table of PostgreSQL, each a transaction of its own.
+    Postgres {
+        /// The server's port.
+        port: u16,
+    },
+    /// Publishing to a quorum queue of RabbitMQ, with its confirm.
+    #[cfg(feature = "brokers")]
+    Amqp {
+        /// The server's port.
+        port: u16,
+    },
+}
+
+/// A load of one round.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RoundPlan {
+    /// Requests in flight: connections, or channels where a protocol has them.
+    pub connections: usize,
+    /// Threads of the load generator.
+    pub threads: usize,
+    /// How long new requests are started.
+    pub duration: Duration,
+}
+
+/// What a round measured.
+#[derive(Clone, Debug)]
+pub struct Measured {
+    /// Requests started.
+    pub offered: u64,
+    /// Requests that the server acknowledged.
+    pub acknowledged: u64,
+    /// From the first request to the last acknowledgement.
+    pub seconds: f64,
+    /// Microseconds from sending (closed loop) or from the due time (open loop) to the acknowledgement.
+    pub latency_us: Histogram<u64>,
+    /// What went wrong, in words, when anything did.
+    pub failure: Option<String>,
+}
+
+/// Why a round or a call brought nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum WireError {
+    /// The connection, or a thread or runtime of ours.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    /// The server closed the connection.
+    #[error("the server closed the connection")]
+    Closed,
+    /// The server answered with an error.
+    #[error("the server answered: {0}")]
+    Refused(String),
+    /// The server does not speak the protocol.
+    #[error("the server sent {0}")]
+    Protocol(&'static str),
+    /// The server sent more than any answer needs.
+    #[error("the server sent more than {max_bytes} bytes in one answer")]
+    TooLong {
+        /// The bound.
+        max_bytes: usize,
+    },
+    /// The server did not answer.
+    #[error("no answer within {} s", .0.as_secs())]
+    Timeout(Duration),
+    /// PostgreSQL's client failed.
+    #[error(transparent)]
+    Postgres(tokio_postgres::Error),
+    /// RabbitMQ's client failed.
+    #[cfg(feature = "brokers")]
+    #[error(transparent)]
+    Amqp(#[from] lapin::Error),
+    /// The HTTP load could not be made.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// No histogram could be made.
+    #[error("cannot make a histogram: {0}")]
+    Histogram(#[from] hdrhistogram::CreationError),
+    /// A thread of ours panicked.
+    #[error("a load worker failed: its counts are lost")]
+    WorkerPanicked,
+}
+
+impl Wire {
+    /// Runs one closed-loop round of flash-sale orders. Blocks.
+    ///
+    /// # Errors
+    /// The load cannot be made or a connection cannot be opened. A request that fails is part of what is measured.
+    pub fn closed_loop(&self, plan: &RoundPlan) -> Result<Measured, WireError> {
+        match self {
+            Self::Http { url } => http::closed_loop(url, plan),
+            Self::Redis { port } => closed_loop::run::<redis::Redis>(*port, plan),
+            Self::Nats { port } => closed_loop::run::<nats::Nats>(*port, plan),
+            Self::Postgres { port } => closed_loop::run::<postgres::Postgres>(*port, plan),
+            #[cfg(feature = "brokers")]
+            Self::Amqp { port } => closed_loop::run::<amqp::Amqp>(*port, plan),
+        }
+    }
+
+    /// Runs one open-loop round, with latency from each request's due time; `None` where only the closed loop can be
+    /// run, which is everywhere but over HTTP. The plan's duration is not looked at. Blocks.
+    ///
+    /// # Errors
+    /// As for [`Wire::closed_loop`].
+    pub fn open_loop(&self, plan: &RoundPlan, schedule: Schedule) -> Result<Option<Measured>, WireError> {
+        match self {
+            Self::Http { url } => http::open_loop(url, plan, schedule).map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    /// Makes the stream, queue or table that the orders go into, unless it is there. Blocks.
+    ///
+    /// # Errors
+    /// The server cannot be reached or refuses.
+    pub fn prepare(&self) -> Result<(), WireError> {
+        match self {
+            Self::Http { .. } => Ok(()),
+            Self::Redis { port } => call(redis::Redis::prepare(*port)),
+            Self::Nats { port } => call(nats::Nats::prepare(*port)),
+            Self::Postgres { port } => call(postgres::Postgres::prepare(*port)),
+            #[cfg(feature = "brokers")]
+            Self::Amqp { port } => call(amqp::Amqp::prepare(*port)),
+        }
+    }
+
+    /// Asks the server how many orders it holds; `None` over HTTP, where there is no common way to ask. Blocks.
+    ///
+    /// # Errors
+    /// The server cannot be reached or refuses.
+    pub fn held(&self) -> Result<Option<u64>, WireError> {
+        match self {
+            Self::Http { .. } => Ok(None),
+            Self::Redis { port } => call(redis::Redis::held(*port)).map(Some),
+            Self::Nats { port } => call(nats::Nats::held(*port)).map(Some),
+            Self::Postgres { port } => call(postgres::Postgres::held(*port)).map(Some),
+            #[cfg(feature = "brokers")]
+            Self::Amqp { port } => call(amqp::Amqp::held(*port)).map(Some),
+        }
+    }
+}
+
+impl fmt::Display for Wire {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Http { url } => formatter.write_str(url),
+            Self::Redis { port } => write!(formatter, "redis://127.0.0.1:{port}"),
+            Self::Nats { port } => write!(formatter, "nats://127.0.0.1:{port}"),
+            Self::Postgres { port } => formatter.write_str(&postgres::url(*port)),
+            #[cfg(feature = "brokers")]
+            Self::Amqp { port } => formatter.write_str(&amqp::url(*port)),
+        }
+    }
+}
+
+/// Does one call on a thread and runtime of its own, so that the caller may itself be in a runtime.
+fn call<T: Send>(work: impl Future<Output = Result<T, WireError>> + Send) -> Result<T, WireError> {
+    let on_thread = || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
+        let answered = runtime.block_on(async { tokio::time::timeout(CALL_TIMEOUT, work).await });
+        answered.unwrap_or(Err(WireError::Timeout(CALL_TIMEOUT)))
+    };
+    thread::scope(|scope| scope.spawn(on_thread).join().unwrap_or(Err(WireError::WorkerPanicked)))
+}
