@@ -124,7 +124,9 @@ mod tests {
 
     #[test]
     fn what_a_server_may_send_is_bounded() {
-        with_server(&[&[b'x'; 2 * ANSWER_MAX_BYTES]], async |stream| {
+        static ENDLESS: [u8; 2 * ANSWER_MAX_BYTES] = [b'x'; 2 * ANSWER_MAX_BYTES];
+        static PIECES: [&[u8]; 1] = [&ENDLESS];
+        with_server(&PIECES, async |stream| {
             assert!(matches!(stream.block(ANSWER_MAX_BYTES).await, Err(WireError::TooLong { .. })));
             assert!(matches!(stream.block(usize::MAX).await, Err(WireError::TooLong { .. })));
             assert!(matches!(stream.line().await, Err(WireError::TooLong { .. })));
