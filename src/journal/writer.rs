@@ -285,7 +285,8 @@ impl Writer {
     fn write_and_publish(&mut self) {
         let now_us = clock::unix_us();
         for log in &mut self.logs {
-            log.sealed = log.appender.seal_batch(now_us);
+            // Without a file nothing would be written, and then nothing may be published either.
+            log.sealed = log.file.as_ref().and_then(|_| log.appender.seal_batch(now_us));
         }
         match self.disk.commit(self.logs.iter().filter_map(QueueLog::write)) {
             Ok(()) => self.logs.iter_mut().for_each(QueueLog::publish),
