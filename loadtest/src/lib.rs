@@ -1,7 +1,7 @@
 //! Load for Forebay and for anything else that speaks HTTP, and proof of what arrived in the database behind it.
 //!
 //! - [`schedule`] says when requests are due, [`order`] what is in them, and [`engine`] sends them.
-//! - [`results`] turns an outcome into figures, [`report`] into an HTML page.
+//! - [`results`] turns an outcome into figures, [`report`] figures into HTML pages.
 //! - [`verify`] counts what the database really holds and compares it with what was acknowledged.
 //! - [`peer`] starts servers to compare with, [`wire`] speaks to them, and [`compare`] does so round by round.
 //! - [`bulk`] holds the drain against the database's own bulk loader.

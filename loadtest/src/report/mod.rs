@@ -1,11 +1,17 @@
-//! A report of one run as a single HTML page: figures, plots, the machine and the command line.
+//! Reports as single HTML pages: figures, plots, the machine and the command line.
+//!
+//! [`html`] makes the page about one run, a [`Document`] any other.
 
+mod axis;
+mod document;
 mod machine;
 mod page;
 mod plot;
+mod run;
 
+pub use document::{Document, Plot, Scale, Section, Series, Table};
 pub use machine::Machine;
-pub use page::html;
+pub use run::html;
 
 use hdrhistogram::Histogram;
 

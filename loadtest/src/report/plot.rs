@@ -1,63 +1,84 @@
-//! Line plots as inline SVG that takes its text colour from the page, so that it reads on white and on black.
+//! Plots as inline SVG that takes its text colour from the page, so that it reads on white and on black.
 
 use super::ReportError;
-use plotters::coord::ranged1d::{AsRangedCoord, KeyPointHint, NoDefaultFormatting, Ranged, ValueFormatter};
+use super::axis::Axis;
+use maud::{Markup, PreEscaped, html};
+use plotters::backend::DrawingBackend;
+use plotters::chart::ChartContext;
+use plotters::coord::cartesian::Cartesian2d;
 use plotters::prelude::*;
-use std::ops::Range;
 
 const WIDTH: u32 = 900;
 const HEIGHT: u32 = 320;
+/// What a linear vertical axis has above its largest value, so that a line does not run along the edge.
+pub const HEADROOM: f64 = 1.08;
+const DOT_RADIUS: i32 = 4;
 /// Stands in for the page's text colour while the plot is drawn; no line has it.
 const INK: RGBColor = RGBColor(1, 2, 3);
 const INK_IN_SVG: &str = "#010203";
 
-/// One line of a plot, or a filled area down to zero.
-pub struct Series {
+pub const BLUE: RGBColor = RGBColor(46, 134, 222);
+pub const ORANGE: RGBColor = RGBColor(224, 116, 20);
+pub const RED: RGBColor = RGBColor(200, 50, 66);
+const GREEN: RGBColor = RGBColor(40, 160, 90);
+const VIOLET: RGBColor = RGBColor(145, 85, 215);
+const TEAL: RGBColor = RGBColor(20, 155, 165);
+const PINK: RGBColor = RGBColor(222, 80, 160);
+const BROWN: RGBColor = RGBColor(150, 105, 50);
+const GREY: RGBColor = RGBColor(135, 135, 135);
+/// Colours in the order in which lines take them. Each has a contrast of at least 3 to white and to black.
+pub const PALETTE: [RGBColor; 9] = [BLUE, ORANGE, RED, GREEN, VIOLET, TEAL, PINK, BROWN, GREY];
+
+/// How the points of a line are shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mark {
+    /// Joined.
+    Line,
+    /// Joined, with a dot at each, for points that are few.
+    DottedLine,
+    /// Joined, with the area down to zero filled.
+    Area,
+}
+
+/// Points that belong together.
+#[derive(Clone, Debug)]
+pub struct Line {
     pub label: String,
     pub color: RGBColor,
     pub points: Vec<(f64, f64)>,
-    pub filled: bool,
+    pub mark: Mark,
 }
 
-/// Lines over a common pair of axes, each named with its unit.
-pub struct Plot {
+/// Lines over a common pair of axes, each axis named with its unit.
+#[derive(Clone, Debug)]
+pub struct Chart {
     pub x_label: &'static str,
     pub y_label: &'static str,
-    pub series: Vec<Series>,
+    pub x_axis: Axis,
+    pub y_axis: Axis,
+    pub lines: Vec<Line>,
 }
 
-impl Plot {
-    /// Draws the plot over a linear time axis, both axes starting at zero.
-    pub fn draw_linear(&self) -> Result<String, ReportError> {
-        let x_max = self.max_of(|point| point.0).max(1e-3);
-        // The legend of several lines takes a strip of its own above them.
-        let headroom = if self.series.len() > 1 { 1.25 } else { 1.08 };
-        let y_max = self.max_of(|point| point.1).max(1e-3) * headroom;
-        self.draw(0.0..x_max, 0.0..y_max)
+/// All values of the lines along one axis, for an axis to be made of.
+pub fn values(lines: &[Line], coordinate: fn(&(f64, f64)) -> f64) -> impl Iterator<Item = f64> {
+    lines.iter().flat_map(|line| &line.points).map(coordinate).filter(|value| value.is_finite())
+}
+
+impl Chart {
+    /// The plot with a legend over it, which is text of the page.
+    pub fn to_markup(&self) -> Result<Markup, ReportError> {
+        let svg = self.to_svg()?;
+        Ok(html! {
+            p.legend {
+                @for line in &self.lines {
+                    span { i style={ "background:" (css(line.color)) } {} (line.label) }
+                }
+            }
+            (PreEscaped(svg))
+        })
     }
 
-    /// Draws the plot over the distance from 100 %: x is log10 of 1/(1 − p), labelled with the percentile. The y axis
-    /// is logarithmic.
-    pub fn draw_percentiles(&self) -> Result<String, ReportError> {
-        let x_max = self.max_of(|point| point.0).max(1.0) + 0.05;
-        let positive = self.series.iter().flat_map(|series| &series.points).map(|point| point.1).filter(|y| *y > 0.0);
-        let y_min = positive.fold(f64::INFINITY, f64::min).min(self.max_of(|point| point.1).max(1e-3));
-        let y_max = self.max_of(|point| point.1).max(1e-3);
-        let y_range = 10f64.powf(y_min.log10().floor())..10f64.powf((y_max * 1.01).log10().ceil());
-        self.draw(PercentileAxis(0.0..x_max), y_range.log_scale())
-    }
-
-    fn max_of(&self, coordinate: impl Fn(&(f64, f64)) -> f64) -> f64 {
-        self.series.iter().flat_map(|series| &series.points).map(coordinate).fold(0.0, f64::max)
-    }
-
-    fn draw<X, Y>(&self, x_range: X, y_range: Y) -> Result<String, ReportError>
-    where
-        X: AsRangedCoord<Value = f64>,
-        X::CoordDescType: ValueFormatter<f64>,
-        Y: AsRangedCoord<Value = f64>,
-        Y::CoordDescType: ValueFormatter<f64>,
-    {
+    fn to_svg(&self) -> Result<String, ReportError> {
         let mut svg = String::new();
         {
             let area = SVGBackend::with_string(&mut svg, (WIDTH, HEIGHT)).into_drawing_area();
@@ -66,7 +87,7 @@ impl Plot {
                 .margin_right(24)
                 .x_label_area_size(44)
                 .y_label_area_size(78)
-                .build_cartesian_2d(x_range, y_range)
+                .build_cartesian_2d(self.x_axis.clone(), self.y_axis.clone())
                 .map_err(ReportError::drawing)?;
             let text = ("sans-serif", 13).into_font().color(&INK);
             chart
@@ -77,112 +98,70 @@ impl Plot {
                 .bold_line_style(INK.mix(0.15))
                 .light_line_style(INK.mix(0.0))
                 .label_style(text.clone())
-                .axis_desc_style(text.clone())
-                .y_label_formatter(&|value| axis_number(*value))
+                .axis_desc_style(text)
                 .draw()
                 .map_err(ReportError::drawing)?;
-            for series in &self.series {
-                let (color, points) = (series.color, series.points.iter().copied());
-                let drawn = if series.filled {
-                    chart.draw_series(AreaSeries::new(points, 0.0, color.mix(0.25)).border_style(color.stroke_width(1)))
-                } else {
-                    chart.draw_series(LineSeries::new(points, color.stroke_width(2)))
-                };
-                drawn
-                    .map_err(ReportError::drawing)?
-                    .label(series.label.clone())
-                    .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], color.stroke_width(3)));
-            }
-            if self.series.len() > 1 {
-                chart
-                    .configure_series_labels()
-                    .position(SeriesLabelPosition::UpperRight)
-                    .label_font(text)
-                    .margin(6)
-                    .legend_area_size(26)
-                    .draw()
-                    .map_err(ReportError::drawing)?;
+            for line in &self.lines {
+                self.draw_line(line, &mut chart).map_err(ReportError::drawing)?;
             }
             area.present().map_err(ReportError::drawing)?;
         }
         Ok(svg.replace(INK_IN_SVG, "currentColor"))
     }
-}
 
-/// Writes a number for an axis as short as it can be: `250`, `1.5k`, `20k`, `3M`.
-fn axis_number(value: f64) -> String {
-    let (scaled, suffix) = match value.abs() {
-        size if size >= 999_999.5 => (value / 1e6, "M"),
-        size if size >= 10_000.0 => (value / 1e3, "k"),
-        _ => (value, ""),
-    };
-    // Six digits hide what binary fractions leave over, and no axis here needs more.
-    let text = format!("{scaled:.6}");
-    format!("{}{suffix}", text.trim_end_matches('0').trim_end_matches('.'))
-}
-
-/// An axis from the median's side of a distribution to its tail, one unit for each further nine.
-struct PercentileAxis(Range<f64>);
-
-impl Ranged for PercentileAxis {
-    type FormatOption = NoDefaultFormatting;
-    type ValueType = f64;
-
-    /// An axis is a few thousand pixels long at most, so the cast loses nothing.
-    #[allow(clippy::cast_possible_truncation)]
-    fn map(&self, value: &f64, limit: (i32, i32)) -> i32 {
-        let share = (value - self.0.start) / (self.0.end - self.0.start);
-        limit.0 + (f64::from(limit.1 - limit.0) * share).round() as i32
-    }
-
-    fn key_points<Hint: KeyPointHint>(&self, _hint: Hint) -> Vec<f64> {
-        let median = 2f64.log10();
-        let nines = (0u8..).map(f64::from).take_while(|nines| *nines <= self.0.end);
-        nines.flat_map(|nines| if nines == 0.0 { vec![0.0, median] } else { vec![nines] }).collect()
-    }
-
-    fn range(&self) -> Range<f64> {
-        self.0.clone()
+    /// Draws those points of a line that have a place on both axes.
+    fn draw_line<'a, B: DrawingBackend + 'a>(
+        &self,
+        line: &Line,
+        chart: &mut ChartContext<'a, B, Cartesian2d<Axis, Axis>>,
+    ) -> Result<(), DrawingAreaErrorKind<B::ErrorType>> {
+        let color = line.color;
+        let has = |(x, y): &(f64, f64)| self.x_axis.has(*x) && self.y_axis.has(*y);
+        let points = line.points.iter().copied().filter(has);
+        if line.mark == Mark::Area {
+            let area = AreaSeries::new(points, 0.0, color.mix(0.25)).border_style(color.stroke_width(1));
+            chart.draw_series(area)?;
+            return Ok(());
+        }
+        if line.mark == Mark::DottedLine {
+            chart.draw_series(points.clone().map(|point| Circle::new(point, DOT_RADIUS, color.filled())))?;
+        }
+        chart.draw_series(LineSeries::new(points, color.stroke_width(2)))?;
+        Ok(())
     }
 }
 
-impl ValueFormatter<f64> for PercentileAxis {
-    fn format(value: &f64) -> String {
-        let percentile = 100.0 - 100.0 / 10f64.powf(*value);
-        format!("{}%", axis_number(percentile))
-    }
+fn css(color: RGBColor) -> String {
+    format!("#{:02x}{:02x}{:02x}", color.0, color.1, color.2)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// The contrast ratio of two colours as WCAG 2 defines it.
+    fn contrast(one: RGBColor, other: RGBColor) -> f64 {
+        let luminance = |RGBColor(red, green, blue)| {
+            let linear = |value: u8| ((f64::from(value) / 255.0 + 0.055) / 1.055).powf(2.4);
+            0.2126 * linear(red) + 0.7152 * linear(green) + 0.0722 * linear(blue)
+        };
+        let (one, other) = (luminance(one) + 0.05, luminance(other) + 0.05);
+        one.max(other) / one.min(other)
+    }
+
     #[test]
-    fn axis_numbers_are_short() {
-        for (value, text) in [
-            (0.0, "0"),
-            (0.1 + 0.2, "0.3"),
-            (250.0, "250"),
-            (1500.0, "1500"),
-            (20_000.0, "20k"),
-            (12_500.0, "12.5k"),
-            (3e6, "3M"),
-            (999_999.9, "1M"),
-        ] {
-            assert_eq!(axis_number(value), text);
+    fn colours_read_on_white_and_on_black() {
+        for color in PALETTE {
+            assert!(contrast(color, WHITE) >= 3.0 && contrast(color, RGBColor(0x14, 0x18, 0x1c)) >= 3.0, "{color:?}");
         }
     }
 
     #[test]
-    fn the_percentile_axis_is_labelled_by_nines() {
-        let labels: Vec<String> = [0.0, 2f64.log10(), 1.0, 2.0, 3.0, 4.0].iter().map(PercentileAxis::format).collect();
-        assert_eq!(labels, ["0%", "50%", "90%", "99%", "99.9%", "99.99%"]);
-    }
-
-    #[test]
     fn plots_take_the_colour_of_the_page_even_when_empty() {
-        let empty = Plot { x_label: "time (s)", y_label: "records", series: vec![] };
-        for svg in [empty.draw_linear().unwrap(), empty.draw_percentiles().unwrap()] {
+        for y_axis in [Axis::linear([].into_iter(), 1.0), Axis::log([].into_iter())] {
+            let x_axis = Axis::percentile([].into_iter());
+            let chart = Chart { x_label: "time (s)", y_label: "records", x_axis, y_axis, lines: vec![] };
+            let svg = chart.to_svg().unwrap();
             assert!(svg.contains("currentColor") && !svg.contains(INK_IN_SVG));
             assert!(svg.contains("time (s)"));
         }
