@@ -1,4 +1,4 @@
-//! Peers side by side: closed-loop rounds that take turns, so that what disturbs the machine disturbs each alike.
+//! Peers side by side: rounds that take turns, so that what disturbs the machine disturbs each alike.
 
 use crate::peer::RunningPeer;
 use crate::results::{LatencyFigures, rate};
@@ -76,8 +76,8 @@ pub struct Ratio {
 pub struct OpenLoop {
     /// The peer's name.
     pub peer: &'static str,
-    /// The figures at each rate; `None` when the peer is not measured open loop, because it does not speak HTTP.
-    pub steps: Option<Vec<OpenLoopStep>>,
+    /// The figures at each rate, from the lowest up.
+    pub steps: Vec<OpenLoopStep>,
 }
 
 /// One rate of arrivals.
@@ -208,14 +208,14 @@ fn open_loop(
     round: &RoundPlan,
     on_event: &mut impl FnMut(Event<'_>),
 ) -> Result<Vec<OpenLoop>, CompareError> {
-    let none = |contender: &Contender<'_>| OpenLoop { peer: contender.peer.name, steps: None };
+    let none = |contender: &Contender<'_>| OpenLoop { peer: contender.peer.name, steps: Vec::new() };
     let mut results: Vec<OpenLoop> = contenders.iter().map(none).collect();
     for percent_of_peak in OPEN_LOOP_PERCENT {
         for ((contender, peak), result) in contenders.iter_mut().zip(peaks).zip(&mut results) {
             let due_per_second = peak.median_per_second * f64::from(percent_of_peak) / 100.0;
             let records = at_least_one(due_per_second * round.duration.as_secs_f64());
             let schedule = Schedule::constant(records, due_per_second)?;
-            let Some(measured) = contender.open_loop(round, schedule)? else { continue };
+            let measured = contender.open_loop(round, schedule)?;
             let step = OpenLoopStep {
                 percent_of_peak,
                 due_per_second,
@@ -223,7 +223,7 @@ fn open_loop(
                 latency: LatencyFigures::from_us(&measured.latency_us),
             };
             on_event(Event::OpenLoop(result.peer, &step));
-            result.steps.get_or_insert_default().push(step);
+            result.steps.push(step);
         }
     }
     Ok(results)
@@ -241,9 +241,9 @@ impl Contender<'_> {
         self.check_acknowledged(plan, measured)
     }
 
-    fn open_loop(&mut self, plan: &RoundPlan, schedule: Schedule) -> Result<Option<Measured>, CompareError> {
+    fn open_loop(&mut self, plan: &RoundPlan, schedule: Schedule) -> Result<Measured, CompareError> {
         let measured = self.peer.wire.open_loop(plan, schedule).map_err(|source| self.wire_error(source))?;
-        measured.map(|measured| self.check_acknowledged(plan, measured)).transpose()
+        self.check_acknowledged(plan, measured)
     }
 
     fn check_acknowledged(&mut self, plan: &RoundPlan, measured: Measured) -> Result<Measured, CompareError> {
@@ -338,10 +338,6 @@ impl Comparison {
             text.push_str("  open loop, latency from each request's due time\n");
         }
         for OpenLoop { peer, steps } in &self.open_loop {
-            let Some(steps) = steps else {
-                let _ = writeln!(text, "  {peer:<14} not measured open loop: it does not speak HTTP");
-                continue;
-            };
             for step in steps {
                 let _ = writeln!(text, "  {peer:<14} {step}");
             }
@@ -386,10 +382,8 @@ mod tests {
         let peers = figures(&[rounds("a", &[100.0, 200.0, 300.0]), rounds("b", &[150.0, 100.0, 300.0])], &["x", "y"]);
         assert!(peers[0].ratio.is_none());
         assert_eq!(peers[1].ratio, Some(Ratio { of_medians: 0.75, min: 0.5, max: 1.5 }));
-        let open_loop = vec![OpenLoop { peer: "b", steps: None }];
-        let text = Comparison { connections: 4, peers, open_loop }.to_text();
+        let text = Comparison { connections: 4, peers, open_loop: Vec::new() }.to_text();
         assert!(text.contains("b / a: 0.750 of medians, pairs 0.500 to 1.500"), "{text}");
-        assert!(text.contains("not measured open loop"), "{text}");
     }
 
     #[test]

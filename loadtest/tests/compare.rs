@@ -115,22 +115,26 @@ fn two_servers_take_turns_and_leave_nothing_behind() {
 }
 
 #[test]
-fn only_http_is_measured_open_loop() {
-    let peers = [start("nginx"), start("redis")];
+fn every_peer_is_measured_open_loop() {
+    let names = ["nginx", "redis", "nats", "postgres"];
+    let peers = names.map(start);
     let plan = ComparePlan { connections: vec![4], rounds: 1, open_loop: true, ..short_plan() };
     let mut steps = Vec::new();
     let comparisons = compare_peers(&peers, &plan, |event| {
         if let Event::OpenLoop(peer, step) = event {
-            steps.push((peer, step.percent_of_peak));
+            steps.push((step.percent_of_peak, peer));
         }
     });
     let comparisons = comparisons.unwrap();
-    assert_eq!(steps, [25, 50, 75, 90].map(|percent| ("nginx", percent)));
-    let [http, other] = &comparisons[0].open_loop[..] else { panic!("{comparisons:?}") };
-    let http = http.steps.as_ref().unwrap();
-    assert!(http.iter().all(|step| step.latency.max_ms > 0.0 && step.acknowledged_per_second > 0.0), "{http:?}");
-    assert!((http[1].due_per_second / comparisons[0].peers[0].median_per_second - 0.5).abs() < 0.01);
-    assert!(other.steps.is_none());
+    assert_eq!(steps, [25, 50, 75, 90].map(|percent| names.map(|name| (percent, name))).concat());
+    for (peer, open_loop) in comparisons[0].peers.iter().zip(&comparisons[0].open_loop) {
+        assert_eq!((open_loop.peer, open_loop.steps.len()), (peer.peer, 4));
+        for step in &open_loop.steps {
+            assert!(step.latency.max_ms > 0.0 && step.acknowledged_per_second > 0.0, "{open_loop:?}");
+            let share = f64::from(step.percent_of_peak) / 100.0;
+            assert!((step.due_per_second / peer.median_per_second - share).abs() < 0.01, "{open_loop:?}");
+        }
+    }
 }
 
 #[test]

@@ -12,6 +12,7 @@ mod progress;
 mod request;
 mod response;
 mod retry;
+mod source;
 mod target;
 mod worker;
 
@@ -20,6 +21,7 @@ pub(crate) use outcome::latency_histogram;
 pub use plan::{Limits, Load, Payload, Plan};
 pub use progress::{Progress, ProgressCounts};
 pub use retry::{FailureKind, RetryPolicy};
+pub(crate) use source::{Source, lock};
 pub use target::Target;
 
 use outcome::Tally;
@@ -27,7 +29,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::task::JoinSet;
-use worker::{Run, Worker, lock};
+use worker::{Run, Worker};
 
 /// How often a thread looks whether the run was cancelled.
 const CANCEL_CHECK: Duration = Duration::from_millis(50);

@@ -1,16 +1,15 @@
 //! The loop of one connection: take the next request, wait until it is due, send it until it is settled.
 
+use super::Plan;
 use super::connection::Connection;
 use super::outcome::Tally;
 use super::progress::Progress;
 use super::request::RequestTemplate;
 use super::retry::{FailureKind, RetryPolicy};
-use super::{Load, Plan};
-use crate::order::MAX_RECORDS;
-use crate::schedule::Schedule;
+use super::source::{Source, lock};
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 /// How long a connection that could not be opened rests in a closed loop without retries, where nothing else would
@@ -27,55 +26,11 @@ pub struct Run {
     source: Source,
 }
 
-enum Source {
-    Open(Mutex<(u32, Schedule)>),
-    Closed { next: AtomicU64, records: u64, duration: Duration },
-}
-
-/// The next request, and when it is due; all times are since the start of the run.
-struct Job {
-    index: u32,
-    due: Duration,
-}
-
 impl Run {
     pub fn new(plan: &Plan, addresses: Arc<[SocketAddr]>, progress: Arc<Progress>, start: Instant) -> Self {
-        let source = match &plan.load {
-            Load::Open(schedule) => Source::Open(Mutex::new((0, schedule.clone()))),
-            Load::Closed { records, duration } => Source::Closed {
-                next: AtomicU64::new(0),
-                records: records.unwrap_or(MAX_RECORDS),
-                duration: duration.unwrap_or(Duration::MAX),
-            },
-        };
-        Self { start, progress, addresses, template: RequestTemplate::new(plan), retry: plan.retry.clone(), source }
+        let (template, retry, source) = (RequestTemplate::new(plan), plan.retry.clone(), Source::new(&plan.load));
+        Self { start, progress, addresses, template, retry, source }
     }
-
-    fn next_job(&self) -> Option<Job> {
-        match &self.source {
-            Source::Open(schedule) => {
-                let mut schedule = lock(schedule);
-                let due = Duration::from_nanos(schedule.1.next()?);
-                let index = schedule.0;
-                schedule.0 += 1;
-                Some(Job { index, due })
-            }
-            Source::Closed { next, records, duration } => {
-                let due = self.start.elapsed();
-                if due >= *duration {
-                    return None;
-                }
-                let index = next.fetch_add(1, Relaxed);
-                let index = u32::try_from(index).ok().filter(|_| index < *records)?;
-                Some(Job { index, due })
-            }
-        }
-    }
-}
-
-/// A thread that panicked is reported by its join; what it had counted is still there to read.
-pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// One connection with its own requests, counting into its thread's tally.
@@ -96,8 +51,8 @@ impl Worker {
 
     /// Works until there is nothing left to send.
     pub async fn work(mut self) {
-        while let Some(job) = self.run.next_job() {
-            let started = self.wait_until(job.due).await;
+        while let Some(job) = self.run.source.next(self.run.start) {
+            let started = job.wait(self.run.start).await;
             self.run.progress.offered.fetch_add(1, Relaxed);
             lock(&self.tally).started(job.due, started.saturating_sub(job.due));
             self.run.template.write(job.index, &mut self.body, &mut self.request);
@@ -113,18 +68,6 @@ impl Worker {
                     self.rest_after(failure).await;
                 }
             }
-        }
-    }
-
-    /// Returns when `due` has come, with the time it is then. Timers have a resolution of 1 ms and never fire early.
-    async fn wait_until(&self, due: Duration) -> Duration {
-        loop {
-            let now = self.run.start.elapsed();
-            let left = due.saturating_sub(now);
-            if left.is_zero() {
-                return now;
-            }
-            tokio::time::sleep(left).await;
         }
     }
 

@@ -1,7 +1,7 @@
 //! RabbitMQ: each order is a persistent message of one quorum queue, published on a channel that confirms.
 
 use super::WireError;
-use super::closed_loop::Client;
+use super::clients::Client;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties};

@@ -2,19 +2,10 @@
 
 use super::{Measured, RoundPlan, WireError};
 use crate::engine::{self, Load, Outcome, Plan, Progress};
-use crate::schedule::Schedule;
 use std::fmt::Write;
 use std::sync::Arc;
 
-pub fn closed_loop(url: &str, plan: &RoundPlan) -> Result<Measured, WireError> {
-    run(url, plan, Load::Closed { records: None, duration: Some(plan.duration) })
-}
-
-pub fn open_loop(url: &str, plan: &RoundPlan, schedule: Schedule) -> Result<Measured, WireError> {
-    run(url, plan, Load::Open(schedule))
-}
-
-fn run(url: &str, round: &RoundPlan, load: Load) -> Result<Measured, WireError> {
+pub fn run(url: &str, round: &RoundPlan, load: Load) -> Result<Measured, WireError> {
     let mut plan = Plan::new(url, load)?;
     plan.connections = round.connections;
     plan.threads = round.threads;

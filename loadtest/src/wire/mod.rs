@@ -1,20 +1,21 @@
 //! What the peers of a comparison speak, each with a client of its own that does as little as its protocol allows.
 //!
-//! HTTP is loaded by the [`engine`](crate::engine). The others have a file each with a `Client`, and `closed_loop`
-//! drives them all alike: one request in flight a client, the next one when the last is acknowledged.
+//! HTTP is loaded by the [`engine`](crate::engine). The others have a file each with a `Client`, and `clients` drives
+//! them all alike: one request in flight a client, which takes the next one when the last is acknowledged. In a closed
+//! loop that one is due at once, in an open loop when the schedule says so.
 
 #[cfg(feature = "brokers")]
 mod amqp;
-mod closed_loop;
+mod clients;
 mod http;
 mod nats;
 mod postgres;
 mod redis;
 mod text_stream;
 
-use crate::engine::EngineError;
+use crate::engine::{EngineError, Load};
 use crate::schedule::Schedule;
-use closed_loop::Client;
+use clients::Client;
 use hdrhistogram::Histogram;
 use std::fmt;
 use std::io;
@@ -58,11 +59,11 @@ pub enum Wire {
 /// A load of one round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RoundPlan {
-    /// Requests in flight: connections, or channels where a protocol has them.
+    /// Requests in flight at most: connections, or channels where a protocol has them.
     pub connections: usize,
     /// Threads of the load generator.
     pub threads: usize,
-    /// How long new requests are started.
+    /// How long a closed loop starts new requests. An open loop ends with its schedule.
     pub duration: Duration,
 }
 
@@ -73,7 +74,7 @@ pub struct Measured {
     pub offered: u64,
     /// Requests that the server acknowledged.
     pub acknowledged: u64,
-    /// From the first request to the last acknowledgement.
+    /// From the time at which the first request was due to the last acknowledgement.
     pub seconds: f64,
     /// Microseconds from sending (closed loop) or from the due time (open loop) to the acknowledgement.
     pub latency_us: Histogram<u64>,
@@ -124,30 +125,32 @@ pub enum WireError {
 }
 
 impl Wire {
-    /// Runs one closed-loop round of flash-sale orders. Blocks.
+    /// Runs one closed-loop round of flash-sale orders: each is sent when the last one of its connection is
+    /// acknowledged. Blocks.
     ///
     /// # Errors
     /// The load cannot be made or a connection cannot be opened. A request that fails is part of what is measured.
     pub fn closed_loop(&self, plan: &RoundPlan) -> Result<Measured, WireError> {
-        match self {
-            Self::Http { url } => http::closed_loop(url, plan),
-            Self::Redis { port } => closed_loop::run::<redis::Redis>(*port, plan),
-            Self::Nats { port } => closed_loop::run::<nats::Nats>(*port, plan),
-            Self::Postgres { port } => closed_loop::run::<postgres::Postgres>(*port, plan),
-            #[cfg(feature = "brokers")]
-            Self::Amqp { port } => closed_loop::run::<amqp::Amqp>(*port, plan),
-        }
+        self.run(plan, Load::Closed { records: None, duration: Some(plan.duration) })
     }
 
-    /// Runs one open-loop round, with latency from each request's due time; `None` where only the closed loop can be
-    /// run, which is everywhere but over HTTP. The plan's duration is not looked at. Blocks.
+    /// Runs one open-loop round of flash-sale orders: each is due when the schedule says so, is sent then or, if every
+    /// connection is still busy, as soon as one is not, and its latency counts from when it was due. Blocks.
     ///
     /// # Errors
     /// As for [`Wire::closed_loop`].
-    pub fn open_loop(&self, plan: &RoundPlan, schedule: Schedule) -> Result<Option<Measured>, WireError> {
+    pub fn open_loop(&self, plan: &RoundPlan, schedule: Schedule) -> Result<Measured, WireError> {
+        self.run(plan, Load::Open(schedule))
+    }
+
+    fn run(&self, plan: &RoundPlan, load: Load) -> Result<Measured, WireError> {
         match self {
-            Self::Http { url } => http::open_loop(url, plan, schedule).map(Some),
-            _ => Ok(None),
+            Self::Http { url } => http::run(url, plan, load),
+            Self::Redis { port } => clients::run::<redis::Redis>(*port, plan, &load),
+            Self::Nats { port } => clients::run::<nats::Nats>(*port, plan, &load),
+            Self::Postgres { port } => clients::run::<postgres::Postgres>(*port, plan, &load),
+            #[cfg(feature = "brokers")]
+            Self::Amqp { port } => clients::run::<amqp::Amqp>(*port, plan, &load),
         }
     }
 

@@ -1,7 +1,7 @@
 //! NATS JetStream: each order is a message of one stream, published with an inbox for the stream's acknowledgement.
 
 use super::WireError;
-use super::closed_loop::Client;
+use super::clients::Client;
 use super::text_stream::{TextStream, number};
 use crate::order::write_decimal;
 use serde::Deserialize;

@@ -1,7 +1,7 @@
 //! PostgreSQL: each order is a row, inserted by a prepared statement that is a transaction of its own.
 
 use super::WireError;
-use super::closed_loop::Client;
+use super::clients::Client;
 use tokio_postgres::{Client as Session, NoTls, Statement};
 
 const CREATE: &str = "CREATE TABLE IF NOT EXISTS orders (order_id text PRIMARY KEY, user_id text, body text)";

@@ -1,7 +1,7 @@
 //! Redis: each order is an entry of one stream. Of RESP only what XADD and XLEN need.
 
 use super::WireError;
-use super::closed_loop::Client;
+use super::clients::Client;
 use super::text_stream::{TextStream, number};
 use crate::order::write_decimal;
 

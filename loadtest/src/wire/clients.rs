@@ -1,24 +1,23 @@
-//! The closed loop of everything that is not HTTP.
+//! The load of everything that is not HTTP, closed or open loop.
 //!
 //! Connections are opened before the clock starts: what a protocol takes to say hello is not compared, and PostgreSQL
 //! would pay for 256 new processes in every round.
 
 use super::{Measured, RoundPlan, WireError};
-use crate::engine::latency_histogram;
-use crate::order::{MAX_RECORDS, RunId, write_order};
+use crate::engine::{Load, Source, latency_histogram, lock};
+use crate::order::{RunId, write_order};
 use hdrhistogram::Histogram;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 /// How long opening all connections of a thread may take.
 const OPEN_TIMEOUT: Duration = Duration::from_mins(1);
-/// How long after the last request was started its answer may take. One timer for all of a thread's requests, because
-/// one for each would be work that the protocol does not ask for.
+/// How long the answers that a thread waits for may all stay away. One timer for all of a thread's requests, because one
+/// for each would be work that the protocol does not ask for.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// The orders are those of the HTTP peers.
 const SEED: u64 = 1;
@@ -41,24 +40,23 @@ pub trait Client: Sized + Send + 'static {
 /// What all workers of a round share.
 struct Round {
     port: u16,
-    duration: Duration,
     run: RunId,
-    next: AtomicU64,
+    source: Source,
 }
 
 /// One thread's share of what is measured.
 struct Tally {
     offered: u64,
     acknowledged: u64,
+    first_due: Option<Duration>,
     last_acknowledged: Duration,
     latency_us: Histogram<u64>,
     failure: Option<String>,
 }
 
-pub fn run<C: Client>(port: u16, plan: &RoundPlan) -> Result<Measured, WireError> {
+pub fn run<C: Client>(port: u16, plan: &RoundPlan, load: &Load) -> Result<Measured, WireError> {
     let threads = plan.threads.min(plan.connections).max(1);
-    let round = Round { port, duration: plan.duration, run: RunId::random(), next: AtomicU64::new(0) };
-    let round = Arc::new(round);
+    let round = Arc::new(Round { port, run: RunId::random(), source: Source::new(load) });
     thread::scope(|scope| {
         let (opened, openings) = channel();
         let mut starts = Vec::with_capacity(threads);
@@ -110,16 +108,7 @@ fn run_thread<C: Client>(
         for client in clients {
             workers.spawn(work(client, round.clone(), tally.clone(), start));
         }
-        let all = async {
-            while let Some(joined) = workers.join_next().await {
-                joined.map_err(|_| WireError::WorkerPanicked)?;
-            }
-            Ok(())
-        };
-        timeout(round.duration + ANSWER_TIMEOUT, all).await.unwrap_or_else(|_| {
-            lock(&tally).failed(&WireError::Timeout(ANSWER_TIMEOUT));
-            Ok(())
-        })
+        finish(workers, &tally).await
     });
     ended?;
     // Dropping the runtime drops every worker that was given up, so the tally has no other owner left.
@@ -128,29 +117,42 @@ fn run_thread<C: Client>(
     Ok(std::mem::replace(&mut *lock(&tally), empty))
 }
 
+/// Waits for the workers, or gives them up when no answer comes any more.
+async fn finish(mut workers: JoinSet<()>, tally: &Mutex<Tally>) -> Result<(), WireError> {
+    let mut acknowledged_then = None;
+    loop {
+        tokio::select! {
+            joined = workers.join_next() => match joined {
+                None => return Ok(()),
+                Some(joined) => joined.map_err(|_| WireError::WorkerPanicked)?,
+            },
+            () = sleep(ANSWER_TIMEOUT) => {
+                let mut tally = lock(tally);
+                if acknowledged_then == Some(tally.acknowledged) {
+                    tally.failed(&WireError::Timeout(ANSWER_TIMEOUT));
+                    return Ok(());
+                }
+                // A thread that waits for no answer, because nothing is due, may wait for longer.
+                acknowledged_then = (tally.offered > tally.acknowledged).then_some(tally.acknowledged);
+            },
+        }
+    }
+}
+
 /// The loop of one client. It ends with the first failure, since a round with any is of no use.
 async fn work<C: Client>(mut client: C, round: Arc<Round>, tally: Arc<Mutex<Tally>>, start: Instant) {
     let mut order = Vec::new();
-    loop {
-        let due = start.elapsed();
-        let index = round.next.fetch_add(1, Relaxed);
-        let Some(index) = u32::try_from(index).ok().filter(|_| index < MAX_RECORDS && due < round.duration) else {
-            return;
-        };
+    while let Some(job) = round.source.next(start) {
         order.clear();
-        write_order(&round.run, SEED, index, &mut order);
-        lock(&tally).offered += 1;
+        write_order(&round.run, SEED, job.index, &mut order);
+        job.wait(start).await;
+        lock(&tally).started(job.due);
         if let Err(error) = client.publish(&order).await {
             lock(&tally).failed(&error);
             return;
         }
-        lock(&tally).acknowledged(due, start.elapsed());
+        lock(&tally).acknowledged(job.due, start.elapsed());
     }
-}
-
-/// A worker that panicked is reported by its join; what it had counted is still there to read.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Tally {
@@ -158,10 +160,16 @@ impl Tally {
         Ok(Self {
             offered: 0,
             acknowledged: 0,
+            first_due: None,
             last_acknowledged: Duration::ZERO,
             latency_us: latency_histogram()?,
             failure: None,
         })
+    }
+
+    fn started(&mut self, due: Duration) {
+        self.offered += 1;
+        self.first_due = Some(self.first_due.map_or(due, |first| first.min(due)));
     }
 
     fn acknowledged(&mut self, due: Duration, at: Duration) {
@@ -178,20 +186,79 @@ impl Tally {
     fn merge(&mut self, other: Self) {
         self.offered += other.offered;
         self.acknowledged += other.acknowledged;
+        self.first_due = self.first_due.into_iter().chain(other.first_due).min();
         self.last_acknowledged = self.last_acknowledged.max(other.last_acknowledged);
         // Both have the same bounds, so adding them cannot fail.
         self.latency_us += other.latency_us;
         self.failure = self.failure.take().or(other.failure);
     }
 
-    /// Every round starts with a request at 0, so its last acknowledgement is how long it took.
     fn measured(self) -> Measured {
+        let first_due = self.first_due.unwrap_or_default();
         Measured {
             offered: self.offered,
             acknowledged: self.acknowledged,
-            seconds: self.last_acknowledged.as_secs_f64(),
+            seconds: self.last_acknowledged.saturating_sub(first_due).as_secs_f64(),
             latency_us: self.latency_us,
             failure: self.failure,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::schedule::Schedule;
+
+    const ANSWER: Duration = Duration::from_millis(5);
+    const ROUND: RoundPlan = RoundPlan { connections: 2, threads: 2, duration: Duration::from_millis(20) };
+
+    /// Acknowledges every order after `ANSWER`, which timers never cut short.
+    struct Slow;
+
+    impl Client for Slow {
+        async fn open(_port: u16, count: usize) -> Result<Vec<Self>, WireError> {
+            Ok((0..count).map(|_| Self).collect())
+        }
+
+        async fn publish(&mut self, _order: &[u8]) -> Result<(), WireError> {
+            sleep(ANSWER).await;
+            Ok(())
+        }
+
+        async fn prepare(_port: u16) -> Result<(), WireError> {
+            Ok(())
+        }
+
+        async fn held(_port: u16) -> Result<u64, WireError> {
+            Ok(0)
+        }
+    }
+
+    #[test]
+    fn open_loop_latency_counts_from_the_due_time() {
+        let load = Load::Open(Schedule::burst(6).unwrap());
+        let measured = run::<Slow>(0, &ROUND, &load).unwrap();
+        assert_eq!((measured.offered, measured.acknowledged, measured.latency_us.len()), (6, 6, 6));
+        // Whichever of the two clients takes more of the six, its third order has waited for two others.
+        assert!(u128::from(measured.latency_us.max()) >= 3 * ANSWER.as_micros(), "{measured:?}");
+        assert!(measured.seconds >= 3.0 * ANSWER.as_secs_f64(), "{measured:?}");
+    }
+
+    #[test]
+    fn an_open_loop_waits_until_a_request_is_due() {
+        let load = Load::Open(Schedule::constant(3, 100.0).unwrap());
+        let measured = run::<Slow>(0, &ROUND, &load).unwrap();
+        assert_eq!((measured.offered, measured.acknowledged), (3, 3));
+        // The last one is due 20 ms after the first.
+        assert!(measured.seconds >= 0.02 + ANSWER.as_secs_f64(), "{measured:?}");
+    }
+
+    #[test]
+    fn a_closed_loop_ends_when_its_time_is_over() {
+        let load = Load::Closed { records: None, duration: Some(ROUND.duration) };
+        let measured = run::<Slow>(0, &ROUND, &load).unwrap();
+        assert!(measured.offered > 0 && measured.acknowledged == measured.offered, "{measured:?}");
+        assert!(u128::from(measured.latency_us.min()) >= ANSWER.as_micros(), "{measured:?}");
     }
 }

@@ -1,0 +1,76 @@
+//! Where the requests of a run come from: each has a number and a time at which it is due.
+
+use super::Load;
+use crate::order::MAX_RECORDS;
+use crate::schedule::Schedule;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Gives out each request once, to whichever connection asks next.
+pub enum Source {
+    /// Requests are due when the schedule says so.
+    Open(Mutex<(u32, Schedule)>),
+    /// Requests are due when a connection asks for one.
+    Closed { next: AtomicU64, records: u64, duration: Duration },
+}
+
+/// The next request, and when it is due, from the start of the run.
+pub struct Job {
+    pub index: u32,
+    pub due: Duration,
+}
+
+impl Source {
+    pub fn new(load: &Load) -> Self {
+        match load {
+            Load::Open(schedule) => Self::Open(Mutex::new((0, schedule.clone()))),
+            Load::Closed { records, duration } => Self::Closed {
+                next: AtomicU64::new(0),
+                records: records.unwrap_or(MAX_RECORDS),
+                duration: duration.unwrap_or(Duration::MAX),
+            },
+        }
+    }
+
+    /// The next request of a run that began at `start`; `None` once there are no more.
+    pub fn next(&self, start: Instant) -> Option<Job> {
+        match self {
+            Self::Open(schedule) => {
+                let mut schedule = lock(schedule);
+                let due = Duration::from_nanos(schedule.1.next()?);
+                let index = schedule.0;
+                schedule.0 += 1;
+                Some(Job { index, due })
+            }
+            Self::Closed { next, records, duration } => {
+                let due = start.elapsed();
+                if due >= *duration {
+                    return None;
+                }
+                let index = next.fetch_add(1, Relaxed);
+                let index = u32::try_from(index).ok().filter(|_| index < *records)?;
+                Some(Job { index, due })
+            }
+        }
+    }
+}
+
+impl Job {
+    /// Returns when the request is due, with the time it is then. Timers have a resolution of 1 ms and never fire early.
+    pub async fn wait(&self, start: Instant) -> Duration {
+        loop {
+            let now = start.elapsed();
+            let left = self.due.saturating_sub(now);
+            if left.is_zero() {
+                return now;
+            }
+            tokio::time::sleep(left).await;
+        }
+    }
+}
+
+/// A thread that panicked is reported by its join; what it had counted is still there to read.
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
