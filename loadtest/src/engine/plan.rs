@@ -13,8 +13,8 @@ pub enum Load {
     /// Each request has a due time, whatever the server does, and its latency counts from then.
     Open(Schedule),
     /// Each connection sends its next request when the last one is settled, and latency counts from sending.
-    /// Ends after `records` requests or after `duration`, whichever comes first; without either it runs until it is
-    /// cancelled or until a run can number no more.
+    /// Ends after `records` requests or after `duration`, whichever comes first, but not before its first request;
+    /// without either it runs until it is cancelled or until a run can number no more.
     Closed {
         /// The most requests to send.
         records: Option<u64>,
