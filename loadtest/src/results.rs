@@ -141,6 +141,19 @@ impl Figures {
     }
 }
 
+/// The middle value, or the mean of the two middle ones; 0 of nothing.
+#[must_use]
+pub fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let middle = sorted.len() / 2;
+    match sorted.len() {
+        0 => 0.0,
+        length if length.is_multiple_of(2) => f64::midpoint(sorted[middle - 1], sorted[middle]),
+        _ => sorted[middle],
+    }
+}
+
 /// Lays rows out in two columns, a line each.
 #[must_use]
 pub fn aligned(rows: &[(String, String)]) -> String {
@@ -254,5 +267,12 @@ mod tests {
         assert!(text.contains("Total count    =            4]"), "{text}");
         assert!(text.ends_with("SubBuckets     =         2048]\n"), "{text}");
         assert!(hgrm(&histogram([])).contains("Total count    =            0]"));
+    }
+
+    #[test]
+    fn medians_are_in_the_middle() {
+        for (values, expected) in [(&[][..], 0.0), (&[3.0], 3.0), (&[3.0, 1.0], 2.0), (&[9.0, 1.0, 2.0], 2.0)] {
+            assert!((median(values) - expected).abs() < f64::EPSILON);
+        }
     }
 }

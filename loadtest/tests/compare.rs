@@ -13,6 +13,7 @@ use forebay_loadtest::peer::{Peer, RunningPeer, StartOptions};
 use forebay_loadtest::wire::RoundPlan;
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -116,8 +117,9 @@ fn two_servers_take_turns_and_leave_nothing_behind() {
 
 #[test]
 fn every_peer_is_measured_open_loop() {
-    let names = ["nginx", "redis", "nats", "postgres"];
-    let peers = names.map(start);
+    let mut names = vec!["nginx", "redis", "nats", "postgres"];
+    names.extend(cfg!(feature = "brokers").then_some("rabbitmq"));
+    let peers: Vec<RunningPeer> = names.iter().copied().map(start).collect();
     let plan = ComparePlan { connections: vec![4], rounds: 1, open_loop: true, ..short_plan() };
     let mut steps = Vec::new();
     let comparisons = compare_peers(&peers, &plan, |event| {
@@ -126,7 +128,8 @@ fn every_peer_is_measured_open_loop() {
         }
     });
     let comparisons = comparisons.unwrap();
-    assert_eq!(steps, [25, 50, 75, 90].map(|percent| names.map(|name| (percent, name))).concat());
+    let in_turns = [25, 50, 75, 90].into_iter().flat_map(|percent| names.iter().map(move |name| (percent, *name)));
+    assert_eq!(steps, in_turns.collect::<Vec<_>>());
     for (peer, open_loop) in comparisons[0].peers.iter().zip(&comparisons[0].open_loop) {
         assert_eq!((open_loop.peer, open_loop.steps.len()), (peer.peer, 4));
         for step in &open_loop.steps {
@@ -138,11 +141,37 @@ fn every_peer_is_measured_open_loop() {
 }
 
 #[test]
+fn the_command_writes_a_page_and_json() {
+    let directory = tempfile::tempdir().unwrap();
+    let (html, json) = (directory.path().join("compare.html"), directory.path().join("compare.json"));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_forebay-loadtest"));
+    command.args(["compare", "--peer", "nginx", "--peer", "redis", "--connections", "1,3", "--rounds", "2"]);
+    command.args(["--seconds", "0.05", "--open", "--html"]).arg(&html).arg("--json").arg(&json);
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+
+    let page = fs::read_to_string(html).unwrap();
+    assert!(page.starts_with("<!DOCTYPE html>") && page.ends_with("</html>"), "{page}");
+    // For each number of connections: requests per second, p50, p99, p99.9 and max.
+    assert_eq!(page.matches("<svg").count(), 2 * 5, "{page}");
+    assert!(page.contains("--seconds 0.05 --open"), "{page}");
+    assert!(!page.contains("src=") && !page.contains("href="), "{page}");
+
+    let json: serde_json::Value = serde_json::from_str(&fs::read_to_string(json).unwrap()).unwrap();
+    assert_eq!(json["rounds"].as_array().unwrap().len(), 2 * 2 * 2);
+    for open_loop in json["comparisons"][1]["open_loop"].as_array().unwrap() {
+        let percents: Vec<_> =
+            open_loop["steps"].as_array().unwrap().iter().map(|step| &step["percent_of_peak"]).collect();
+        assert_eq!(percents, [25, 50, 75, 90]);
+    }
+}
+
+#[test]
 fn a_server_that_has_gone_fails_the_comparison() {
     for name in ["nginx", "redis"] {
         let peer = start(name);
         let group = format!("-{}", peer.process_group());
-        assert!(std::process::Command::new("kill").args(["-KILL", "--", &group]).status().unwrap().success());
+        assert!(Command::new("kill").args(["-KILL", "--", &group]).status().unwrap().success());
         let failed = compare_peers(&[peer], &short_plan(), |_| {}).unwrap_err();
         assert!(matches!(failed, CompareError::BadRound { .. } | CompareError::Wire { .. }), "{failed}");
     }

@@ -4,7 +4,7 @@ use anyhow::{Result, ensure};
 use clap::Args;
 use forebay_loadtest::compare::{ComparePlan, Comparison, Event, Round, compare_peers};
 use forebay_loadtest::peer::{Peer, RunningPeer, StartOptions};
-use forebay_loadtest::report::Machine;
+use forebay_loadtest::report::{Document, Machine};
 use forebay_loadtest::results::rate;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -55,6 +55,9 @@ pub struct CompareArguments {
     /// Writes every figure as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Writes the comparison with plots as one HTML page
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
 }
 
 pub fn compare(arguments: &CompareArguments) -> Result<()> {
@@ -83,7 +86,8 @@ pub fn compare(arguments: &CompareArguments) -> Result<()> {
     for comparison in &comparisons {
         print!("\n{}", comparison.to_text());
     }
-    write_json(arguments, &rounds, &comparisons)
+    write_json(arguments, &rounds, &comparisons)?;
+    write_html(arguments, &peers, &comparisons)
 }
 
 fn start(arguments: &CompareArguments) -> Result<Vec<RunningPeer>> {
@@ -117,4 +121,18 @@ fn write_json(arguments: &CompareArguments, rounds: &[Round], comparisons: &[Com
         "rounds": rounds,
     });
     super::write(path, &format!("{json:#}\n"))
+}
+
+fn write_html(arguments: &CompareArguments, peers: &[RunningPeer], comparisons: &[Comparison]) -> Result<()> {
+    let Some(path) = &arguments.html else { return Ok(()) };
+    let names: Vec<&str> = peers.iter().map(|peer| peer.name).collect();
+    let (names, rounds, seconds) = (names.join(", "), arguments.rounds, arguments.seconds);
+    let page = Document {
+        title: "Servers in turns",
+        summary: &format!("{names}: {rounds} rounds of {seconds} s each, in turns, for each number of connections."),
+        command_line: &super::command_line(),
+        machine: &Machine::from_proc(),
+        sections: comparisons.iter().flat_map(Comparison::to_sections).collect(),
+    };
+    super::write(path, &page.to_html()?)
 }

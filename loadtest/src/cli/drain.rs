@@ -3,9 +3,8 @@
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 use forebay_loadtest::bulk::{BulkPlan, BulkRound, compare_bulk};
-use forebay_loadtest::compare::median;
 use forebay_loadtest::report::Machine;
-use forebay_loadtest::results::rate;
+use forebay_loadtest::results::{median, rate};
 use forebay_loadtest::verify::Sink;
 use std::path::PathBuf;
 

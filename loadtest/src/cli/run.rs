@@ -225,11 +225,10 @@ fn write_files(arguments: &RunArguments, plan: &Plan, outcome: &Outcome, figures
         super::write(path, &hgrm(&outcome.latency_us))?;
     }
     if let Some(path) = &arguments.html {
-        let command_line: Vec<String> = std::env::args().collect();
         let page = report::html(&Report {
             title: "Load test",
             summary: &format!("Run {} against {}.", plan.run, arguments.url),
-            command_line: &command_line.join(" "),
+            command_line: &super::command_line(),
             machine: &machine,
             figures: &figures.rows(),
             latency_us: &outcome.latency_us,

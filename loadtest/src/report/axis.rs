@@ -9,7 +9,7 @@ const STEPS: [f64; 3] = [1.0, 2.0, 5.0];
 /// Above as many powers of ten, only the powers are labelled.
 const POWERS_WITH_STEPS_MAX: u32 = 3;
 /// Above as many, not even each of them.
-const POWERS_LABELED_MAX: u32 = 10;
+const POWERS_LABELLED_MAX: u32 = 10;
 /// How far a value may be from a step and still be that step, relative to it: more than rounding ever adds.
 const TOLERANCE: f64 = 1e-9;
 
@@ -22,6 +22,8 @@ pub enum Axis {
     Log(Range<f64>),
     /// From the median's side of a distribution to its tail, one unit for each further nine: log10 of 1/(1 − p).
     Percentile(Range<f64>),
+    /// A column for each name, one unit wide.
+    Categorical(Vec<String>),
 }
 
 impl Axis {
@@ -48,6 +50,11 @@ impl Axis {
         Self::Percentile(0.0..values.fold(1.0, f64::max) + 0.05)
     }
 
+    /// Where bars stand on the axis.
+    pub fn base(&self) -> f64 {
+        if let Self::Log(range) = self { range.start } else { 0.0 }
+    }
+
     /// Whether the value has a place on the axis.
     pub fn has(&self, value: f64) -> bool {
         value.is_finite() && (value > 0.0 || !matches!(self, Self::Log(_)))
@@ -55,9 +62,10 @@ impl Axis {
 
     /// Where on the axis a value is: 0 at its start, 1 at its end.
     fn share(&self, value: f64) -> f64 {
+        let Range { start, end } = self.range();
         match self {
-            Self::Linear(range) | Self::Percentile(range) => (value - range.start) / (range.end - range.start),
-            Self::Log(range) => (value.ln() - range.start.ln()) / (range.end.ln() - range.start.ln()),
+            Self::Log(_) => (value.ln() - start.ln()) / (end.ln() - start.ln()),
+            _ => (value - start) / (end - start),
         }
     }
 }
@@ -80,12 +88,15 @@ impl Ranged for Axis {
                 let nines = (1u8..).map(f64::from).take_while(|nines| *nines <= range.end);
                 [0.0, 2f64.log10()].into_iter().chain(nines).collect()
             }
+            Self::Categorical(names) => (0..names.len()).map(|column| column as f64 + 0.5).collect(),
         }
     }
 
     fn range(&self) -> Range<f64> {
-        let (Self::Linear(range) | Self::Log(range) | Self::Percentile(range)) = self;
-        range.clone()
+        match self {
+            Self::Linear(range) | Self::Log(range) | Self::Percentile(range) => range.clone(),
+            Self::Categorical(names) => 0.0..names.len().max(1) as f64,
+        }
     }
 }
 
@@ -94,8 +105,15 @@ impl ValueFormatter<f64> for Axis {
         match self {
             Self::Linear(_) | Self::Log(_) => number(*value),
             Self::Percentile(_) => format!("{}%", number(100.0 - 100.0 / 10f64.powf(*value))),
+            Self::Categorical(names) => name_at(names, *value).to_owned(),
         }
     }
+}
+
+/// The name of the column that a place on the axis lies in. Key points are in the middle of theirs.
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the casts saturate")]
+fn name_at(names: &[String], value: f64) -> &str {
+    names.get(value as usize).map_or("", String::as_str)
 }
 
 /// The exponent of the largest power of ten that is not above a positive value.
@@ -120,7 +138,7 @@ fn log_key_points(range: &Range<f64>) -> Vec<f64> {
     let (first, last) = (exponent(range.start), exponent(range.end));
     let powers = first.abs_diff(last);
     let steps = if powers > POWERS_WITH_STEPS_MAX { &STEPS[..1] } else { &STEPS[..] };
-    let stride = powers.div_ceil(POWERS_LABELED_MAX).max(1);
+    let stride = powers.div_ceil(POWERS_LABELLED_MAX).max(1);
     (first..=last)
         .step_by(stride as usize)
         .flat_map(|power| steps.iter().map(move |step| step * 10f64.powi(power)))

@@ -4,7 +4,11 @@ use super::axis::Axis;
 use super::page::{Frame, section};
 use super::plot::{Chart, HEADROOM, Line, Mark, PALETTE, values};
 use super::{Machine, ReportError};
+use crate::results::median;
 use maud::{Markup, html};
+
+/// The part of its column that a bar takes.
+const BAR_WIDTH: f64 = 0.6;
 
 /// A page about measurements, of one HTML file. All text is plain text: it is escaped.
 #[derive(Clone, Debug)]
@@ -43,7 +47,7 @@ pub struct Table {
     pub rows: Vec<Vec<String>>,
 }
 
-/// Lines over a common pair of axes, with a dot at each point.
+/// Lines over a common pair of axes, with a dot at each point; or bars, see [`Scale::Categorical`].
 #[derive(Clone, Debug)]
 pub struct Plot {
     /// The name of the horizontal axis, with its unit.
@@ -65,6 +69,10 @@ pub enum Scale {
     Linear,
     /// The same ratio has the same length. Points at zero or below have no place on it and are left out.
     Log,
+    /// A column for each series, under its label: a bar up to the median of its values, and a dot for each value, in
+    /// their order. Where the points are along this axis is not looked at. For the horizontal axis; a vertical one is
+    /// linear then.
+    Categorical,
 }
 
 /// One line of a plot.
@@ -125,27 +133,44 @@ impl Table {
 
 impl Plot {
     fn chart(&self) -> Chart {
-        let line = |(series, color): (&Series, _)| Line {
-            label: series.label.clone(),
-            color,
-            points: series.points.clone(),
-            mark: Mark::DottedLine,
+        let is_categorical = self.x_scale == Scale::Categorical;
+        let colors = PALETTE.into_iter().cycle();
+        let lines = self.series.iter().zip(colors).enumerate().map(|(column, (series, color))| {
+            let (points, mark) =
+                if is_categorical { series.bar(column) } else { (series.points.clone(), Mark::DottedLine) };
+            Line { label: series.label.clone(), color, points, mark }
+        });
+        let lines: Vec<Line> = lines.collect();
+        let x_axis = if is_categorical {
+            Axis::Categorical(self.series.iter().map(|series| series.label.clone()).collect())
+        } else {
+            self.x_scale.axis(values(&lines, |point| point.0), 1.0)
         };
-        let lines: Vec<Line> = self.series.iter().zip(PALETTE.into_iter().cycle()).map(line).collect();
         Chart {
             x_label: self.x_label,
             y_label: self.y_label,
-            x_axis: self.x_scale.axis(values(&lines, |point| point.0), 1.0),
+            x_axis,
             y_axis: self.y_scale.axis(values(&lines, |point| point.1), HEADROOM),
             lines,
         }
     }
 }
 
+impl Series {
+    /// The values side by side within a bar of the column.
+    fn bar(&self, column: usize) -> (Vec<(f64, f64)>, Mark) {
+        let values: Vec<f64> = self.points.iter().map(|point| point.1).filter(|value| value.is_finite()).collect();
+        let from = column as f64 + (1.0 - BAR_WIDTH) / 2.0;
+        let place = |number: usize| from + BAR_WIDTH * (number as f64 + 0.5) / values.len() as f64;
+        let points = values.iter().enumerate().map(|(number, value)| (place(number), *value)).collect();
+        (points, Mark::Bar { from, to: from + BAR_WIDTH, top: median(&values) })
+    }
+}
+
 impl Scale {
     fn axis(self, values: impl Iterator<Item = f64>, stretch: f64) -> Axis {
         match self {
-            Self::Linear => Axis::linear(values, stretch),
+            Self::Linear | Self::Categorical => Axis::linear(values, stretch),
             Self::Log => Axis::log(values),
         }
     }
@@ -206,6 +231,24 @@ mod tests {
         let line = |number: u32| Series { label: format!("line {number}"), points: vec![(1.0, number.into())] };
         let page = html_of(vec![plot(Scale::Linear, Scale::Linear, (0..20).map(line).collect())]);
         assert_eq!((page.matches("<circle").count(), page.matches("<i style").count()), (20, 20));
+    }
+
+    #[test]
+    fn bars_are_named_and_end_at_the_median() {
+        let bar = |label: &str, values: &[f64]| Series {
+            label: label.to_owned(),
+            points: values.iter().map(|value| (f64::NAN, *value)).collect(),
+        };
+        let series = vec![bar("a & b", &[3.0, 100.0, 7.0]), bar("none", &[]), bar("c", &[0.0, f64::NAN])];
+        for (y_scale, bars, dots) in [(Scale::Linear, 3, 4), (Scale::Log, 1, 3), (Scale::Categorical, 3, 4)] {
+            let page = html_of(vec![plot(Scale::Categorical, y_scale, series.clone())]);
+            assert_eq!(page.matches("<circle").count(), dots, "{y_scale:?}");
+            assert_eq!(page.matches("<rect").count(), bars, "{y_scale:?}");
+            assert!(page.contains("a &amp; b") && page.contains("none") && !page.contains("NaN"), "{page}");
+        }
+        let (points, mark) = series[0].bar(2);
+        assert!(matches!(mark, Mark::Bar { top: 7.0, from, to } if from > 2.0 && to < 3.0), "{mark:?}");
+        assert!(points.iter().all(|point| point.0 > 2.0 && point.0 < 3.0), "{points:?}");
     }
 
     #[test]

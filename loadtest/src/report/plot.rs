@@ -30,7 +30,7 @@ const GREY: RGBColor = RGBColor(135, 135, 135);
 pub const PALETTE: [RGBColor; 9] = [BLUE, ORANGE, RED, GREEN, VIOLET, TEAL, PINK, BROWN, GREY];
 
 /// How the points of a line are shown.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub enum Mark {
     /// Joined.
     Line,
@@ -38,6 +38,8 @@ pub enum Mark {
     DottedLine,
     /// Joined, with the area down to zero filled.
     Area,
+    /// A dot at each, and a bar of this range along the horizontal axis up to this value.
+    Bar { from: f64, to: f64, top: f64 },
 }
 
 /// Points that belong together.
@@ -65,13 +67,15 @@ pub fn values(lines: &[Line], coordinate: fn(&(f64, f64)) -> f64) -> impl Iterat
 }
 
 impl Chart {
-    /// The plot with a legend over it, which is text of the page.
+    /// The plot with a legend over it, which is text of the page. Where the axis has the names, there is no legend.
     pub fn to_markup(&self) -> Result<Markup, ReportError> {
         let svg = self.to_svg()?;
         Ok(html! {
-            p.legend {
-                @for line in &self.lines {
-                    span { i style={ "background:" (css(line.color)) } {} (line.label) }
+            @if !matches!(self.x_axis, Axis::Categorical(_)) {
+                p.legend {
+                    @for line in &self.lines {
+                        span { i style={ "background:" (css(line.color)) } {} (line.label) }
+                    }
                 }
             }
             (PreEscaped(svg))
@@ -118,15 +122,26 @@ impl Chart {
         let color = line.color;
         let has = |(x, y): &(f64, f64)| self.x_axis.has(*x) && self.y_axis.has(*y);
         let points = line.points.iter().copied().filter(has);
-        if line.mark == Mark::Area {
-            let area = AreaSeries::new(points, 0.0, color.mix(0.25)).border_style(color.stroke_width(1));
-            chart.draw_series(area)?;
-            return Ok(());
+        let dots = points.clone().map(|point| Circle::new(point, DOT_RADIUS, color.filled()));
+        match line.mark {
+            Mark::Line => {
+                chart.draw_series(LineSeries::new(points, color.stroke_width(2)))?;
+            }
+            Mark::DottedLine => {
+                chart.draw_series(LineSeries::new(points, color.stroke_width(2)))?;
+                chart.draw_series(dots)?;
+            }
+            Mark::Area => {
+                let area = AreaSeries::new(points, 0.0, color.mix(0.25)).border_style(color.stroke_width(1));
+                chart.draw_series(area)?;
+            }
+            Mark::Bar { from, to, top } => {
+                let corners = [(from, self.y_axis.base()), (to, top)];
+                let bar = self.y_axis.has(top).then(|| Rectangle::new(corners, color.mix(0.35).filled()));
+                chart.draw_series(bar)?;
+                chart.draw_series(dots)?;
+            }
         }
-        if line.mark == Mark::DottedLine {
-            chart.draw_series(points.clone().map(|point| Circle::new(point, DOT_RADIUS, color.filled())))?;
-        }
-        chart.draw_series(LineSeries::new(points, color.stroke_width(2)))?;
         Ok(())
     }
 }

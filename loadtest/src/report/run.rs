@@ -12,6 +12,7 @@ const SLOT_US: i64 = 100_000;
 /// Points that a plot of 900 pixels can show.
 const POINTS_MAX: usize = 1800;
 const TICKS_PER_HALF_DISTANCE: u32 = 10;
+
 /// Lays a report out as one HTML page that needs no other file.
 ///
 /// # Errors

@@ -1,7 +1,9 @@
 //! Peers side by side: rounds that take turns, so that what disturbs the machine disturbs each alike.
 
+mod page;
+
 use crate::peer::RunningPeer;
-use crate::results::{LatencyFigures, rate};
+use crate::results::{LatencyFigures, median, rate};
 use crate::schedule::{Schedule, ScheduleError};
 use crate::wire::{Measured, RoundPlan, WireError};
 use serde::Serialize;
@@ -304,19 +306,6 @@ fn figures(rounds: &[Vec<Round>], keeps: &[&'static str]) -> Vec<PeerFigures> {
     peers
 }
 
-/// The middle value, or the mean of the two middle ones; 0 of nothing.
-#[must_use]
-pub fn median(values: &[f64]) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let middle = sorted.len() / 2;
-    match sorted.len() {
-        0 => 0.0,
-        length if length.is_multiple_of(2) => f64::midpoint(sorted[middle - 1], sorted[middle]),
-        _ => sorted[middle],
-    }
-}
-
 impl Comparison {
     /// The comparison as lines of text.
     #[must_use]
@@ -384,12 +373,5 @@ mod tests {
         assert_eq!(peers[1].ratio, Some(Ratio { of_medians: 0.75, min: 0.5, max: 1.5 }));
         let text = Comparison { connections: 4, peers, open_loop: Vec::new() }.to_text();
         assert!(text.contains("b / a: 0.750 of medians, pairs 0.500 to 1.500"), "{text}");
-    }
-
-    #[test]
-    fn medians_are_in_the_middle() {
-        for (values, expected) in [(&[][..], 0.0), (&[3.0], 3.0), (&[3.0, 1.0], 2.0), (&[9.0, 1.0, 2.0], 2.0)] {
-            assert!((median(values) - expected).abs() < f64::EPSILON);
-        }
     }
 }
