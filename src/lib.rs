@@ -8,6 +8,7 @@
 // Vocabulary: imports nothing of ours but each other.
 pub mod clock;
 pub mod limits;
+pub mod scheduling;
 pub mod rate;
 pub mod record;
 pub mod ticket;

@@ -44,7 +44,7 @@ use crate::queue::{Health, Queue};
 use crate::ring::{Bell, IngressEnd, JournalEnd, ring};
 use crate::sink::{self, Part};
 use crate::ticket::TicketCodec;
-use crate::{clock, config};
+use crate::{clock, config, scheduling};
 
 /// Why a server did not start.
 #[derive(Debug, thiserror::Error)]
@@ -366,6 +366,7 @@ fn start_writer(parts: WriterParts, cpus: &CpuSet) -> Result<JoinHandle<()>, Sta
         let WriterParts { epoch, logs, rings, bell, pool, health, chores } = parts;
         match Writer::new(epoch, logs, rings, bell, pool, health, chores) {
             Ok(writer) => {
+                scheduling::run_promptly_and_first();
                 let _ = started_in.send(Ok(()));
                 writer.run();
             }
@@ -400,6 +401,8 @@ fn start_drain(
         })
         .collect();
     spawn("drain", cpus, move || {
+        // A departure that is late for want of a core is lost for good: making it up would break the rate.
+        scheduling::run_promptly();
         let local = tokio::task::LocalSet::new();
         let tasks: Vec<_> = runners.into_iter().map(|runner| local.spawn_local(runner.run())).collect();
         local.block_on(&runtime, async {

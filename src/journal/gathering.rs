@@ -2,7 +2,7 @@
 //!
 //! A commit costs about as much processor time as a dozen requests, however many it carries, and
 //! on a machine whose cores are busy that time is taken from the requests themselves. So under
-//! load a commit waits until about half of those who send have sent: they go to the disk while the
+//! load a commit waits until about three quarters of those who send have sent: they go to the disk while the
 //! others are answered and send again. The wait is bounded, counted from the beginning of the commit before,
 //! and it is not made at all where little would come of it: a client that is alone, or
 //! few requests, are written at once. `docs/decisions/0006-gathering-under-load.md` has the figures.
@@ -13,6 +13,8 @@ use std::time::Duration;
 const INTERVAL_NS_MAX: u64 = 2_000_000;
 /// Unless at least so many requests can be expected within that time, nothing is waited for.
 const REQUESTS_WORTH_A_PAUSE: u64 = 16;
+/// The part of the senders that a commit waits for, in quarters.
+const SENDERS_QUARTERS_WANTED: u64 = 3;
 /// Where requests are answered as soon as they are gathered, the rings are looked at when this part of the
 /// senders has sent,
 const SENDERS_PER_EARLY_LOOK: u64 = 8;
@@ -73,7 +75,7 @@ impl Gathering {
     /// have sent requests lately.
     #[must_use]
     pub fn pause(&mut self, now_ns: u64, senders: u64) -> Option<Pause> {
-        let wanted = (senders / 2).saturating_sub(self.gathered);
+        let wanted = (senders * SENDERS_QUARTERS_WANTED / 4).saturating_sub(self.gathered);
         let left_ns = INTERVAL_NS_MAX.saturating_sub(now_ns.saturating_sub(self.began_ns));
         let expected = self.gathered + self.rate.saturating_mul(left_ns) / 1_000_000_000;
         if self.gathered == 0 || wanted == 0 || left_ns < PAUSE_NS_MIN || expected < REQUESTS_WORTH_A_PAUSE {
@@ -134,12 +136,12 @@ mod tests {
     }
 
     #[test]
-    fn under_load_half_of_the_senders_are_waited_for() {
+    fn under_load_most_of_the_senders_are_waited_for() {
         let (mut gathering, now_ns) = after(64_000);
         gathering.gathered(now_ns + 400_000, 20);
         let pause = gathering.pause(now_ns + 400_000, 64).unwrap();
-        assert_eq!(pause, Pause { requests: 12, longest: Duration::from_nanos(QUIET_NS) });
-        gathering.gathered(now_ns + 600_000, 12);
+        assert_eq!(pause, Pause { requests: 28, longest: Duration::from_nanos(QUIET_NS) });
+        gathering.gathered(now_ns + 600_000, 28);
         assert_eq!(gathering.pause(now_ns + 600_000, 64), None);
     }
 

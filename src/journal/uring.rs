@@ -1,14 +1,15 @@
-//! The only user of `io_uring`'s own interface: writes, and the fdatasync behind each.
+//! Writes, and the fdatasync behind each; the only user of `io_uring`'s own interface.
 //!
-//! `io_uring` completes in any order, so a sync that merely follows its write may run
-//! before it. Of several files each write is linked to its sync, which starts when the write
-//! has completed in full and is cancelled otherwise; all of them are in flight together.
-//! A single file is synced when its write has completed. A call returns when the kernel has
-//! finished with everything, so it never leaves a buffer in the kernel's hands.
+//! A single file is written and synced with two plain calls. Several files are in flight together: `io_uring`
+//! completes in any order, so a sync that merely follows its write may run before it, and
+//! therefore each write is linked to its sync, which starts when the write has completed in full
+//! and is cancelled otherwise. A call returns when the kernel has finished with everything, so it
+//! never leaves a buffer in the kernel's hands.
 
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
 
 use io_uring::{IoUring, opcode, squeue, types};
 
@@ -77,7 +78,7 @@ impl Disk {
         let mut first_two = writes.clone();
         match (first_two.next(), first_two.next()) {
             (None, _) => Ok(()),
-            (Some(write), None) => self.commit_one(&write),
+            (Some(write), None) => Self::commit_one(&write),
             _ => self.commit_all(writes),
         }
     }
@@ -94,21 +95,24 @@ impl Disk {
         self.push(&entries)?;
         self.wait(entries.len());
         for (write, result) in writes.zip(&self.results) {
-            check_write(&write, result.0)?;
+            check_write(&write, bytes_written(result.0))?;
             check_sync(result.1)?;
         }
         Ok(())
     }
 
-    /// One file is synced by this thread itself, once its write has completed: the kernel would hand a linked
-    /// sync to a thread of its own, which costs two more switches for each commit
-    /// (`docs/decisions/0006-gathering-under-load.md`).
-    fn commit_one(&mut self, write: &Write<'_>) -> Result<(), CommitError> {
-        self.results.clear();
-        self.results.push((None, None));
-        self.push(&[write.entry()?])?;
-        self.wait(1);
-        check_write(write, self.results[0].0)?;
+    /// One file is written and synced by this thread itself: the kernel would complete a direct write of `io_uring`
+    /// on a thread of its own, and start a linked sync on another, and each of them is a switch more for each commit
+    /// (`docs/decisions/0007-the-journal-preempts.md`).
+    fn commit_one(write: &Write<'_>) -> Result<(), CommitError> {
+        let written = loop {
+            match write.file.write_at(write.bytes, write.offset) {
+                // Nothing is synced yet, so the same bytes may go to the same place once more.
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                written => break written,
+            }
+        };
+        check_write(write, written)?;
         rustix::fs::fdatasync(write.file).map_err(|error| CommitError::Sync(error.into()))
     }
 
@@ -158,16 +162,19 @@ impl Write<'_> {
     }
 }
 
-fn check_write(write: &Write<'_>, written: Option<i32>) -> Result<(), CommitError> {
+fn check_write(write: &Write<'_>, written: io::Result<usize>) -> Result<(), CommitError> {
     let failed = |error| CommitError::Write { offset: write.offset, bytes: write.bytes.len(), error };
-    let written = written.unwrap_or(-rustix::io::Errno::IO.raw_os_error());
-    if written < 0 {
-        return Err(failed(io::Error::from_raw_os_error(-written)));
-    }
-    if usize::try_from(written).ok() != Some(write.bytes.len()) {
+    let written = written.map_err(failed)?;
+    if written != write.bytes.len() {
         return Err(failed(io::Error::new(io::ErrorKind::WriteZero, format!("only {written} bytes were written"))));
     }
     Ok(())
+}
+
+/// What a completion says of a write.
+fn bytes_written(result: Option<i32>) -> io::Result<usize> {
+    let result = result.ok_or_else(|| io::Error::other("no completion"))?;
+    usize::try_from(result).map_err(|_| io::Error::from_raw_os_error(-result))
 }
 
 fn check_sync(synced: Option<i32>) -> Result<(), CommitError> {
