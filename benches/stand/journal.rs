@@ -51,9 +51,14 @@ impl Log {
     /// Goes on in another segment unless this one has room for the batch; no batch may be open.
     pub fn make_room(&mut self, record_bytes: usize) {
         if !self.has_room(record_bytes) {
-            let (capacity, generation) = (self.identity.capacity, self.identity.generation + 1);
-            self.open_segment(self.appender.next_segment(QUEUE_ID, generation, capacity));
+            self.next_segment();
         }
+    }
+
+    /// Goes on in another segment; no batch may be open.
+    pub fn next_segment(&mut self) {
+        let (capacity, generation) = (self.identity.capacity, self.identity.generation + 1);
+        self.open_segment(self.appender.next_segment(QUEUE_ID, generation, capacity));
     }
 
     /// What the journal does with a frame: decides about it and gives its records their sequences and their place.

@@ -4,7 +4,8 @@
 //! - [`results`] turns an outcome into figures, [`report`] figures into HTML pages.
 //! - [`verify`] counts what the database really holds and compares it with what was acknowledged.
 //! - [`peer`] starts servers to compare with, [`wire`] speaks to them, and [`compare`] does so round by round.
-//! - [`bulk`] holds the drain against the database's own bulk loader.
+//! - [`bulk`] holds the drain against the database's own bulk loader, and [`fio`] says what the disk can do by itself;
+//!   [`beside`] sums up such pairs.
 //!
 //! A flash sale, from its first order to the verdict about the database:
 //!
@@ -57,10 +58,12 @@
 //! # }
 //! ```
 
+pub mod beside;
 pub mod bitset;
 pub mod bulk;
 pub mod compare;
 pub mod engine;
+pub mod fio;
 pub mod order;
 pub mod peer;
 pub mod report;
