@@ -103,6 +103,12 @@ impl RunningPeer {
         self.directory.path()
     }
 
+    /// The end of what the server wrote to its standard output and error.
+    #[must_use]
+    pub fn log_tail(&self) -> String {
+        tail(&std::fs::read(self.directory.path().join(LOG_FILE)).unwrap_or_default())
+    }
+
     /// Starts a server with its output in its directory; [`RunningPeer::wait_until`] then waits for it.
     pub(super) fn spawn(server: Server<'_>) -> Result<Self, PeerError> {
         let spawn_error = |source| PeerError::Spawn { program: server.program.display().to_string(), source };
@@ -150,8 +156,7 @@ impl RunningPeer {
     }
 
     fn not_ready(&self, reason: String) -> PeerError {
-        let bytes = std::fs::read(self.directory.path().join(LOG_FILE)).unwrap_or_default();
-        PeerError::NotReady { name: self.name, reason, log: tail(&bytes) }
+        PeerError::NotReady { name: self.name, reason, log: self.log_tail() }
     }
 }
 
