@@ -5,12 +5,11 @@
 //! `.import` of the sqlite3 shell within one transaction.
 
 use crate::engine::{self, EngineError, Load, Plan, Progress};
-use crate::peer::{PeerError, free_ports};
+use crate::peer::{PeerError, free_ports, queue_metric};
 use crate::verify::Sink;
 use serde::Serialize;
 use std::fs;
-use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -309,13 +308,7 @@ impl Server {
 
     /// Records that are not delivered yet, by the server's own metrics.
     fn backlog(&self) -> Option<u64> {
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.admin_port));
-        let mut stream = TcpStream::connect_timeout(&address, PATIENCE).ok()?;
-        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: forebay\r\nConnection: close\r\n\r\n").ok()?;
-        let mut text = String::new();
-        stream.take(1 << 20).read_to_string(&mut text).ok()?;
-        let line = text.lines().find_map(|line| line.strip_prefix("forebay_backlog_records{queue=\"orders\"} "))?;
-        line.parse().ok()
+        queue_metric(self.admin_port, "backlog_records", "orders")
     }
 }
 

@@ -4,6 +4,7 @@
 //! - [`results`] turns an outcome into figures, [`report`] figures into HTML pages.
 //! - [`verify`] counts what the database really holds and compares it with what was acknowledged.
 //! - [`peer`] starts servers to compare with, [`wire`] speaks to them, and [`compare`] does so round by round.
+//! - [`growth`] says how forebay's cost grows with connections, record size, backlog and queues.
 //! - [`bulk`] holds the drain against the database's own bulk loader, and [`fio`] says what the disk can do by itself;
 //!   [`beside`] sums up such pairs.
 //!
@@ -64,6 +65,7 @@ pub mod bulk;
 pub mod compare;
 pub mod engine;
 pub mod fio;
+pub mod growth;
 pub mod order;
 pub mod peer;
 pub mod report;

@@ -19,6 +19,8 @@ enum Command {
     Run(Box<cli::run::RunArguments>),
     /// Loads servers in turns and prints their ratio
     Compare(cli::compare::CompareArguments),
+    /// Shows how forebay's cost grows, axis by axis
+    Growth(cli::growth::GrowthArguments),
     /// Drains a backlog beside the database's own bulk loader
     Drain(cli::drain::DrainArguments),
     /// Counts the orders that a database holds
@@ -37,6 +39,8 @@ const EXAMPLES: &str = "Examples:
     forebay-loadtest compare --peer nginx --forebay target/release/forebay
   Side by side with what takes orders today, where it has to be on disk
     forebay-loadtest compare --peer redis --peer postgres --forebay target/release/forebay --directory /var/tmp
+  How forebay's cost grows with open connections and with its backlog
+    forebay-loadtest growth --axes connections,backlog --backlog-max 1000000 --directory /var/tmp --html growth.html
 
 Exit code: 0 when every request was acknowledged, 1 when not, 2 for a wrong command line.";
 
@@ -44,6 +48,7 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Run(arguments) => cli::run::run(&arguments),
         Command::Compare(arguments) => cli::compare::compare(&arguments),
+        Command::Growth(arguments) => cli::growth::growth(&arguments),
         Command::Drain(arguments) => cli::drain::drain(&arguments),
         Command::Verify(arguments) => cli::verify::verify(&arguments),
     };

@@ -190,6 +190,15 @@ pub fn rate(per_second: f64) -> String {
     }
 }
 
+/// Writes a number of bytes in the largest unit that it fills: `64 KiB`, `1.5 GiB`.
+#[must_use]
+pub fn bytes(count: u64) -> String {
+    let units = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
+    let Some((unit, name)) = units.into_iter().find(|(unit, _)| count >= *unit) else { return format!("{count} B") };
+    let text = format!("{:.1}", count as f64 / unit as f64);
+    format!("{} {name}", text.trim_end_matches(".0"))
+}
+
 /// Writes a histogram of microseconds in the percentile format of HdrHistogram (`.hgrm`), in milliseconds.
 #[must_use]
 pub fn hgrm(histogram: &Histogram<u64>) -> String {
@@ -248,6 +257,15 @@ mod tests {
         }
         assert_eq!(rate(12_345.6), "12,346/s");
         assert_eq!(rate(99.94), "99.9/s");
+    }
+
+    #[test]
+    fn sizes_have_units() {
+        for (count, text) in
+            [(0, "0 B"), (1023, "1023 B"), (64 << 10, "64 KiB"), (3 << 19, "1.5 MiB"), (10 << 30, "10 GiB")]
+        {
+            assert_eq!(bytes(count), text);
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@
     reason = "a test that cannot go on should panic, and is its own documentation"
 )]
 
-use forebay_loadtest::engine::{EngineError, Load, Payload, Plan, Progress, RetryPolicy, run};
+use forebay_loadtest::engine::{Connections, EngineError, Load, Payload, Plan, Progress, RetryPolicy, run, run_over};
 use forebay_loadtest::schedule::Schedule;
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};
@@ -140,6 +140,31 @@ fn a_closed_loop_reuses_its_connections() {
     assert_eq!(outcome.acknowledged_per_100ms.iter().sum::<u64>(), 500);
     assert_eq!(server.connections.load(SeqCst), 4);
     assert_eq!(progress.counts().in_flight, 0);
+}
+
+#[test]
+fn held_connections_outlive_their_runs() {
+    let server = serve(|_| Action::Answer(ACCEPTED.to_owned()));
+    let mut plan = plan(&server, closed(100));
+    plan.connections = 600;
+    let mut connections = Connections::open(&plan).unwrap();
+    plan.threads = 2;
+    for busy in [600, 3] {
+        plan.connections = busy;
+        let outcome = run_over(&plan, &mut connections, &Arc::new(Progress::new())).unwrap();
+        assert_eq!((outcome.offered, outcome.acknowledged), (100, 100));
+    }
+    connections.ask_each(&plan).unwrap();
+    assert_eq!((connections.len(), server.connections.load(SeqCst)), (600, 600));
+}
+
+#[test]
+fn connections_that_are_not_served_are_not_held() {
+    let server = serve(|request| if request.number < 3 { Action::Answer(ACCEPTED.to_owned()) } else { Action::Close });
+    let plan = plan(&server, closed(1));
+    let failed = Connections::open(&plan).unwrap_err();
+    assert!(matches!(failed, EngineError::Connections { wanted: 4, .. }), "{failed}");
+    assert!(failed.to_string().contains("connection lost: the server closed the connection"), "{failed}");
 }
 
 #[test]

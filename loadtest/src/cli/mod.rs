@@ -3,6 +3,7 @@
 pub mod compare;
 mod display;
 pub mod drain;
+pub mod growth;
 pub mod run;
 pub mod verify;
 

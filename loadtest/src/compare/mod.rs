@@ -62,7 +62,8 @@ pub struct PeerFigures {
     pub ratio: Option<Ratio>,
 }
 
-/// A peer's requests per second over the first peer's.
+/// One series of rounds over another one with which it took turns, such as a peer's requests per second over the first
+/// peer's.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Ratio {
     /// The ratio of the medians.
@@ -71,6 +72,19 @@ pub struct Ratio {
     pub min: f64,
     /// The largest ratio of two rounds that followed each other.
     pub max: f64,
+}
+
+impl Ratio {
+    /// The ratio of `rounds` to the rounds of `base`, which were measured in turns.
+    #[must_use]
+    pub fn of(rounds: &[f64], base: &[f64]) -> Self {
+        let pairs = || rounds.iter().zip(base).map(|(round, base)| round / base);
+        Self {
+            of_medians: median(rounds) / median(base),
+            min: pairs().fold(f64::INFINITY, f64::min),
+            max: pairs().fold(0.0, f64::max),
+        }
+    }
 }
 
 /// One peer at constant arrivals, which do not wait for it.
@@ -183,7 +197,7 @@ pub fn compare_peers(
                     peer: contender.peer.name,
                     connections,
                     round: number,
-                    per_second: measured.acknowledged as f64 / measured.seconds,
+                    per_second: measured.per_second(),
                     latency: LatencyFigures::from_us(&measured.latency_us),
                 };
                 on_event(Event::Round(&round));
@@ -221,7 +235,7 @@ fn open_loop(
             let step = OpenLoopStep {
                 percent_of_peak,
                 due_per_second,
-                acknowledged_per_second: measured.acknowledged as f64 / measured.seconds,
+                acknowledged_per_second: measured.per_second(),
                 latency: LatencyFigures::from_us(&measured.latency_us),
             };
             on_event(Event::OpenLoop(result.peer, &step));
@@ -250,7 +264,7 @@ impl Contender<'_> {
 
     fn check_acknowledged(&mut self, plan: &RoundPlan, measured: Measured) -> Result<Measured, CompareError> {
         self.acknowledged += measured.acknowledged;
-        match complaint(&measured) {
+        match measured.complaint() {
             None => Ok(measured),
             Some(reason) => Err(CompareError::BadRound { peer: self.peer.name, connections: plan.connections, reason }),
         }
@@ -269,16 +283,6 @@ impl Contender<'_> {
     }
 }
 
-/// What is wrong with a round, if anything.
-fn complaint(measured: &Measured) -> Option<String> {
-    let unacknowledged = measured.offered - measured.acknowledged;
-    if measured.acknowledged > 0 && unacknowledged == 0 {
-        return None;
-    }
-    let text = format!("{unacknowledged} of {} requests were not acknowledged", measured.offered);
-    Some(measured.failure.as_ref().map_or(text.clone(), |failure| format!("{text}; {failure}")))
-}
-
 fn figures(rounds: &[Vec<Round>], keeps: &[&'static str]) -> Vec<PeerFigures> {
     let mut peers: Vec<PeerFigures> = Vec::with_capacity(rounds.len());
     for (rounds, keeps) in rounds.iter().zip(keeps) {
@@ -286,14 +290,7 @@ fn figures(rounds: &[Vec<Round>], keeps: &[&'static str]) -> Vec<PeerFigures> {
         let per_second: Vec<f64> = rounds.iter().map(|round| round.per_second).collect();
         let p99_ms: Vec<f64> = rounds.iter().map(|round| round.latency.p99_ms).collect();
         let median_per_second = median(&per_second);
-        let ratio = peers.first().map(|base| {
-            let pairs = || per_second.iter().zip(&base.per_second).map(|(mine, base)| mine / base);
-            Ratio {
-                of_medians: median_per_second / base.median_per_second,
-                min: pairs().fold(f64::INFINITY, f64::min),
-                max: pairs().fold(0.0, f64::max),
-            }
-        });
+        let ratio = peers.first().map(|base| Ratio::of(&per_second, &base.per_second));
         peers.push(PeerFigures {
             peer: first.peer,
             keeps,

@@ -4,6 +4,7 @@ use super::Plan;
 use super::response::{Response, ResponseReader};
 use super::retry::FailureKind;
 use std::future::poll_fn;
+use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -39,14 +40,14 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Must be made within a runtime, for its timer.
-    pub fn new(addresses: Arc<[SocketAddr]>, plan: &Plan) -> Self {
+    /// Takes over `stream` if it is already open. Must be made within a runtime, for its timer.
+    pub fn new(addresses: Arc<[SocketAddr]>, plan: &Plan, stream: Option<std::net::TcpStream>) -> io::Result<Self> {
         let limits = &plan.limits;
-        Self {
+        Ok(Self {
             addresses,
             connect_timeout: Duration::from_millis(limits.connect_timeout_ms),
             request_timeout: Duration::from_millis(limits.request_timeout_ms),
-            stream: None,
+            stream: stream.map(TcpStream::from_std).transpose()?,
             input: Input {
                 reader: ResponseReader::new(
                     limits.response_head_max_bytes,
@@ -58,7 +59,12 @@ impl Connection {
                 pending: 0,
             },
             alarm: Alarm::new(),
-        }
+        })
+    }
+
+    /// Gives the connection back if it is open, in a form that another runtime can take.
+    pub fn into_stream(self) -> Option<std::net::TcpStream> {
+        self.stream?.into_std().ok()
     }
 
     /// Sends `request` and reads its response, within the timeouts.

@@ -6,6 +6,7 @@
 
 mod chunked;
 mod connection;
+mod held;
 mod outcome;
 mod plan;
 mod progress;
@@ -16,6 +17,7 @@ mod source;
 mod target;
 mod worker;
 
+pub use held::Connections;
 pub use outcome::Outcome;
 pub(crate) use outcome::latency_histogram;
 pub use plan::{Limits, Load, Payload, Plan};
@@ -25,6 +27,7 @@ pub(crate) use source::{Source, lock};
 pub use target::Target;
 
 use outcome::Tally;
+use std::net::TcpStream;
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -59,6 +62,16 @@ pub enum EngineError {
         /// What the resolver said.
         reason: String,
     },
+    /// Connections could not be opened beforehand, or no longer work.
+    #[error("only {served} of {wanted} connections had a request acknowledged: {reason}")]
+    Connections {
+        /// Connections on which a request was acknowledged.
+        served: usize,
+        /// How many there should be.
+        wanted: usize,
+        /// What happened on the next one.
+        reason: String,
+    },
     /// A thread or its runtime could not be started.
     #[error("cannot start a load thread: {0}")]
     Thread(#[from] std::io::Error),
@@ -78,20 +91,37 @@ pub enum EngineError {
 /// The plan is not valid, the host does not resolve, or a thread cannot be started. A server that is down or answers
 /// with errors is an outcome.
 pub fn run(plan: &Plan, progress: &Arc<Progress>) -> Result<Outcome, EngineError> {
+    run_with(plan, &mut Vec::new(), progress)
+}
+
+/// Runs `plan` like [`run`], but over connections that are already open and stay so: neither the time of the run nor
+/// the work of the server has their opening and closing in it. Those that the plan has beyond them are opened by the
+/// run. Blocks.
+///
+/// # Errors
+/// As for [`run`].
+pub fn run_over(plan: &Plan, connections: &mut Connections, progress: &Arc<Progress>) -> Result<Outcome, EngineError> {
+    run_with(plan, &mut connections.streams, progress)
+}
+
+/// Takes the streams, and leaves those that are open in the end.
+fn run_with(plan: &Plan, streams: &mut Vec<TcpStream>, progress: &Arc<Progress>) -> Result<Outcome, EngineError> {
     plan.validate()?;
     let addresses = plan.target.resolve()?;
     let started_unix_us = unix_us();
     let run = Arc::new(Run::new(plan, addresses, progress.clone(), Instant::now()));
     let threads = plan.threads.min(plan.connections);
+    let mut unused = std::mem::take(streams).into_iter();
     let tally = thread::scope(|scope| {
         let mut handles = Vec::with_capacity(threads);
         for number in 0..threads {
             // The first threads take one connection more when they don't divide evenly.
             let connections = plan.connections / threads + usize::from(number < plan.connections % threads);
+            let opened: Vec<Option<TcpStream>> = (0..connections).map(|_| unused.next()).collect();
             let run = run.clone();
             let handle = thread::Builder::new()
                 .name(format!("load-{number}"))
-                .spawn_scoped(scope, move || run_thread(plan, connections, &run));
+                .spawn_scoped(scope, move || run_thread(plan, opened, &run));
             match handle {
                 Ok(handle) => handles.push(handle),
                 Err(error) => {
@@ -104,37 +134,46 @@ pub fn run(plan: &Plan, progress: &Arc<Progress>) -> Result<Outcome, EngineError
         for handle in handles {
             let joined = handle.join().unwrap_or(Err(EngineError::WorkerPanicked));
             // What the other threads still do would be thrown away, so they stop.
-            total.merge(joined.inspect_err(|_| progress.cancel())?);
+            let (tally, open) = joined.inspect_err(|_| progress.cancel())?;
+            total.merge(tally);
+            streams.extend(open);
         }
         Ok(total)
     })?;
+    streams.extend(unused);
     Ok(tally.into_outcome(progress.counts(), run.start.elapsed(), started_unix_us))
 }
 
-fn run_thread(plan: &Plan, connections: usize, run: &Arc<Run>) -> Result<Tally, EngineError> {
+/// One connection for each of `opened`, which are taken over where they are open; returns those that still are.
+fn run_thread(
+    plan: &Plan,
+    opened: Vec<Option<TcpStream>>,
+    run: &Arc<Run>,
+) -> Result<(Tally, Vec<TcpStream>), EngineError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
     let tally = Arc::new(Mutex::new(Tally::new()?));
-    runtime.block_on(async {
+    let open = runtime.block_on(async {
         let mut workers = JoinSet::new();
-        for _ in 0..connections {
-            workers.spawn(Worker::new(run.clone(), plan, tally.clone()).work());
+        for stream in opened {
+            workers.spawn(Worker::new(run.clone(), plan, tally.clone(), stream)?.work());
         }
         finish(workers, &run.progress).await
     })?;
     // Dropping the runtime drops every abandoned worker, so the tally has no other owner left.
     drop(runtime);
     let empty = Tally::new()?;
-    Ok(std::mem::replace(&mut *lock(&tally), empty))
+    Ok((std::mem::replace(&mut *lock(&tally), empty), open))
 }
 
-/// Waits for the workers, or abandons them when the run is cancelled.
-async fn finish(mut workers: JoinSet<()>, progress: &Progress) -> Result<(), EngineError> {
+/// Waits for the workers, or abandons them when the run is cancelled; returns the connections that are still open.
+async fn finish(mut workers: JoinSet<Option<TcpStream>>, progress: &Progress) -> Result<Vec<TcpStream>, EngineError> {
+    let mut open = Vec::new();
     let mut check = tokio::time::interval(CANCEL_CHECK);
     loop {
         tokio::select! {
             joined = workers.join_next() => match joined {
-                None => return Ok(()),
-                Some(Ok(())) => {}
+                None => return Ok(open),
+                Some(Ok(stream)) => open.extend(stream),
                 Some(Err(error)) if error.is_cancelled() => {}
                 Some(Err(_)) => return Err(EngineError::WorkerPanicked),
             },

@@ -66,6 +66,8 @@ impl Default for Limits {
 pub struct Plan {
     /// Where requests go.
     pub target: Target,
+    /// Paths that the requests take in turns, by their index, instead of the target's; empty for the target's alone.
+    pub paths: Vec<String>,
     /// The request method, as it goes into the request line.
     pub method: String,
     /// Headers of every request beyond `Host`, `User-Agent` and those that the fields below add.
@@ -98,6 +100,7 @@ impl Plan {
     pub fn new(url: &str, load: Load) -> Result<Self, EngineError> {
         Ok(Self {
             target: url.parse()?,
+            paths: Vec::new(),
             method: "POST".to_owned(),
             headers: Vec::new(),
             content_type: "application/json".to_owned(),
@@ -115,8 +118,8 @@ impl Plan {
     /// Checks what the types leave open.
     ///
     /// # Errors
-    /// No connections or threads, more records than a run can number, or a method or header that would not survive
-    /// in a request.
+    /// No connections or threads, more records than a run can number, or a method, path or header that would not
+    /// survive in a request.
     pub fn validate(&self) -> Result<(), EngineError> {
         let invalid = |problem: String| Err(EngineError::BadPlan { problem });
         if self.connections == 0 || self.threads == 0 {
@@ -126,6 +129,9 @@ impl Plan {
             && records > MAX_RECORDS
         {
             return invalid(format!("{records} records are more than the {MAX_RECORDS} that a run can number"));
+        }
+        if let Some(path) = self.paths.iter().find(|path| !is_path(path)) {
+            return invalid(format!("`{path}` is not a path: it starts with / and has no blanks"));
         }
         if !is_token(&self.method) {
             return invalid(format!("`{}` is not a request method", self.method));
@@ -152,6 +158,11 @@ fn is_token(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(allowed)
 }
 
+/// What a request line can carry; anything beyond ASCII must come percent-encoded, as in [`Target`].
+fn is_path(text: &str) -> bool {
+    text.starts_with('/') && text.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
 fn is_field_value(text: &str) -> bool {
     text.bytes().all(|byte| byte == b'\t' || (byte >= b' ' && byte != 0x7F))
 }
@@ -171,9 +182,11 @@ mod tests {
 
     #[test]
     fn what_would_break_a_request_is_refused() {
-        let spoil: [fn(&mut Plan); 9] = [
+        let spoil: [fn(&mut Plan); 11] = [
             |plan| plan.connections = 0,
             |plan| plan.threads = 0,
+            |plan| plan.paths = vec!["/a".to_owned(), "b".to_owned()],
+            |plan| plan.paths = vec!["/a HTTP/1.1\r\nX: y".to_owned()],
             |plan| plan.method = "GE T".to_owned(),
             |plan| plan.method = String::new(),
             |plan| plan.method = "CONNECT".to_owned(),

@@ -5,7 +5,9 @@ use crate::order::{RunId, write_decimal, write_order};
 
 /// The bytes of a run's requests, up to what differs from one to the next.
 pub struct RequestTemplate {
-    head: Vec<u8>,
+    /// The request line with each path, in the order in which requests take them.
+    lines: Vec<Vec<u8>>,
+    headers: Vec<u8>,
     run: RunId,
     idempotency_keys: bool,
     payload: Payload,
@@ -13,12 +15,17 @@ pub struct RequestTemplate {
 
 impl RequestTemplate {
     pub fn new(plan: &Plan) -> Self {
-        let mut head = format!("{} {} HTTP/1.1\r\n", plan.method, plan.target.path());
+        let line = |path: &str| format!("{} {path} HTTP/1.1\r\n", plan.method).into_bytes();
+        let mut lines: Vec<Vec<u8>> = plan.paths.iter().map(|path| line(path)).collect();
+        if lines.is_empty() {
+            lines.push(line(plan.target.path()));
+        }
+        let mut headers = String::new();
         let mut header = |name: &str, value: &str| {
-            head.push_str(name);
-            head.push_str(": ");
-            head.push_str(value);
-            head.push_str("\r\n");
+            headers.push_str(name);
+            headers.push_str(": ");
+            headers.push_str(value);
+            headers.push_str("\r\n");
         };
         let given = |name: &str| plan.headers.iter().any(|(given, _)| given.eq_ignore_ascii_case(name));
         if !given("Host") {
@@ -34,7 +41,8 @@ impl RequestTemplate {
             header(name, value);
         }
         Self {
-            head: head.into_bytes(),
+            lines,
+            headers: headers.into_bytes(),
             run: plan.run.clone(),
             idempotency_keys: plan.idempotency_keys,
             payload: plan.payload.clone(),
@@ -45,7 +53,8 @@ impl RequestTemplate {
     /// Once both have grown to the size of a request, nothing allocates.
     pub fn write(&self, index: u32, body: &mut Vec<u8>, request: &mut Vec<u8>) {
         request.clear();
-        request.extend_from_slice(&self.head);
+        request.extend_from_slice(&self.lines[index as usize % self.lines.len()]);
+        request.extend_from_slice(&self.headers);
         if self.idempotency_keys {
             request.extend_from_slice(b"Idempotency-Key: ");
             self.run.write_order_id(index, request);
@@ -93,6 +102,21 @@ mod tests {
             plan.headers = vec![("User-Agent".to_owned(), "me".to_owned())];
         });
         assert_eq!(text, "GET /x?y=1 HTTP/1.1\r\nHost: a.example:81\r\nUser-Agent: me\r\n\r\n");
+    }
+
+    #[test]
+    fn paths_are_taken_in_turns() {
+        let mut plan = Plan::new("http://a.example/x", Load::Closed { records: Some(1), duration: None }).unwrap();
+        plan.paths = ["/a", "/b", "/c"].map(str::to_owned).into();
+        let template = RequestTemplate::new(&plan);
+        let (mut body, mut request) = (Vec::new(), Vec::new());
+        let lines: Vec<String> = (0..5)
+            .map(|index| {
+                template.write(index, &mut body, &mut request);
+                String::from_utf8_lossy(&request).lines().next().unwrap().to_owned()
+            })
+            .collect();
+        assert_eq!(lines, ["a", "b", "c", "a", "b"].map(|path| format!("POST /{path} HTTP/1.1")));
     }
 
     #[test]

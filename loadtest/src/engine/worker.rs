@@ -7,7 +7,8 @@ use super::progress::Progress;
 use super::request::RequestTemplate;
 use super::retry::{FailureKind, RetryPolicy};
 use super::source::{Source, lock};
-use std::net::SocketAddr;
+use std::io;
+use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -43,14 +44,14 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Must be made within a runtime.
-    pub fn new(run: Arc<Run>, plan: &Plan, tally: Arc<Mutex<Tally>>) -> Self {
-        let connection = Connection::new(run.addresses.clone(), plan);
-        Self { run, tally, connection, body: Vec::new(), request: Vec::new() }
+    /// Takes over `stream` if its connection is already open. Must be made within a runtime.
+    pub fn new(run: Arc<Run>, plan: &Plan, tally: Arc<Mutex<Tally>>, stream: Option<TcpStream>) -> io::Result<Self> {
+        let connection = Connection::new(run.addresses.clone(), plan, stream)?;
+        Ok(Self { run, tally, connection, body: Vec::new(), request: Vec::new() })
     }
 
-    /// Works until there is nothing left to send.
-    pub async fn work(mut self) {
+    /// Works until there is nothing left to send; returns the connection if it is still open then.
+    pub async fn work(mut self) -> Option<TcpStream> {
         while let Some(job) = self.run.source.next(self.run.start) {
             let started = job.wait(self.run.start).await;
             self.run.progress.offered.fetch_add(1, Relaxed);
@@ -69,6 +70,7 @@ impl Worker {
                 }
             }
         }
+        self.connection.into_stream()
     }
 
     /// Sends the request, again and again as the retry policy says; returns when it was acknowledged.

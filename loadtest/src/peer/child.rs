@@ -1,6 +1,6 @@
 //! A server run as a child process, with its directory, until it is dropped.
 
-use super::PeerError;
+use super::{PeerError, ServerProcess};
 use crate::wire::Wire;
 use rustix::process::{Pid, Signal, kill_process_group};
 use std::env;
@@ -16,7 +16,8 @@ use tempfile::TempDir;
 
 pub const START_TIMEOUT: Duration = Duration::from_secs(10);
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
-const POLL_PAUSE: Duration = Duration::from_millis(20);
+/// Short, because the time that a restart takes is known no better than this.
+const POLL_PAUSE: Duration = Duration::from_millis(5);
 const LOG_FILE: &str = "output.log";
 /// How much of what a failed server wrote goes into the error, in bytes.
 const LOG_TAIL_BYTES: usize = 2000;
@@ -38,9 +39,14 @@ pub struct RunningPeer {
     pub wire: Wire,
     /// What it keeps of a request and when that is safe, for a reader of the comparison.
     pub keeps: &'static str,
-    guard: Child,
+    /// Before the directory, because what is declared first is dropped first.
+    guard: Guard,
     directory: TempDir,
 }
+
+/// The shell that runs a server. Dropping it kills the server with all its processes and reaps it.
+#[derive(Debug)]
+struct Guard(Child);
 
 /// A server to start.
 pub struct Server<'a> {
@@ -82,13 +88,25 @@ impl RunningPeer {
     /// The id of the process group in which the server runs.
     #[must_use]
     pub fn process_group(&self) -> u32 {
-        self.guard.id()
+        self.guard.0.id()
+    }
+
+    /// The server's own process, a child of the guard; `None` when it has ended, or when it is a shell script.
+    #[must_use]
+    pub fn process(&self) -> Option<ServerProcess> {
+        ServerProcess::child_of(self.guard.0.id())
     }
 
     /// Where the server writes.
     #[must_use]
     pub fn directory(&self) -> &Path {
         self.directory.path()
+    }
+
+    /// The end of what the server wrote to its standard output and error.
+    #[must_use]
+    pub fn log_tail(&self) -> String {
+        tail(&std::fs::read(self.directory.path().join(LOG_FILE)).unwrap_or_default())
     }
 
     /// Starts a server with its output in its directory; [`RunningPeer::wait_until`] then waits for it.
@@ -106,7 +124,7 @@ impl RunningPeer {
             account.run(&mut command);
         }
         command.stdin(Stdio::piped()).stdout(log.try_clone().map_err(spawn_error)?).stderr(log).process_group(0);
-        let guard = command.spawn().map_err(spawn_error)?;
+        let guard = Guard(command.spawn().map_err(spawn_error)?);
         let Server { name, keeps, wire, directory, .. } = server;
         Ok(Self { name, wire, keeps, guard, directory })
     }
@@ -119,7 +137,7 @@ impl RunningPeer {
     ) -> Result<Self, PeerError> {
         let started = Instant::now();
         loop {
-            if let Ok(Some(status)) = self.guard.try_wait() {
+            if let Ok(Some(status)) = self.guard.0.try_wait() {
                 return Err(self.not_ready(format!("it ended with {status}")));
             }
             let Err(reason) = ready(&self) else { return Ok(self) };
@@ -130,25 +148,32 @@ impl RunningPeer {
         }
     }
 
+    /// Kills the server as dropping it does, but leaves its directory for another one.
+    pub(super) fn kill(self) -> TempDir {
+        let Self { guard, directory, .. } = self;
+        drop(guard);
+        directory
+    }
+
     fn not_ready(&self, reason: String) -> PeerError {
-        let bytes = std::fs::read(self.directory.path().join(LOG_FILE)).unwrap_or_default();
-        PeerError::NotReady { name: self.name, reason, log: tail(&bytes) }
+        PeerError::NotReady { name: self.name, reason, log: self.log_tail() }
     }
 }
 
-impl Drop for RunningPeer {
+impl Drop for Guard {
     fn drop(&mut self) {
+        let Self(child) = self;
         // It may have ended by itself; there is nothing to do about an error here.
-        drop(self.guard.stdin.take());
+        drop(child.stdin.take());
         let started = Instant::now();
-        while matches!(self.guard.try_wait(), Ok(None)) && started.elapsed() < STOP_TIMEOUT {
+        while matches!(child.try_wait(), Ok(None)) && started.elapsed() < STOP_TIMEOUT {
             thread::sleep(POLL_PAUSE);
         }
         // The guard's own second process is still there, so the group's number cannot be another's by now.
-        if let Some(group) = i32::try_from(self.guard.id()).ok().and_then(Pid::from_raw) {
+        if let Some(group) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
             let _ = kill_process_group(group, Signal::KILL);
         }
-        let _ = self.guard.wait();
+        let _ = child.wait();
     }
 }
 

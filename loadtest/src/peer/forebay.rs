@@ -1,63 +1,219 @@
-//! `forebay serve` with one queue into SQLite, draining slowly so that the drain hardly disturbs what is measured.
+//! `forebay serve` into SQLite, draining slowly so that the drain hardly disturbs what is measured.
 
 use super::child::{START_TIMEOUT, Server, Stop, answers_ok, find_program, free_ports};
 use super::{Peer, PeerError, RunningPeer, StartOptions, write_file};
 use crate::wire::Wire;
-use std::path::Path;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
 
 pub const PEER: Peer = Peer { name: "forebay", start };
 
 const KEEPS: &str = "keeps every record on disk (fdatasync) before its 202";
+const CONFIG_FILE: &str = "forebay.toml";
+const METRICS_TIMEOUT: Duration = Duration::from_secs(30);
+/// More than all metrics of as many queues as forebay can have, in bytes.
+const METRICS_BYTES_MAX: u64 = 4 << 20;
+/// A start with a large backlog on a slow disk may take its time.
+const RESTART_TIMEOUT: Duration = Duration::from_mins(2);
 
 /// When a record is acknowledged, as the configuration says it.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ack {
+    /// After the sync.
     Durable,
+    /// Before it.
     Memory,
 }
 
-fn start(options: &StartOptions) -> Result<RunningPeer, PeerError> {
-    start_with(PEER.name, KEEPS, Ack::Durable, options)
+/// What a forebay is told. Where it is `None`, forebay's own default holds.
+#[derive(Clone, Debug)]
+pub struct Configuration {
+    /// The names of the queues, of which there is at least one.
+    pub queues: Vec<String>,
+    /// The rate of each queue's drain.
+    pub rate: &'static str,
+    /// When a record is acknowledged.
+    pub ack: Ack,
+    /// Bytes of undelivered records that each queue takes.
+    pub max_backlog_bytes: Option<u64>,
+    /// Open connections of the whole process.
+    pub connections_max: Option<u64>,
+    /// How long a connection may be silent, in milliseconds.
+    pub idle_timeout_ms: Option<u64>,
+    /// Bytes of one record.
+    pub record_bytes_max: Option<u64>,
+    /// Bytes of bodies that an executor holds while they arrive.
+    pub body_bytes_in_flight_max: Option<u64>,
+    /// Bytes of the ring between an executor and the journal.
+    pub ring_bytes: Option<u64>,
 }
 
-pub fn start_with(
+impl Default for Configuration {
+    /// One queue, `orders`, of which a record a second is drained, and each record durable before it is acknowledged.
+    fn default() -> Self {
+        Self {
+            queues: vec!["orders".to_owned()],
+            rate: "1/s",
+            ack: Ack::Durable,
+            max_backlog_bytes: None,
+            connections_max: None,
+            idle_timeout_ms: None,
+            record_bytes_max: None,
+            body_bytes_in_flight_max: None,
+            ring_bytes: None,
+        }
+    }
+}
+
+fn start(options: &StartOptions) -> Result<RunningPeer, PeerError> {
+    Ok(Forebay::start(&Configuration::default(), options)?.into_peer())
+}
+
+/// A forebay that runs, killed with its directory when it is dropped.
+#[derive(Debug)]
+pub struct Forebay {
+    peer: RunningPeer,
+    program: PathBuf,
+    port: u16,
+    admin_port: u16,
+}
+
+impl Forebay {
+    /// Starts it on free ports in a new temporary directory and waits until it is ready.
+    ///
+    /// # Errors
+    /// The program is missing, does not start with this configuration, or is not ready within 10 s.
+    pub fn start(configuration: &Configuration, options: &StartOptions) -> Result<Self, PeerError> {
+        Self::start_as(PEER.name, KEEPS, configuration, options)
+    }
+
+    /// Starts it under the name of a peer.
+    pub(super) fn start_as(
+        name: &'static str,
+        keeps: &'static str,
+        configuration: &Configuration,
+        options: &StartOptions,
+    ) -> Result<Self, PeerError> {
+        let binary = options.forebay_binary.as_deref().unwrap_or(Path::new("forebay"));
+        let program = find_program(&[binary]).ok_or_else(|| PeerError::Missing {
+            program: binary.display().to_string(),
+            remedy: "build it with cargo build --release and pass its path".to_owned(),
+        })?;
+        // The server runs in its own directory, from which a relative path would lead elsewhere.
+        let program = program.canonicalize().map_err(|source| PeerError::Directory { source })?;
+        let directory = options.temporary_directory()?;
+        let ports @ [port, admin_port] = free_ports()?;
+        write_file(&directory.path().join(CONFIG_FILE), &configuration.to_toml(directory.path(), ports))?;
+        let wire = Wire::Http { url: url(port, configuration.queues.first().map_or("", String::as_str)) };
+        let peer = spawn(name, keeps, wire, &program, directory)?;
+        let peer = peer.wait_until(START_TIMEOUT, |_| answers_ok(admin_port, "/readyz"))?;
+        Ok(Self { peer, program, port, admin_port })
+    }
+
+    /// Kills it (SIGKILL) and starts it again in the same directory and on the same ports; returns how long that took
+    /// from the start of the new process until `/readyz` answered 200, the guard's own start included.
+    ///
+    /// # Errors
+    /// It does not start, or is not ready within two minutes.
+    pub fn kill_and_restart(self) -> Result<(Self, Duration), PeerError> {
+        let Self { peer, program, port, admin_port } = self;
+        let (name, keeps, wire) = (peer.name, peer.keeps, peer.wire.clone());
+        let directory = peer.kill();
+        let started = Instant::now();
+        let peer = spawn(name, keeps, wire, &program, directory)?;
+        let peer = peer.wait_until(RESTART_TIMEOUT, |_| answers_ok(admin_port, "/readyz"))?;
+        let took = started.elapsed();
+        Ok((Self { peer, program, port, admin_port }, took))
+    }
+
+    /// The server as any other peer, whose first queue is loaded.
+    #[must_use]
+    pub fn peer(&self) -> &RunningPeer {
+        &self.peer
+    }
+
+    /// The same, by value.
+    #[must_use]
+    pub fn into_peer(self) -> RunningPeer {
+        self.peer
+    }
+
+    /// Where to post the records of a queue.
+    #[must_use]
+    pub fn url(&self, queue: &str) -> String {
+        url(self.port, queue)
+    }
+
+    /// The path in that URL.
+    #[must_use]
+    pub fn records_path(queue: &str) -> String {
+        format!("/v1/queues/{queue}/records")
+    }
+
+    /// Where it keeps its journal.
+    #[must_use]
+    pub fn data_directory(&self) -> PathBuf {
+        data_directory(self.peer.directory())
+    }
+
+    /// Reads one of the metrics that each queue has, such as `backlog_records`.
+    ///
+    /// # Errors
+    /// The server does not answer, or there is no such metric or queue.
+    pub fn queue_metric(&self, metric: &'static str, queue: &str) -> Result<u64, PeerError> {
+        let value = queue_metric(self.admin_port, metric, queue);
+        value.ok_or_else(|| PeerError::NoMetric { metric, queue: queue.to_owned() })
+    }
+}
+
+fn spawn(
     name: &'static str,
     keeps: &'static str,
-    ack: Ack,
-    options: &StartOptions,
+    wire: Wire,
+    program: &Path,
+    directory: TempDir,
 ) -> Result<RunningPeer, PeerError> {
-    let binary = options.forebay_binary.as_deref().unwrap_or(Path::new("forebay"));
-    let program = find_program(&[binary]).ok_or_else(|| PeerError::Missing {
-        program: binary.display().to_string(),
-        remedy: "build it with cargo build --release and pass its path".to_owned(),
-    })?;
-    // The server runs in its own directory, from which a relative path would lead elsewhere.
-    let program = program.canonicalize().map_err(|source| PeerError::Directory { source })?;
-    let directory = options.temporary_directory()?;
-    let [port, admin_port] = free_ports()?;
-    let config = directory.path().join("forebay.toml");
-    write_file(&config, &configuration(directory.path(), port, admin_port, ack))?;
+    let config = directory.path().join(CONFIG_FILE).display().to_string();
     RunningPeer::spawn(Server {
         name,
         keeps,
-        wire: Wire::Http { url: format!("http://127.0.0.1:{port}/v1/queues/orders/records") },
-        program: &program,
-        arguments: vec!["serve".to_owned(), "--config".to_owned(), config.display().to_string()],
+        wire,
+        program,
+        arguments: vec!["serve".to_owned(), "--config".to_owned(), config],
         environment: Vec::new(),
         stop: Stop::Kill,
         account: None,
         directory,
-    })?
-    .wait_until(START_TIMEOUT, |_| answers_ok(admin_port, "/readyz"))
+    })
 }
 
-fn configuration(directory: &Path, port: u16, admin_port: u16, ack: Ack) -> String {
-    let ack = match ack {
-        Ack::Durable => "durable",
-        Ack::Memory => "memory",
-    };
-    format!(
-        "data_dir = {data}
+fn url(port: u16, queue: &str) -> String {
+    format!("http://127.0.0.1:{port}{}", Forebay::records_path(queue))
+}
+
+fn data_directory(directory: &Path) -> PathBuf {
+    directory.join("data")
+}
+
+/// Reads a queue's metric, without the `forebay_` before its name, from the admin address of a forebay.
+pub fn queue_metric(admin_port: u16, metric: &str, queue: &str) -> Option<u64> {
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, admin_port));
+    let mut stream = TcpStream::connect_timeout(&address, METRICS_TIMEOUT).ok()?;
+    stream.set_read_timeout(Some(METRICS_TIMEOUT)).ok()?;
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: forebay\r\nConnection: close\r\n\r\n").ok()?;
+    let mut text = String::new();
+    stream.take(METRICS_BYTES_MAX).read_to_string(&mut text).ok()?;
+    let line_start = format!("forebay_{metric}{{queue=\"{queue}\"}} ");
+    text.lines().find_map(|line| line.strip_prefix(&line_start))?.parse().ok()
+}
+
+impl Configuration {
+    fn to_toml(&self, directory: &Path, [port, admin_port]: [u16; 2]) -> String {
+        let mut text = format!(
+            "data_dir = {data}
 
 [[listeners]]
 protocol = \"http\"
@@ -66,17 +222,51 @@ address = \"127.0.0.1:{port}\"
 [admin]
 address = \"127.0.0.1:{admin_port}\"
 
-[queues.orders]
-rate = \"1/s\"
-ack = \"{ack}\"
+[ingress]
+{ingress}
+[journal]
+{journal}",
+            data = toml_string(&data_directory(directory)),
+            ingress = settings(&[
+                ("connections_max", self.connections_max),
+                ("idle_timeout_ms", self.idle_timeout_ms),
+                ("record_bytes_max", self.record_bytes_max),
+                ("body_bytes_in_flight_max", self.body_bytes_in_flight_max),
+            ]),
+            journal = settings(&[("ring_bytes", self.ring_bytes)]),
+        );
+        for queue in &self.queues {
+            text.push_str(&self.queue_toml(queue, directory));
+        }
+        text
+    }
 
-[queues.orders.sink]
+    fn queue_toml(&self, queue: &str, directory: &Path) -> String {
+        let ack = match self.ack {
+            Ack::Durable => "durable",
+            Ack::Memory => "memory",
+        };
+        format!(
+            "
+[queues.{queue}]
+rate = \"{rate}\"
+ack = \"{ack}\"
+{backlog}
+[queues.{queue}.sink]
 type = \"sqlite\"
 url = {database}
 ",
-        data = toml_string(&directory.join("data")),
-        database = toml_string(&directory.join("orders.db")),
-    )
+            rate = self.rate,
+            backlog = settings(&[("max_backlog_bytes", self.max_backlog_bytes)]),
+            database = toml_string(&directory.join(format!("{queue}.db"))),
+        )
+    }
+}
+
+/// A line for each value that is given.
+fn settings(values: &[(&str, Option<u64>)]) -> String {
+    let line = |(name, value): &(&str, Option<u64>)| value.map(|value| format!("{name} = {value}\n"));
+    values.iter().filter_map(line).collect()
 }
 
 /// A path as a TOML basic string.
@@ -91,8 +281,25 @@ mod tests {
 
     #[test]
     fn paths_are_escaped_in_the_configuration() {
-        let text = configuration(Path::new("/a \"b\"/c\\d"), 1, 2, Ack::Memory);
+        let configuration = Configuration { ack: Ack::Memory, ..Configuration::default() };
+        let text = configuration.to_toml(Path::new("/a \"b\"/c\\d"), [1, 2]);
         assert!(text.contains(r#"data_dir = "/a \"b\"/c\\d/data""#), "{text}");
         assert!(text.contains("ack = \"memory\""), "{text}");
+    }
+
+    #[test]
+    fn only_what_is_given_is_configured() {
+        let text = Configuration::default().to_toml(Path::new("/d"), [1, 2]);
+        assert!(!text.contains("_bytes") && !text.contains("_max"), "{text}");
+        let configuration = Configuration {
+            queues: vec!["a".to_owned(), "b".to_owned()],
+            max_backlog_bytes: Some(7),
+            ring_bytes: Some(8),
+            ..Configuration::default()
+        };
+        let text = configuration.to_toml(Path::new("/d"), [1, 2]);
+        assert!(text.contains("[journal]\nring_bytes = 8\n"), "{text}");
+        assert!(text.contains("[queues.b]\nrate = \"1/s\"\nack = \"durable\"\nmax_backlog_bytes = 7\n"), "{text}");
+        assert!(text.contains("url = \"/d/b.db\""), "{text}");
     }
 }

@@ -1,6 +1,6 @@
 //! Servers to compare with, started on free ports with everything they write in a temporary directory.
 //!
-//! Each peer has a file of its own and a line in [`PEERS`].
+//! Each peer has a file of its own and a line in [`PEERS`]. [`Forebay`] can also be configured and killed.
 
 mod child;
 mod forebay;
@@ -8,11 +8,15 @@ mod forebay_memory;
 mod nats;
 mod nginx;
 mod postgres;
+mod process;
 mod rabbitmq;
 mod redis;
 
 pub use child::RunningPeer;
 pub(crate) use child::free_ports;
+pub(crate) use forebay::queue_metric;
+pub use forebay::{Ack, Configuration, Forebay};
+pub use process::{ServerProcess, Usage};
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -106,6 +110,14 @@ pub enum PeerError {
         program: String,
         /// What the system said.
         source: io::Error,
+    },
+    /// A forebay does not tell how a queue is.
+    #[error("forebay's metrics have no {metric} of the queue {queue}")]
+    NoMetric {
+        /// The metric.
+        metric: &'static str,
+        /// The queue.
+        queue: String,
     },
     /// The program ended, or did not answer in time.
     #[error("{name} did not start: {reason}\n{log}")]

@@ -9,14 +9,19 @@ pub fn run(url: &str, round: &RoundPlan, load: Load) -> Result<Measured, WireErr
     let mut plan = Plan::new(url, load)?;
     plan.connections = round.connections;
     plan.threads = round.threads;
-    let outcome = engine::run(&plan, &Arc::new(Progress::new()))?;
-    Ok(Measured {
-        offered: outcome.offered,
-        acknowledged: outcome.acknowledged,
-        seconds: outcome.accept_seconds,
-        failure: failure(&outcome),
-        latency_us: outcome.latency_us,
-    })
+    Ok(engine::run(&plan, &Arc::new(Progress::new()))?.into())
+}
+
+impl From<Outcome> for Measured {
+    fn from(outcome: Outcome) -> Self {
+        Self {
+            offered: outcome.offered,
+            acknowledged: outcome.acknowledged,
+            seconds: outcome.accept_seconds,
+            failure: failure(&outcome),
+            latency_us: outcome.latency_us,
+        }
+    }
 }
 
 /// The statuses that are no acknowledgement, and the first failure.

@@ -82,6 +82,26 @@ pub struct Measured {
     pub failure: Option<String>,
 }
 
+impl Measured {
+    /// Acknowledged requests per second.
+    #[must_use]
+    pub fn per_second(&self) -> f64 {
+        self.acknowledged as f64 / self.seconds
+    }
+
+    /// What is wrong with the round: a server that does not acknowledge everything is not measured by it. `None` if
+    /// nothing is.
+    #[must_use]
+    pub fn complaint(&self) -> Option<String> {
+        let unacknowledged = self.offered - self.acknowledged;
+        if self.acknowledged > 0 && unacknowledged == 0 {
+            return None;
+        }
+        let text = format!("{unacknowledged} of {} requests were not acknowledged", self.offered);
+        Some(self.failure.as_ref().map_or(text.clone(), |failure| format!("{text}; {failure}")))
+    }
+}
+
 /// Why a round or a call brought nothing.
 #[derive(Debug, thiserror::Error)]
 pub enum WireError {
