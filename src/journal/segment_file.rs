@@ -13,7 +13,7 @@ use std::time::Duration;
 use memmap2::MmapMut;
 use rustix::fs::OFlags;
 
-use super::format::{BatchHeader, Footer, SegmentIdentity};
+use super::format::{BATCH_HEADER_BYTES, BatchHeader, Footer, FormatError, SegmentIdentity};
 use crate::limits::{BLOCK_BYTES, ZEROING_STEP_BYTES};
 
 /// Memory whose address is a multiple of the block size, zeroed, and not resident until touched.
@@ -162,7 +162,7 @@ pub enum ReadError {
         /// Where in the file.
         offset: u64,
         /// What is wrong there.
-        cause: super::format::FormatError,
+        cause: FormatError,
     },
 }
 
@@ -187,20 +187,31 @@ impl BatchReader {
     /// It is not there or not whole: then the disk has lost it.
     pub fn next_batch(&mut self) -> Result<(BatchHeader, &[u8]), ReadError> {
         self.ensure(BLOCK_BYTES)?;
-        // The window may have been read before the batch was written; if so, read it again.
-        if BatchHeader::decode(&self.identity, self.ahead()).is_err() {
-            self.window_bytes = 0;
-            self.ensure(BLOCK_BYTES)?;
-            let corrupt = |cause| ReadError::Corrupt { offset: self.offset, cause };
-            let whole = BatchHeader::peek(&self.identity, self.ahead()).map_err(corrupt)?.padded_bytes();
-            self.ensure(whole)?;
-        }
+        let header = match self.decode() {
+            Ok(header) => header,
+            // The window may have been read before the batch was written; if so, read it again.
+            Err(_) => {
+                self.window_bytes = 0;
+                self.ensure(BLOCK_BYTES)?;
+                let peeked = BatchHeader::peek(&self.identity, self.ahead());
+                let whole = peeked.map_err(|cause| self.corrupt(cause))?.padded_bytes();
+                self.ensure(whole)?;
+                self.decode().map_err(|cause| self.corrupt(cause))?
+            }
+        };
         let offset = self.offset;
-        let (header, _) =
-            BatchHeader::decode(&self.identity, self.ahead()).map_err(|cause| ReadError::Corrupt { offset, cause })?;
         self.offset += header.padded_bytes() as u64;
-        let start = usize::try_from(offset - self.window_offset).unwrap_or(0) + super::format::BATCH_HEADER_BYTES;
+        let start = usize::try_from(offset - self.window_offset).unwrap_or(0) + BATCH_HEADER_BYTES;
         Ok((header, &self.window[start..start + header.length.get() as usize]))
+    }
+
+    /// Checks the batch at the current offset, which costs a checksum of all of it.
+    fn decode(&self) -> Result<BatchHeader, FormatError> {
+        BatchHeader::decode(&self.identity, self.ahead()).map(|(header, _)| header)
+    }
+
+    fn corrupt(&self, cause: FormatError) -> ReadError {
+        ReadError::Corrupt { offset: self.offset, cause }
     }
 
     fn ahead(&self) -> &[u8] {
@@ -214,8 +225,7 @@ impl BatchReader {
             return Ok(());
         }
         if self.offset + bytes as u64 > self.identity.capacity {
-            let cause = super::format::FormatError::Short;
-            return Err(ReadError::Corrupt { offset: self.offset, cause });
+            return Err(self.corrupt(FormatError::Short));
         }
         if self.window.len() < bytes {
             self.window = aligned_buffer(bytes)?;
