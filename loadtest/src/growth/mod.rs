@@ -176,8 +176,8 @@ pub enum Event<'a> {
 pub enum GrowthError {
     /// Too few files may be open.
     #[error(
-        "{needed} files have to be open at once, as many as connections and some more, and the limit is {limit}: \
-         raise it (ulimit -n {needed}), which may take root's rights (ulimit -Hn shows how far it goes without)"
+        "{needed} files have to be open at once, for the connections and some more, and the hard limit is {limit}: \
+         raise it as root (ulimit -n {needed}), or measure fewer connections"
     )]
     OpenFiles {
         /// How many files.
