@@ -10,8 +10,9 @@ use std::path::PathBuf;
 
 /// Drains a backlog beside the database's own bulk loader.
 ///
-/// The one at an unlimited rate and the other with the same rows, in turns. Into PostgreSQL beside psql's \copy, into SQLite beside .import of the sqlite3 shell in one transaction. Both
-/// begin with the same empty table of four columns with a primary key; it is dropped in the end.
+/// They take turns with the same rows, the drain at an unlimited rate: into PostgreSQL beside psql's \copy, into SQLite
+/// beside .import of the sqlite3 shell in one transaction. Both begin with the same empty table of four columns with a
+/// primary key; it is dropped in the end.
 #[derive(Args)]
 pub struct DrainArguments {
     /// Path of the forebay program
