@@ -13,17 +13,13 @@ struct Arguments {
     command: Command,
 }
 
+/// None has a description here: clap would take it instead of the longer one that its arguments have.
 #[derive(Subcommand)]
 enum Command {
-    /// Loads a URL and prints the figures
     Run(Box<cli::run::RunArguments>),
-    /// Loads servers in turns and prints their ratio
     Compare(cli::compare::CompareArguments),
-    /// Shows how forebay's cost grows, axis by axis
     Growth(cli::growth::GrowthArguments),
-    /// Drains a backlog beside the database's own bulk loader
     Drain(cli::drain::DrainArguments),
-    /// Counts the orders that a database holds
     Verify(cli::verify::VerifyArguments),
 }
 

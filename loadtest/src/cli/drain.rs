@@ -8,10 +8,11 @@ use forebay_loadtest::results::{median, rate};
 use forebay_loadtest::verify::Sink;
 use std::path::PathBuf;
 
-/// Drains a backlog at an unlimited rate and loads the same rows with the database's own program, in turns.
+/// Drains a backlog beside the database's own bulk loader.
 ///
-/// Into PostgreSQL beside psql's \copy, into SQLite beside .import of the sqlite3 shell in one transaction. Both
-/// begin with the same empty table of four columns with a primary key; it is dropped in the end.
+/// They take turns with the same rows, the drain at an unlimited rate: into PostgreSQL beside psql's \copy, into SQLite
+/// beside .import of the sqlite3 shell in one transaction. Both begin with the same empty table of four columns with a
+/// primary key; it is dropped in the end.
 #[derive(Args)]
 pub struct DrainArguments {
     /// Path of the forebay program

@@ -4,7 +4,7 @@ use super::figures::Point;
 use super::station::{Station, Workload};
 use super::{Axis, Event, GrowthError, GrowthPlan};
 use crate::engine::Payload;
-use crate::peer::{Configuration, Forebay};
+use crate::peer::{Forebay, ForebayConfiguration};
 
 /// Connections that load records of each size.
 pub const RECORD_SIZE_CONNECTIONS: usize = 64;
@@ -36,7 +36,7 @@ pub fn record_size(plan: &GrowthPlan, on_event: &mut dyn FnMut(Event<'_>)) -> Re
     let point = |record_bytes: &usize| {
         // The ring has to hold what comes during a commit, which may be all that is in flight.
         let in_flight_bytes = (*record_bytes as u64 + RECORD_HEADER_BYTES) * RECORD_SIZE_CONNECTIONS as u64;
-        let configuration = Configuration {
+        let configuration = ForebayConfiguration {
             record_bytes_max: Some(RECORD_BYTES_MAX.max(*record_bytes as u64)),
             ring_bytes: Some(RING_BYTES.max(in_flight_bytes)),
             body_bytes_in_flight_max: Some(BODY_BYTES_IN_FLIGHT_MAX.max(in_flight_bytes)),
@@ -56,7 +56,7 @@ pub fn record_size(plan: &GrowthPlan, on_event: &mut dyn FnMut(Event<'_>)) -> Re
 pub fn queues(plan: &GrowthPlan, on_event: &mut dyn FnMut(Event<'_>)) -> Result<Vec<Point>, GrowthError> {
     let point = |count: &usize| {
         let queues: Vec<String> = (1..=*count).map(|number| format!("orders-{number}")).collect();
-        let configuration = Configuration { queues: queues.clone(), ..plan.configuration() };
+        let configuration = ForebayConfiguration { queues: queues.clone(), ..plan.configuration() };
         let workload = Workload {
             point: Axis::Queues.point(*count as u64),
             payload: ORDERS,
@@ -70,7 +70,7 @@ pub fn queues(plan: &GrowthPlan, on_event: &mut dyn FnMut(Event<'_>)) -> Result<
 
 fn measure(
     plan: &GrowthPlan,
-    configuration: &Configuration,
+    configuration: &ForebayConfiguration,
     workload: Workload,
     at: u64,
     on_event: &mut dyn FnMut(Event<'_>),

@@ -16,7 +16,7 @@ mod table;
 pub use figures::{BacklogPoint, Growth, IdleComparison, Point, Round};
 
 use crate::engine::EngineError;
-use crate::peer::{Configuration, PeerError, StartOptions};
+use crate::peer::{ForebayConfiguration, PeerError, StartOptions};
 use crate::results::{bytes, grouped, rate};
 use serde::Serialize;
 use std::fmt;
@@ -119,22 +119,22 @@ impl GrowthPlan {
     }
 
     /// What every forebay is told: the drain stands still, and nothing is refused or closed that is to be measured.
-    fn configuration(&self) -> Configuration {
-        Configuration {
+    fn configuration(&self) -> ForebayConfiguration {
+        ForebayConfiguration {
             rate: "1/h",
             max_backlog_bytes: Some(BACKLOG_BYTES_MAX),
             // There are never as many connections as files.
             connections_max: Some(room::open_files(self)),
             idle_timeout_ms: Some(IDLE_TIMEOUT_MS),
-            ..Configuration::default()
+            ..ForebayConfiguration::default()
         }
     }
 
-    /// How long one forebay is loaded in all, at most: with idle connections it is warmed up before each round.
-    fn loaded_seconds(&self) -> u64 {
-        let rounds = u32::try_from(self.rounds).unwrap_or(u32::MAX);
-        let turn = self.round.saturating_add(self.warm_up);
-        turn.saturating_mul(rounds).saturating_add(self.warm_up).as_secs() + 1
+    /// How long one forebay is loaded in all, if it is warmed up so often. Begun seconds count.
+    fn loaded_seconds(&self, warm_ups: usize) -> u64 {
+        let times = |duration: Duration, count| duration.saturating_mul(u32::try_from(count).unwrap_or(u32::MAX));
+        let seconds = times(self.round, self.rounds).saturating_add(times(self.warm_up, warm_ups)).as_secs();
+        seconds.saturating_add(1)
     }
 }
 
@@ -176,8 +176,8 @@ pub enum Event<'a> {
 pub enum GrowthError {
     /// Too few files may be open.
     #[error(
-        "{needed} files have to be open at once, as many as connections and some more, and the limit is {limit}: \
-         raise it (ulimit -n {needed}), which may take root's rights (ulimit -Hn shows how far it goes without)"
+        "{needed} files have to be open at once, for the connections and some more, and the hard limit is {limit}: \
+         raise it as root (ulimit -n {needed}), or measure fewer connections"
     )]
     OpenFiles {
         /// How many files.

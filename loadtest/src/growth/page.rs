@@ -39,7 +39,7 @@ impl Growth {
 }
 
 fn axis_sections(axis: Axis, points: &[&Point]) -> Vec<Section> {
-    // A request's cost grows with its size by orders of magnitude, and with nothing else.
+    // From the smallest record to the largest, rate and processor time differ by orders of magnitude.
     let cost_scale = if axis == Axis::RecordSize { Scale::Log } else { Scale::Linear };
     let plot =
         |y_label, y_scale, series| Some(Plot { x_label: x_label(axis), y_label, x_scale: Scale::Log, y_scale, series });
@@ -87,8 +87,8 @@ fn note(axis: Axis) -> String {
     match axis {
         Axis::Connections => "One 270-byte order in flight on each connection.".to_owned(),
         Axis::RecordSize => format!(
-            "One record in flight on each of {RECORD_SIZE_CONNECTIONS} connections. ring_bytes is forebay's default, or \
-             as much as is in flight where that is more."
+            "One record in flight on each of {RECORD_SIZE_CONNECTIONS} connections. ring_bytes is forebay's default, \
+             or as much as is in flight where that is more."
         ),
         Axis::Backlog => format!(
             "One record of {} bytes in flight on each of {RECORD_SIZE_CONNECTIONS} connections, to a forebay that was \
@@ -106,7 +106,7 @@ fn idle_section(idle: &IdleComparison) -> Section {
     let note = format!(
         "Two forebays in turns, {} busy connections on each; one has idle connections besides. Rate of that one over \
          the other: {}.",
-        idle.alone.connections,
+        grouped(idle.alone.connections as u64),
         table::ratio(&idle.ratio)
     );
     Section { title: "Idle connections".to_owned(), note, table: Some(table::idle(idle)), plot: None }
@@ -123,8 +123,8 @@ fn backlog_sections(levels: &[BacklogPoint]) -> Vec<Section> {
     vec![
         Section {
             title: "Backlog: start".to_owned(),
-            note: "From the start of the process after kill -9 until /readyz, which is asked every 5 ms, answers 200. The \
-                   journal is written past the page cache, to which nothing is done."
+            note: "From the start of the process after kill -9 until /readyz, which is asked every 5 ms, answers 200. \
+                   The journal is written past the page cache, to which nothing is done."
                 .to_owned(),
             table: Some(table::backlog(levels)),
             plot: plot("time until ready (s)", ready),

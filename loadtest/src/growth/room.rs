@@ -21,8 +21,9 @@ const SEGMENT_BYTES: u64 = 64 << 20;
 const RECORD_OVERHEAD_BYTES: u64 = 100;
 /// What rounds of small records may write in a second.
 const SMALL_BYTES_PER_SECOND: u64 = 128 << 20;
-/// What rounds of the largest records may write in a second, which is what the disk takes.
-const LARGE_BYTES_PER_SECOND: u64 = 1 << 30;
+/// What rounds of larger records may write in a second, which is what the disk takes. Where it takes more and runs
+/// full, the forebay says so and the measurement ends.
+const LARGE_BYTES_PER_SECOND: u64 = 3 << 29;
 /// Records that count as small.
 const SMALL_RECORD_BYTES: usize = 1 << 10;
 
@@ -62,25 +63,26 @@ fn raise_open_files(needed: u64) -> Result<(), GrowthError> {
 
 /// What each axis may have on the disk at once. Points are removed before the next one begins.
 fn needed_bytes(plan: &GrowthPlan) -> Vec<(Axis, u64)> {
-    let loaded_seconds = plan.loaded_seconds();
+    let loaded_seconds = plan.loaded_seconds(1);
     let segments = |queues: usize| (queues as u64 + 2) * SEGMENT_BYTES;
-    let small = loaded_seconds * SMALL_BYTES_PER_SECOND;
+    let small = loaded_seconds.saturating_mul(SMALL_BYTES_PER_SECOND);
     let mut needed = Vec::new();
     if !plan.connections.is_empty() || plan.idle.is_some() {
-        // With idle connections beside them, two forebays are loaded.
-        needed.push((Axis::Connections, 2 * (small + segments(1))));
+        // For the idle ones two forebays are loaded, each of which is warmed up at first and before each round.
+        let turns = plan.loaded_seconds(plan.rounds.saturating_add(1)).saturating_mul(SMALL_BYTES_PER_SECOND);
+        needed.push((Axis::Connections, turns.saturating_add(segments(1)).saturating_mul(2)));
     }
     if let Some(record_bytes) = plan.record_bytes.iter().max() {
         let large = *record_bytes > SMALL_RECORD_BYTES;
         let per_second = if large { LARGE_BYTES_PER_SECOND } else { SMALL_BYTES_PER_SECOND };
-        needed.push((Axis::RecordSize, loaded_seconds * per_second + segments(1)));
+        needed.push((Axis::RecordSize, loaded_seconds.saturating_mul(per_second).saturating_add(segments(1))));
     }
     if let Some(records) = plan.backlog_records.iter().max() {
         let backlog = records.saturating_mul(RECORD_BYTES as u64 + RECORD_OVERHEAD_BYTES);
-        needed.push((Axis::Backlog, backlog.saturating_add(small + segments(1))));
+        needed.push((Axis::Backlog, backlog.saturating_add(small).saturating_add(segments(1))));
     }
     if let Some(queues) = plan.queues.iter().max() {
-        needed.push((Axis::Queues, small + segments(*queues)));
+        needed.push((Axis::Queues, small.saturating_add(segments(*queues))));
     }
     needed
 }

@@ -30,7 +30,7 @@ pub enum Ack {
 
 /// What a forebay is told. Where it is `None`, forebay's own default holds.
 #[derive(Clone, Debug)]
-pub struct Configuration {
+pub struct ForebayConfiguration {
     /// The names of the queues, of which there is at least one.
     pub queues: Vec<String>,
     /// The rate of each queue's drain.
@@ -51,7 +51,7 @@ pub struct Configuration {
     pub ring_bytes: Option<u64>,
 }
 
-impl Default for Configuration {
+impl Default for ForebayConfiguration {
     /// One queue, `orders`, of which a record a second is drained, and each record durable before it is acknowledged.
     fn default() -> Self {
         Self {
@@ -69,7 +69,7 @@ impl Default for Configuration {
 }
 
 fn start(options: &StartOptions) -> Result<RunningPeer, PeerError> {
-    Ok(Forebay::start(&Configuration::default(), options)?.into_peer())
+    Ok(Forebay::start(&ForebayConfiguration::default(), options)?.into_peer())
 }
 
 /// A forebay that runs, killed with its directory when it is dropped.
@@ -86,7 +86,7 @@ impl Forebay {
     ///
     /// # Errors
     /// The program is missing, does not start with this configuration, or is not ready within 10 s.
-    pub fn start(configuration: &Configuration, options: &StartOptions) -> Result<Self, PeerError> {
+    pub fn start(configuration: &ForebayConfiguration, options: &StartOptions) -> Result<Self, PeerError> {
         Self::start_as(PEER.name, KEEPS, configuration, options)
     }
 
@@ -94,7 +94,7 @@ impl Forebay {
     pub(super) fn start_as(
         name: &'static str,
         keeps: &'static str,
-        configuration: &Configuration,
+        configuration: &ForebayConfiguration,
         options: &StartOptions,
     ) -> Result<Self, PeerError> {
         let binary = options.forebay_binary.as_deref().unwrap_or(Path::new("forebay"));
@@ -210,7 +210,7 @@ pub fn queue_metric(admin_port: u16, metric: &str, queue: &str) -> Option<u64> {
     text.lines().find_map(|line| line.strip_prefix(&line_start))?.parse().ok()
 }
 
-impl Configuration {
+impl ForebayConfiguration {
     fn to_toml(&self, directory: &Path, [port, admin_port]: [u16; 2]) -> String {
         let mut text = format!(
             "data_dir = {data}
@@ -281,7 +281,7 @@ mod tests {
 
     #[test]
     fn paths_are_escaped_in_the_configuration() {
-        let configuration = Configuration { ack: Ack::Memory, ..Configuration::default() };
+        let configuration = ForebayConfiguration { ack: Ack::Memory, ..ForebayConfiguration::default() };
         let text = configuration.to_toml(Path::new("/a \"b\"/c\\d"), [1, 2]);
         assert!(text.contains(r#"data_dir = "/a \"b\"/c\\d/data""#), "{text}");
         assert!(text.contains("ack = \"memory\""), "{text}");
@@ -289,13 +289,13 @@ mod tests {
 
     #[test]
     fn only_what_is_given_is_configured() {
-        let text = Configuration::default().to_toml(Path::new("/d"), [1, 2]);
+        let text = ForebayConfiguration::default().to_toml(Path::new("/d"), [1, 2]);
         assert!(!text.contains("_bytes") && !text.contains("_max"), "{text}");
-        let configuration = Configuration {
+        let configuration = ForebayConfiguration {
             queues: vec!["a".to_owned(), "b".to_owned()],
             max_backlog_bytes: Some(7),
             ring_bytes: Some(8),
-            ..Configuration::default()
+            ..ForebayConfiguration::default()
         };
         let text = configuration.to_toml(Path::new("/d"), [1, 2]);
         assert!(text.contains("[journal]\nring_bytes = 8\n"), "{text}");

@@ -15,7 +15,7 @@ mod redis;
 pub use child::RunningPeer;
 pub(crate) use child::free_ports;
 pub(crate) use forebay::queue_metric;
-pub use forebay::{Ack, Configuration, Forebay};
+pub use forebay::{Ack, Forebay, ForebayConfiguration};
 pub use process::{ServerProcess, Usage};
 
 use std::io;
