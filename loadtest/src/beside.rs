@@ -110,12 +110,7 @@ pub fn to_json(measured: &[Beside], machine: &Machine) -> String {
 ///
 /// # Errors
 /// A plot cannot be drawn.
-pub fn to_html(
-    measured: &[Beside],
-    title: &str,
-    command_line: &str,
-    machine: &Machine,
-) -> Result<String, ReportError> {
+pub fn to_html(measured: &[Beside], title: &str, command_line: &str, machine: &Machine) -> Result<String, ReportError> {
     let summary = "Measured in turns, so that what disturbs the machine disturbs both alike.";
     let sections = measured.iter().map(Beside::to_section).collect();
     Document { title, summary, command_line, machine, sections }.to_html()

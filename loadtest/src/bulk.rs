@@ -4,10 +4,10 @@
 //! unlimited rate, and lets the database's own program load the same rows into it from a file: `\copy` of psql, or
 //! `.import` of the sqlite3 shell within one transaction.
 
+use crate::beside::Beside;
 use crate::engine::{self, EngineError, Load, Plan, Progress};
 use crate::peer::{PeerError, free_ports, queue_metric};
 use crate::verify::Sink;
-use serde::Serialize;
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -35,15 +35,6 @@ pub struct BulkPlan {
     pub rounds: usize,
     /// An existing directory on the disk that is meant.
     pub directory: PathBuf,
-}
-
-/// The figures of one round.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct BulkRound {
-    /// Rows a second that forebay drained.
-    pub drained_per_second: f64,
-    /// Rows a second of the database's own loader.
-    pub loaded_per_second: f64,
 }
 
 /// Why there is no result.
@@ -86,15 +77,18 @@ fn io_error(what: impl Into<String>) -> impl FnOnce(io::Error) -> BulkError {
     move |error| BulkError::Io { what, error }
 }
 
-/// Fills a journal, then measures round by round and tells `on_round` about each. Blocks.
+/// Fills a journal, then measures round by round and tells `on_line` about each. Blocks.
 ///
 /// # Errors
 /// The server or a program of the database is missing or fails, or the disk is full.
-pub fn compare_bulk(plan: &BulkPlan, mut on_round: impl FnMut(&BulkRound)) -> Result<Vec<BulkRound>, BulkError> {
+pub fn compare_bulk(plan: &BulkPlan, mut on_line: impl FnMut(String)) -> Result<Beside, BulkError> {
     let database = Database { sink: &plan.sink, directory: &plan.directory };
     let filled = plan.directory.join("filled");
     fill(plan, &filled)?;
-    let mut rounds = Vec::with_capacity(plan.rounds);
+    let mut beside = match &plan.sink {
+        Sink::Postgres(_) => Beside::new("drain into PostgreSQL", "rows/s", "forebay", "\\copy of psql"),
+        Sink::Sqlite(_) => Beside::new("drain into SQLite", "rows/s", "forebay", ".import of sqlite3"),
+    };
     for _ in 0..plan.rounds {
         let data = plan.directory.join("data");
         copy_directory(&filled, &data)?;
@@ -105,12 +99,10 @@ pub fn compare_bulk(plan: &BulkPlan, mut on_round: impl FnMut(&BulkRound)) -> Re
         let started = Instant::now();
         database.load()?;
         let loaded_per_second = plan.records as f64 / started.elapsed().as_secs_f64();
-        let round = BulkRound { drained_per_second, loaded_per_second };
-        on_round(&round);
-        rounds.push(round);
+        on_line(beside.add(drained_per_second, loaded_per_second));
     }
     database.drop()?;
-    Ok(rounds)
+    Ok(beside)
 }
 
 fn fill(plan: &BulkPlan, data: &Path) -> Result<(), BulkError> {

@@ -122,10 +122,7 @@ fn measured(access: Access, output: &[u8]) -> Result<Measured, FioError> {
         Access::WriteAndSync => (job.write, job.sync.lat_ns.percentile.p50),
         Access::Read => (job.read, 0.0),
     };
-    Ok(Measured {
-        bytes_per_second: requests.bw_bytes,
-        p50_us: (requests.clat_ns.percentile.p50 + sync_ns) / 1000.0,
-    })
+    Ok(Measured { bytes_per_second: requests.bw_bytes, p50_us: (requests.clat_ns.percentile.p50 + sync_ns) / 1000.0 })
 }
 
 #[cfg(test)]

@@ -5,8 +5,8 @@
 //! - [`verify`] counts what the database really holds and compares it with what was acknowledged.
 //! - [`peer`] starts servers to compare with, [`wire`] speaks to them, and [`compare`] does so round by round.
 //! - [`growth`] says how forebay's cost grows with connections, record size, backlog and queues.
-//! - [`bulk`] holds the drain against the database's own bulk loader, and [`fio`] says what the disk can do by itself;
-//!   [`beside`] sums up such pairs.
+//! - [`bulk`] holds the drain against the database's own bulk loader, and [`disk`] holds what clients get of a disk
+//!   against what [`fio`] gets; [`beside`] sums up such pairs.
 //!
 //! A flash sale, from its first order to the verdict about the database:
 //!
@@ -63,6 +63,7 @@ pub mod beside;
 pub mod bitset;
 pub mod bulk;
 pub mod compare;
+pub mod disk;
 pub mod engine;
 pub mod fio;
 pub mod growth;

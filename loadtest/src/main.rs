@@ -19,6 +19,7 @@ enum Command {
     Run(Box<cli::run::RunArguments>),
     Compare(cli::compare::CompareArguments),
     Growth(cli::growth::GrowthArguments),
+    Disk(cli::disk::DiskArguments),
     Drain(cli::drain::DrainArguments),
     Verify(cli::verify::VerifyArguments),
 }
@@ -37,6 +38,8 @@ const EXAMPLES: &str = "Examples:
     forebay-loadtest compare --peer redis --peer postgres --forebay target/release/forebay --directory /var/tmp
   How forebay's cost grows with open connections and with its backlog
     forebay-loadtest growth --axes connections,backlog --backlog-max 1000000 --directory /var/tmp --html growth.html
+  What clients get of this disk, beside what fio gets of it
+    forebay-loadtest disk --directory /var/tmp
 
 Exit code: 0 when every request was acknowledged, 1 when not, 2 for a wrong command line.";
 
@@ -45,6 +48,7 @@ fn main() -> ExitCode {
         Command::Run(arguments) => cli::run::run(&arguments),
         Command::Compare(arguments) => cli::compare::compare(&arguments),
         Command::Growth(arguments) => cli::growth::growth(&arguments),
+        Command::Disk(arguments) => cli::disk::disk(&arguments),
         Command::Drain(arguments) => cli::drain::drain(&arguments),
         Command::Verify(arguments) => cli::verify::verify(&arguments),
     };

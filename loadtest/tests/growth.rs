@@ -1,5 +1,4 @@
-//! The growth of cost with tiny points, measured on the real forebay program: the one that the variable
-//! `FOREBAY_BINARY` names, or the one that cargo built beside this test.
+//! The growth of cost with tiny points, measured on the real forebay program.
 
 #![allow(
     clippy::unwrap_used,
@@ -12,21 +11,11 @@
 use forebay_loadtest::growth::{Axis, Event, Growth, GrowthError, GrowthPlan, IdlePlan, Point, measure};
 use forebay_loadtest::peer::PeerError;
 use forebay_loadtest::report::{Document, Machine};
-use std::env;
-use std::path::PathBuf;
 use std::time::Duration;
 
-const ROUNDS: usize = 1;
+mod program;
 
-fn forebay() -> PathBuf {
-    if let Some(path) = env::var_os("FOREBAY_BINARY") {
-        return path.into();
-    }
-    // This program lies in target/debug/deps.
-    let built = env::current_exe().unwrap().ancestors().nth(2).unwrap().join("forebay");
-    assert!(built.is_file(), "no {}: run cargo build, or name another one in FOREBAY_BINARY", built.display());
-    built
-}
+const ROUNDS: usize = 1;
 
 fn tiny_plan() -> GrowthPlan {
     GrowthPlan {
@@ -36,7 +25,7 @@ fn tiny_plan() -> GrowthPlan {
         record_bytes: vec![64, 64 << 10],
         backlog_records: vec![0, 2_500],
         queues: vec![1, 3],
-        ..GrowthPlan::new(forebay()).with_round(Duration::from_millis(300))
+        ..GrowthPlan::new(program::forebay()).with_round(Duration::from_millis(300))
     }
 }
 

@@ -2,9 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
-use forebay_loadtest::bulk::{BulkPlan, BulkRound, compare_bulk};
-use forebay_loadtest::report::Machine;
-use forebay_loadtest::results::{median, rate};
+use forebay_loadtest::bulk::{BulkPlan, compare_bulk};
 use forebay_loadtest::verify::Sink;
 use std::path::PathBuf;
 
@@ -30,9 +28,8 @@ pub struct DrainArguments {
     /// Where journal and files go, which should be a real disk
     #[arg(long, value_name = "DIRECTORY", default_value = ".")]
     directory: PathBuf,
-    /// Writes every figure as JSON
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
+    #[command(flatten)]
+    files: super::BesideFiles,
 }
 
 pub fn drain(arguments: &DrainArguments) -> Result<()> {
@@ -54,24 +51,6 @@ pub fn drain(arguments: &DrainArguments) -> Result<()> {
         directory,
     };
     println!("filling a journal with {} records", arguments.records);
-    let rounds = compare_bulk(&plan, |round| println!("{}", line(round)))?;
-    let drained: Vec<f64> = rounds.iter().map(|round| round.drained_per_second).collect();
-    let loaded: Vec<f64> = rounds.iter().map(|round| round.loaded_per_second).collect();
-    let ratio = median(&drained) / median(&loaded);
-    println!("medians: drain {}, bulk loader {}, ratio {ratio:.3}", rate(median(&drained)), rate(median(&loaded)));
-    let Some(path) = &arguments.json else { return Ok(()) };
-    let json = serde_json::json!({
-        "machine": Machine::from_proc(), "records": arguments.records, "rounds": rounds, "ratio_of_medians": ratio,
-    });
-    super::write(path, &format!("{json:#}\n"))
-}
-
-fn line(round: &BulkRound) -> String {
-    let BulkRound { drained_per_second, loaded_per_second } = *round;
-    format!(
-        "drain {:>12}   bulk loader {:>12}   ratio {:.3}",
-        rate(drained_per_second),
-        rate(loaded_per_second),
-        drained_per_second / loaded_per_second
-    )
+    let measured = compare_bulk(&plan, |line| println!("{line}"))?;
+    arguments.files.tell("The drain and a bulk loader", &[measured])
 }

@@ -1,6 +1,7 @@
 //! The subcommands: each has its arguments, and a function that does what they say.
 
 pub mod compare;
+pub mod disk;
 mod display;
 pub mod drain;
 pub mod growth;
@@ -8,7 +9,10 @@ pub mod run;
 pub mod verify;
 
 use anyhow::{Context, Result, ensure};
-use std::path::Path;
+use clap::Args;
+use forebay_loadtest::beside::{self, Beside};
+use forebay_loadtest::report::Machine;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Writes a result file.
@@ -19,6 +23,33 @@ fn write(path: &Path, text: &str) -> Result<()> {
 /// The command line of this process, for a page to show.
 fn command_line() -> String {
     std::env::args().collect::<Vec<_>>().join(" ")
+}
+
+/// Where figures that were measured in turns go, besides the terminal.
+#[derive(Args)]
+pub struct BesideFiles {
+    /// Writes every figure as JSON
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Writes a report with plots as one HTML page
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+}
+
+impl BesideFiles {
+    /// Prints the sums and writes the files that were asked for.
+    fn tell(&self, title: &str, measured: &[Beside]) -> Result<()> {
+        println!();
+        measured.iter().for_each(|one| println!("{one}"));
+        let machine = Machine::from_proc();
+        if let Some(path) = &self.json {
+            write(path, &beside::to_json(measured, &machine))?;
+        }
+        if let Some(path) = &self.html {
+            write(path, &beside::to_html(measured, title, &command_line(), &machine)?)?;
+        }
+        Ok(())
+    }
 }
 
 /// Takes seconds from the command line as a duration.

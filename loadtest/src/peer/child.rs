@@ -23,11 +23,12 @@ const LOG_FILE: &str = "output.log";
 const LOG_TAIL_BYTES: usize = 2000;
 
 /// Runs the server in a process group of its own and sends it the signal `$1` when our end of the pipe closes, which it
-/// also does when we are killed ourselves; whatever is left of the group three seconds later goes too. The shell waits
+/// also does when we are killed ourselves; whatever is left of the group three seconds later goes too, and if we are
+/// gone, so does the directory, which may hold gigabytes. The shell waits
 /// for the server, so that a killed one is gone and not a zombie. A server that is killed should not dump its memory.
 const GUARD: &str = r#"signal=$1; shift; ulimit -c 0
 exec 3<&0; "$@" 3<&- </dev/null & server=$!
-{ read -r _ <&3; kill -"$signal" "$server"; sleep 3; kill -KILL 0; } 2>/dev/null &
+{ read -r _ <&3; kill -"$signal" "$server"; sleep 3; kill -0 "$PPID" || rm -rf "$PWD"; kill -KILL 0; } 2>/dev/null &
 exec 3<&-; wait "$server""#;
 
 /// A server that answers. Dropping it kills it with all its processes, reaps it and removes its directory.
