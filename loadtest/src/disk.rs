@@ -123,6 +123,7 @@ fn load(
     plan.payload = payload;
     plan.content_type = content_type.to_owned();
     plan.connections = connections;
+    plan.pinned = true;
     let measured = Measured::from(engine::run(&plan, &Arc::new(Progress::new()))?);
     match measured.complaint() {
         None => Ok(measured),

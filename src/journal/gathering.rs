@@ -4,20 +4,28 @@
 //! on a machine whose cores are busy that time is taken from the requests themselves. So under
 //! load a commit waits until about three quarters of those who send have sent: they go to the disk while the
 //! others are answered and send again. The wait is bounded, counted from the beginning of the commit before,
-//! and it is not made at all where little would come of it: a client that is alone, or
-//! few requests, are written at once. `docs/decisions/0006-gathering-under-load.md` has the figures.
+//! and the bound shrinks as long as cores are idle: then commits cost nobody anything. It is not
+//! made at all where little would come of it: a client that is alone, or few requests, are written at once.
+//! `docs/decisions/0006-gathering-under-load.md` and `0008-gather-only-when-cores-are-busy.md` have the figures.
 
 use std::time::Duration;
 
 /// The longest time from the beginning of one commit to that of the next that is spent for gathering.
 const INTERVAL_NS_MAX: u64 = 2_000_000;
-/// Unless at least so many requests can be expected within that time, nothing is waited for.
-const REQUESTS_WORTH_A_PAUSE: u64 = 16;
+/// It does not become shorter than this, which leaves two thirds of a core to others even for as long as the journal
+/// takes to notice that they want it.
+const INTERVAL_NS_MIN: u64 = 250_000;
+/// With a smaller share of idle time the interval is doubled,
+const IDLE_SHARE_MIN: f64 = 0.1;
+/// and with a larger one halved.
+const IDLE_SHARE_MAX: f64 = 0.25;
+/// With fewer requests a second nothing is waited for.
+const RATE_WORTH_A_PAUSE: u64 = 8000;
 /// The part of the senders that a commit waits for, in quarters.
 const SENDERS_QUARTERS_WANTED: u64 = 3;
 /// Where requests are answered as soon as they are gathered, the rings are looked at when this part of the
 /// senders has sent,
-const SENDERS_PER_EARLY_LOOK: u64 = 8;
+const SENDERS_PER_EARLY_LOOK: u64 = 2;
 /// and at least this often.
 const EARLY_LOOK_NS_MAX: u64 = 200_000;
 /// A pause in which nothing at all has come ends the wait: whoever sends has sent.
@@ -28,8 +36,10 @@ const PAUSE_NS_MIN: u64 = 30_000;
 const RATE_WINDOW_NS: u64 = 4_000_000;
 
 /// What the journal knows of the requests that come.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Gathering {
+    /// The longest time between the beginnings of two commits that is spent for gathering, as things are.
+    interval_ns: u64,
     /// Whether requests are answered as soon as they are gathered.
     answers_early: bool,
     /// When the commit before began.
@@ -49,7 +59,25 @@ impl Gathering {
     /// gathered, which must not wait for a commit.
     #[must_use]
     pub fn new(answers_early: bool) -> Self {
-        Self { answers_early, ..Self::default() }
+        Self {
+            interval_ns: INTERVAL_NS_MAX,
+            answers_early,
+            began_ns: 0,
+            gathered: 0,
+            gathered_before_pause: 0,
+            window_began_ns: 0,
+            window_requests: 0,
+            rate: 0,
+        }
+    }
+
+    /// The cores on which commits are made were idle for this share of the last moments, from 0 to 1.
+    pub fn cores_were_idle(&mut self, share: f64) {
+        if share < IDLE_SHARE_MIN {
+            self.interval_ns = (self.interval_ns * 2).min(INTERVAL_NS_MAX);
+        } else if share > IDLE_SHARE_MAX {
+            self.interval_ns = (self.interval_ns / 2).max(INTERVAL_NS_MIN);
+        }
     }
 
     /// A commit begins.
@@ -76,9 +104,8 @@ impl Gathering {
     #[must_use]
     pub fn pause(&mut self, now_ns: u64, senders: u64) -> Option<Pause> {
         let wanted = (senders * SENDERS_QUARTERS_WANTED / 4).saturating_sub(self.gathered);
-        let left_ns = INTERVAL_NS_MAX.saturating_sub(now_ns.saturating_sub(self.began_ns));
-        let expected = self.gathered + self.rate.saturating_mul(left_ns) / 1_000_000_000;
-        if self.gathered == 0 || wanted == 0 || left_ns < PAUSE_NS_MIN || expected < REQUESTS_WORTH_A_PAUSE {
+        let left_ns = self.interval_ns.saturating_sub(now_ns.saturating_sub(self.began_ns));
+        if self.gathered == 0 || wanted == 0 || left_ns < PAUSE_NS_MIN || self.rate < RATE_WORTH_A_PAUSE {
             return None;
         }
         if self.gathered == self.gathered_before_pause {
@@ -110,7 +137,7 @@ mod tests {
 
     /// A journal that has seen `rate` requests a second and begins a commit at the returned time.
     fn after(rate: u64) -> (Gathering, u64) {
-        let mut gathering = Gathering::default();
+        let mut gathering = Gathering::new(false);
         let mut now_ns = 1_000_000_000;
         gathering.gathered(now_ns, 1);
         for _ in 0..10 {
@@ -151,9 +178,9 @@ mod tests {
         gathering.answers_early = true;
         gathering.gathered(now_ns + 400_000, 20);
         let pause = gathering.pause(now_ns + 400_000, 256).unwrap();
-        assert_eq!(pause, Pause { requests: 32, longest: Duration::from_nanos(EARLY_LOOK_NS_MAX) });
+        assert_eq!(pause, Pause { requests: 128, longest: Duration::from_nanos(EARLY_LOOK_NS_MAX) });
         gathering.gathered(now_ns + 500_000, 1);
-        assert_eq!(gathering.pause(now_ns + 500_000, 44).unwrap().requests, 1, "a commit needs no more");
+        assert_eq!(gathering.pause(now_ns + 500_000, 30).unwrap().requests, 1, "a commit needs no more");
     }
 
     #[test]
@@ -165,6 +192,22 @@ mod tests {
         gathering.begin_commit(now_ns + 900_000);
         gathering.gathered(now_ns + 1_300_000, 20);
         assert!(gathering.pause(now_ns + 1_300_000, 1000).is_some(), "the next commit pauses again");
+    }
+
+    #[test]
+    fn the_more_cores_are_idle_the_shorter_the_wait() {
+        let (mut gathering, now_ns) = after(64_000);
+        let mut longest = |shares: &[f64]| {
+            shares.iter().for_each(|share| gathering.cores_were_idle(*share));
+            gathering.begin_commit(now_ns);
+            gathering.gathered(now_ns, 20);
+            gathering.pause(now_ns, 10_000).map(|pause| pause.longest.as_micros())
+        };
+        assert_eq!(longest(&[0.5, 0.5]), Some(500));
+        assert_eq!(longest(&[0.2]), Some(500), "enough is idle, and no more");
+        assert_eq!(longest(&[0.9; 9]), Some(250));
+        assert_eq!(longest(&[0.0]), Some(500));
+        assert_eq!(longest(&[0.0; 20]), Some(500), "never more than a step");
     }
 
     #[test]

@@ -12,6 +12,7 @@ pub mod directory;
 pub mod format;
 mod gathering;
 pub mod idempotency;
+pub mod idle;
 mod keys_file;
 pub mod maintenance;
 pub mod pool;

@@ -23,6 +23,7 @@ use super::catalogue::{Catalogue, Segment};
 use super::format::SegmentIdentity;
 use super::gathering::{Gathering, Pause};
 use super::idempotency::KeyEntry;
+use super::idle::IdleCores;
 use super::maintenance::{Chore, Unsaved};
 use super::pool::Pool;
 use super::segment_file;
@@ -77,6 +78,8 @@ pub struct Writer {
     /// What to complete when the commit that is being gathered is durable: ring and completion.
     gathered: Vec<(usize, Completion)>,
     gathering: Gathering,
+    /// `None` if the kernel does not tell: then it gathers as if there were none.
+    idle_cores: Option<IdleCores>,
     /// Connections that have sent requests lately, for each ring that a frame of this commit came from.
     senders: Vec<u16>,
     /// The ring that is looked at first, so that none is always last.
@@ -113,6 +116,7 @@ impl Writer {
             disk,
             gathered: Vec::new(),
             gathering: Gathering::new(answers_early),
+            idle_cores: IdleCores::of_this_thread(),
             senders,
             first_ring: 0,
             disk_full_until_ns: 0,
@@ -158,7 +162,12 @@ impl Writer {
             let senders = self.senders.iter().copied().map(u64::from).sum();
             match self.gathering.pause(now_ns, senders) {
                 Some(pause) if !is_full => self.pause(&pause, senders),
-                _ => return self.gathering.begin_commit(now_ns),
+                _ => {
+                    if let Some(share) = self.idle_cores.as_mut().and_then(|cores| cores.share(now_ns)) {
+                        self.gathering.cores_were_idle(share);
+                    }
+                    return self.gathering.begin_commit(now_ns);
+                }
             }
         }
     }

@@ -45,8 +45,8 @@ pub struct CompareArguments {
     threads: usize,
     /// Then load each server open loop with constant arrivals at 25, 50, 75 and 90 % of its own median
     ///
-    /// Latency then counts from the time at which a request was due, and includes the 1 to 2 ms by which the load
-    /// generator's timers may be late. Each of the four takes as long as a round, or longer when the server falls behind.
+    /// Latency then counts from the time at which a request was due, and includes the 0.1 ms by which the load
+    /// generator may let it go late. Each of the four takes as long as a round, or longer when the server falls behind.
     #[arg(long)]
     open: bool,
     /// Where the servers write, which should be a real disk [default: the system's temporary directory]

@@ -65,7 +65,7 @@ impl Comparison {
             title: format!("{} connections, open loop", self.connections),
             note: "Requests are due at a constant rate, a share of the server's own median above, whether or not \
                    earlier ones are acknowledged. Latencies below count from when a request was due, and include the \
-                   1 to 2 ms by which the load generator's timers may be late."
+                   0.1 ms by which the load generator may let it go late."
                 .to_owned(),
             table: Some(Table {
                 head: texts(["server", "share of its peak", "due", "acknowledged"]),

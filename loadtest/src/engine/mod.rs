@@ -6,8 +6,10 @@
 
 mod chunked;
 mod connection;
+mod due_timer;
 mod held;
 mod outcome;
+mod pinning;
 mod plan;
 mod progress;
 mod request;
@@ -17,9 +19,11 @@ mod source;
 mod target;
 mod worker;
 
+pub(crate) use due_timer::DueTimer;
 pub use held::Connections;
 pub use outcome::Outcome;
 pub(crate) use outcome::latency_histogram;
+pub(crate) use pinning::pin;
 pub use plan::{Limits, Load, Payload, Plan};
 pub use progress::{Progress, ProgressCounts};
 pub use retry::{FailureKind, RetryPolicy};
@@ -119,9 +123,12 @@ fn run_with(plan: &Plan, streams: &mut Vec<TcpStream>, progress: &Arc<Progress>)
             let connections = plan.connections / threads + usize::from(number < plan.connections % threads);
             let opened: Vec<Option<TcpStream>> = (0..connections).map(|_| unused.next()).collect();
             let run = run.clone();
-            let handle = thread::Builder::new()
-                .name(format!("load-{number}"))
-                .spawn_scoped(scope, move || run_thread(plan, opened, &run));
+            let handle = thread::Builder::new().name(format!("load-{number}")).spawn_scoped(scope, move || {
+                if plan.pinned {
+                    pin(number, threads);
+                }
+                run_thread(plan, opened, &run)
+            });
             match handle {
                 Ok(handle) => handles.push(handle),
                 Err(error) => {
@@ -153,9 +160,10 @@ fn run_thread(
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
     let tally = Arc::new(Mutex::new(Tally::new()?));
     let open = runtime.block_on(async {
+        let timer = Arc::new(DueTimer::new()?);
         let mut workers = JoinSet::new();
         for stream in opened {
-            workers.spawn(Worker::new(run.clone(), plan, tally.clone(), stream)?.work());
+            workers.spawn(Worker::new(run.clone(), plan, tally.clone(), timer.clone(), stream)?.work());
         }
         finish(workers, &run.progress).await
     })?;

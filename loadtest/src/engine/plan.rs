@@ -86,6 +86,8 @@ pub struct Plan {
     pub connections: usize,
     /// Threads, each with its own runtime and its share of the connections.
     pub threads: usize,
+    /// Whether each thread keeps to a core of its own, from the last one on, as far as one is left for the server.
+    pub pinned: bool,
     /// Timeouts and sizes.
     pub limits: Limits,
     /// What to do about requests that were not acknowledged; `None` sends each once.
@@ -110,6 +112,7 @@ impl Plan {
             load,
             connections: 64,
             threads: 1,
+            pinned: false,
             limits: Limits::default(),
             retry: None,
         })

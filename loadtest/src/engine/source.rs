@@ -57,20 +57,6 @@ impl Source {
     }
 }
 
-impl Job {
-    /// Returns when the request is due, with the time it is then. Timers have a resolution of 1 ms and never fire early.
-    pub async fn wait(&self, start: Instant) -> Duration {
-        loop {
-            let now = start.elapsed();
-            let left = self.due.saturating_sub(now);
-            if left.is_zero() {
-                return now;
-            }
-            tokio::time::sleep(left).await;
-        }
-    }
-}
-
 /// A thread that panicked is reported by its join; what it had counted is still there to read.
 pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)

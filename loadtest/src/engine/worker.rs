@@ -2,6 +2,7 @@
 
 use super::Plan;
 use super::connection::Connection;
+use super::due_timer::DueTimer;
 use super::outcome::Tally;
 use super::progress::Progress;
 use super::request::RequestTemplate;
@@ -38,6 +39,7 @@ impl Run {
 pub struct Worker {
     run: Arc<Run>,
     tally: Arc<Mutex<Tally>>,
+    timer: Arc<DueTimer>,
     connection: Connection,
     body: Vec<u8>,
     request: Vec<u8>,
@@ -45,15 +47,21 @@ pub struct Worker {
 
 impl Worker {
     /// Takes over `stream` if its connection is already open. Must be made within a runtime.
-    pub fn new(run: Arc<Run>, plan: &Plan, tally: Arc<Mutex<Tally>>, stream: Option<TcpStream>) -> io::Result<Self> {
+    pub fn new(
+        run: Arc<Run>,
+        plan: &Plan,
+        tally: Arc<Mutex<Tally>>,
+        timer: Arc<DueTimer>,
+        stream: Option<TcpStream>,
+    ) -> io::Result<Self> {
         let connection = Connection::new(run.addresses.clone(), plan, stream)?;
-        Ok(Self { run, tally, connection, body: Vec::new(), request: Vec::new() })
+        Ok(Self { run, tally, timer, connection, body: Vec::new(), request: Vec::new() })
     }
 
     /// Works until there is nothing left to send; returns the connection if it is still open then.
     pub async fn work(mut self) -> Option<TcpStream> {
         while let Some(job) = self.run.source.next(self.run.start) {
-            let started = job.wait(self.run.start).await;
+            let started = self.timer.wait(self.run.start, job.due).await;
             self.run.progress.offered.fetch_add(1, Relaxed);
             lock(&self.tally).started(job.due, started.saturating_sub(job.due));
             self.run.template.write(job.index, &mut self.body, &mut self.request);

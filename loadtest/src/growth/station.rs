@@ -43,6 +43,7 @@ impl Station {
         load.payload = payload;
         load.connections = connections;
         load.threads = plan.threads;
+        load.pinned = true;
         load.paths = queues.iter().map(|queue| Forebay::records_path(queue)).collect();
         let opened = Connections::open(&load).map_err(&failed)?;
         let process = process(&server, &point)?;

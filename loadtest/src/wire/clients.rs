@@ -4,7 +4,7 @@
 //! would pay for 256 new processes in every round.
 
 use super::{Measured, RoundPlan, WireError};
-use crate::engine::{Load, Source, latency_histogram, lock};
+use crate::engine::{DueTimer, Load, Source, latency_histogram, lock, pin};
 use crate::order::{RunId, write_order};
 use hdrhistogram::Histogram;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -69,7 +69,11 @@ pub fn run<C: Client>(port: u16, plan: &RoundPlan, load: &Load) -> Result<Measur
             starts.push(start);
             let thread = thread::Builder::new().name(format!("load-{number}"));
             // Returning early drops `starts`, on which the threads that already run wait, so they end.
-            handles.push(thread.spawn_scoped(scope, move || run_thread::<C>(count, &round, &opened, &starting))?);
+            let run = move || {
+                pin(number, threads);
+                run_thread::<C>(count, &round, &opened, &starting)
+            };
+            handles.push(thread.spawn_scoped(scope, run)?);
         }
         drop(opened);
         // Threads that could not open their connections have gone without a word here; their error comes below.
@@ -104,9 +108,10 @@ fn run_thread<C: Client>(
         // Nobody listens once the round has been given up, and then there is no start either.
         let _ = opened.send(());
         let Ok(start) = starting.recv() else { return Ok(()) };
+        let timer = Arc::new(DueTimer::new()?);
         let mut workers = JoinSet::new();
         for client in clients {
-            workers.spawn(work(client, round.clone(), tally.clone(), start));
+            workers.spawn(work(client, round.clone(), tally.clone(), timer.clone(), start));
         }
         finish(workers, &tally).await
     });
@@ -140,12 +145,18 @@ async fn finish(mut workers: JoinSet<()>, tally: &Mutex<Tally>) -> Result<(), Wi
 }
 
 /// The loop of one client. It ends with the first failure, since a round with any is of no use.
-async fn work<C: Client>(mut client: C, round: Arc<Round>, tally: Arc<Mutex<Tally>>, start: Instant) {
+async fn work<C: Client>(
+    mut client: C,
+    round: Arc<Round>,
+    tally: Arc<Mutex<Tally>>,
+    timer: Arc<DueTimer>,
+    start: Instant,
+) {
     let mut order = Vec::new();
     while let Some(job) = round.source.next(start) {
         order.clear();
         write_order(&round.run, SEED, job.index, &mut order);
-        job.wait(start).await;
+        timer.wait(start, job.due).await;
         lock(&tally).started(job.due);
         if let Err(error) = client.publish(&order).await {
             lock(&tally).failed(&error);

@@ -9,6 +9,7 @@ pub fn run(url: &str, round: &RoundPlan, load: Load) -> Result<Measured, WireErr
     let mut plan = Plan::new(url, load)?;
     plan.connections = round.connections;
     plan.threads = round.threads;
+    plan.pinned = true;
     Ok(engine::run(&plan, &Arc::new(Progress::new()))?.into())
 }
 
