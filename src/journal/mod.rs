@@ -1,9 +1,9 @@
 //! The journal: what makes an acknowledgement true.
 //!
 //! What decides is pure: [`format`] (the bytes), [`append`] (sequences and batches),
-//! [`scan`] (where a log ends), [`idempotency`] (keys). What acts is thin: [`writer`]
-//! (the journal thread), [`uring`] (the one user of `io_uring`'s interface), [`recovery`],
-//! [`maintenance`] (the thread for everything beside the way of a record) and the files.
+//! [`scan`] (where a log ends), [`idempotency`] (keys), `gathering` (when to commit). What acts is
+//! thin: [`writer`] (the journal thread), [`uring`] (writes and syncs), [`idle`] (who else wants
+//! the cores), [`recovery`], [`maintenance`] (the thread for everything beside the way of a record) and the files.
 
 pub mod append;
 pub mod catalogue;

@@ -1,7 +1,7 @@
-//! HTTP peers, loaded by the engine.
+//! HTTP peers, loaded by the engine over connections that are open before the clock starts, as those of the others are.
 
 use super::{Measured, RoundPlan, WireError};
-use crate::engine::{self, Load, Outcome, Plan, Progress};
+use crate::engine::{self, Connections, Load, Outcome, Plan, Progress};
 use std::fmt::Write;
 use std::sync::Arc;
 
@@ -10,7 +10,8 @@ pub fn run(url: &str, round: &RoundPlan, load: Load) -> Result<Measured, WireErr
     plan.connections = round.connections;
     plan.threads = round.threads;
     plan.pinned = true;
-    Ok(engine::run(&plan, &Arc::new(Progress::new()))?.into())
+    let mut connections = Connections::open(&plan)?;
+    Ok(engine::run_over(&plan, &mut connections, &Arc::new(Progress::new()))?.into())
 }
 
 impl From<Outcome> for Measured {
