@@ -1,5 +1,7 @@
 //! A journal without a server: segments of one queue, written by the appender and read back by the drain's feed.
 
+#![allow(clippy::disallowed_methods, reason = "time is what a bench is about")]
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};

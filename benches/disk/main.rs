@@ -30,8 +30,8 @@ struct Arguments {
     #[arg(long, value_name = "DIRECTORY")]
     directory: Option<PathBuf>,
     /// Rounds of each
-    #[arg(long, default_value_t = 5)]
-    rounds: usize,
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..))]
+    rounds: u16,
     /// Mebibytes of each round
     #[arg(long, default_value_t = 1024)]
     mebibytes: u64,

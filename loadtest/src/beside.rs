@@ -60,7 +60,6 @@ impl Beside {
     #[must_use]
     pub fn to_section(&self) -> Section {
         let (ours, theirs) = self.columns();
-        let ratio = self.ratio();
         let bar = |label: &str, values: &[f64]| Series {
             label: label.to_owned(),
             points: values.iter().map(|value| (0.0, *value)).collect(),
@@ -71,10 +70,7 @@ impl Beside {
         };
         Section {
             title: self.what.to_owned(),
-            note: format!(
-                "Bars are medians, dots the rounds. {} / {}: {:.3} of medians, pairs {:.3} to {:.3}.",
-                self.ours, self.theirs, ratio.of_medians, ratio.min, ratio.max
-            ),
+            note: format!("Bars are medians, dots the rounds. {} / {}: {}.", self.ours, self.theirs, self.ratio()),
             table: Some(Table {
                 head: vec![String::new(), format!("median ({})", self.unit), "rounds".to_owned()],
                 rows: vec![row(self.ours, &ours), row(self.theirs, &theirs)],

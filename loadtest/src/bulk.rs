@@ -6,12 +6,15 @@
 
 use crate::beside::Beside;
 use crate::engine::{self, EngineError, Load, Plan, Progress};
-use crate::peer::{PeerError, free_ports, queue_metric};
+use crate::peer::{
+    PeerError, RunningPeer, ServerProgram, StartOptions, Stop, forebay_program, free_ports, queue_metric, write_file,
+};
 use crate::verify::Sink;
+use crate::wire::Wire;
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -109,8 +112,8 @@ fn fill(plan: &BulkPlan, data: &Path) -> Result<(), BulkError> {
     let idle = Sink::Sqlite(plan.directory.join("idle.db"));
     let server = Server::start(plan, data, "1/h", &idle)?;
     let load = Load::Closed { records: Some(plan.records), duration: None };
-    let url = format!("http://127.0.0.1:{}/v1/queues/orders/records", server.port);
-    let mut orders = Plan::new(&url, load)?;
+    let Wire::Http { url } = &server.peer.wire else { return Ok(()) };
+    let mut orders = Plan::new(url, load)?;
     orders.connections = 256;
     let outcome = engine::run(&orders, &Arc::new(Progress::new()))?;
     if outcome.acknowledged < plan.records {
@@ -134,6 +137,12 @@ fn drain(plan: &BulkPlan, data: &Path) -> Result<f64, BulkError> {
             let (at_first, began) = *first.get_or_insert((backlog, now));
             if backlog == plan.records {
                 first = None;
+            } else if backlog == 0 && at_first < plan.records / 2 {
+                let reason = format!("it drained {} records before their rate could be told", plan.records - at_first);
+                return Err(BulkError::Program {
+                    program: "forebay".to_owned(),
+                    reason: reason + "; take more (--records)",
+                });
             } else if backlog == 0 {
                 return Ok(at_first as f64 / now.duration_since(began).as_secs_f64());
             }
@@ -252,8 +261,7 @@ fn copy_directory(from: &Path, to: &Path) -> Result<(), BulkError> {
 
 /// `forebay serve`, killed when it is dropped.
 struct Server {
-    child: Child,
-    port: u16,
+    peer: RunningPeer,
     admin_port: u16,
 }
 
@@ -278,36 +286,36 @@ impl Server {
              [queues.orders.sink]\ntype = \"{kind}\"\nurl = {url:?}\n{target}",
             data.display().to_string()
         );
-        let config = plan.directory.join("forebay.toml");
-        fs::write(&config, configuration).map_err(io_error(config.display().to_string()))?;
-        let log = plan.directory.join("forebay.log");
-        let output = fs::File::create(&log).map_err(io_error(log.display().to_string()))?;
-        let failed = |reason: String| BulkError::Program { program: plan.forebay.display().to_string(), reason };
-        let mut command = Command::new(&plan.forebay);
-        command.arg("serve").arg("--config").arg(&config).stdout(Stdio::null()).stderr(output);
-        let child = command.spawn().map_err(|error| failed(error.to_string()))?;
-        let mut server = Self { child, port, admin_port };
-        let started = Instant::now();
-        while server.backlog().is_none() {
-            let ended = server.child.try_wait().ok().flatten().is_some();
-            if ended || started.elapsed() > PATIENCE {
-                return Err(failed(fs::read_to_string(&log).unwrap_or_default().trim().to_owned()));
-            }
-            thread::sleep(POLL_PAUSE);
-        }
-        Ok(server)
+        let options = StartOptions {
+            parent_directory: Some(plan.directory.clone()),
+            forebay_binary: Some(plan.forebay.clone()),
+            load_threads: 0,
+        };
+        let program = forebay_program(&options)?;
+        let directory = options.temporary_directory()?;
+        let config = directory.path().join("forebay.toml");
+        write_file(&config, &configuration)?;
+        let peer = RunningPeer::spawn(ServerProgram {
+            name: "forebay",
+            keeps: "",
+            wire: Wire::Http { url: format!("http://127.0.0.1:{port}/v1/queues/orders/records") },
+            program: &program,
+            arguments: vec!["serve".to_owned(), "--config".to_owned(), config.display().to_string()],
+            environment: Vec::new(),
+            stop: Stop::Kill,
+            account: None,
+            cores: None,
+            directory,
+        })?
+        .wait_until(PATIENCE, |_| {
+            let told = queue_metric(admin_port, "backlog_records", "orders");
+            told.map(drop).ok_or_else(|| "its metrics cannot be read".to_owned())
+        })?;
+        Ok(Self { peer, admin_port })
     }
 
     /// Records that are not delivered yet, by the server's own metrics.
     fn backlog(&self) -> Option<u64> {
         queue_metric(self.admin_port, "backlog_records", "orders")
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // It may have ended by itself; either way there is nothing to do about an error here.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }

@@ -74,42 +74,65 @@ pub fn measure(plan: &DiskPlan, mut on_line: impl FnMut(String)) -> Result<Vec<B
         "forebay over HTTP",
         "fio, the same bytes in 1 MiB writes + fdatasync",
     );
-    Ok(vec![
-        rounds(plan, alone, &mut on_line, |forebay| {
+    let mut temporary = tempfile::Builder::new();
+    temporary.prefix("forebay-loadtest-");
+    let directory = plan.directory.as_ref().map_or_else(|| temporary.tempdir(), |parent| temporary.tempdir_in(parent));
+    let directory = directory.map_err(|source| PeerError::Directory { source })?;
+    let bare = |block_bytes, file_bytes| {
+        fio::run(&Job { directory: directory.path(), access: Access::WriteAndSync, block_bytes, file_bytes })
+    };
+    let alone = rounds(
+        plan,
+        alone,
+        &mut on_line,
+        |forebay| {
             let orders = load(forebay, Payload::Orders { seed: 1 }, "application/json", 1, plan.round)?;
-            let p50_us = LatencyFigures::from_us(&orders.latency_us).p50_ms * US_PER_MS;
-            let bare = bare(forebay, COMMIT_BLOCK_BYTES, COMMITS * COMMIT_BLOCK_BYTES)?;
-            Ok((p50_us, bare.p50_us))
-        })?,
-        rounds(plan, batches, &mut on_line, |forebay| {
+            Ok(LatencyFigures::from_us(&orders.latency_us).p50_ms * US_PER_MS)
+        },
+        || Ok(bare(COMMIT_BLOCK_BYTES, COMMITS * COMMIT_BLOCK_BYTES)?.p50_us),
+    )?;
+    let batches = rounds(
+        plan,
+        batches,
+        &mut on_line,
+        |forebay| {
             let body = Payload::Fixed(batch().into());
             let large = load(forebay, body, "application/x-ndjson", BATCH_CONNECTIONS, plan.round)?;
-            let bare = bare(forebay, MIB, plan.large_bytes)?;
-            Ok((large.per_second() * BATCH_RECORDS as f64, bare.bytes_per_second / BATCH_RECORD_BYTES as f64))
-        })?,
-    ])
+            Ok(large.per_second() * BATCH_RECORDS as f64)
+        },
+        || Ok(bare(MIB, plan.large_bytes)?.bytes_per_second / BATCH_RECORD_BYTES as f64),
+    )?;
+    Ok(vec![alone, batches])
 }
 
-/// Measures all rounds with a forebay of their own: what one load leaves to be done is not the next one's.
+/// Measures all rounds. Each has a forebay of its own, and fio writes when that is gone: what one load leaves to be done
+/// is not the other's. They begin in turns.
 fn rounds(
     plan: &DiskPlan,
     mut beside: Beside,
     on_line: &mut impl FnMut(String),
-    mut round: impl FnMut(&Forebay) -> Result<(f64, f64), DiskError>,
+    forebay: impl Fn(&Forebay) -> Result<f64, DiskError>,
+    bare: impl Fn() -> Result<f64, FioError>,
 ) -> Result<Beside, DiskError> {
-    let options = StartOptions { parent_directory: plan.directory.clone(), forebay_binary: Some(plan.forebay.clone()) };
-    let configuration = ForebayConfiguration { max_backlog_bytes: Some(1 << 40), ..ForebayConfiguration::default() };
-    let server = Forebay::start(&configuration, &options)?;
-    for _ in 0..plan.rounds {
-        let (ours, theirs) = round(&server)?;
+    let options = StartOptions {
+        parent_directory: plan.directory.clone(),
+        forebay_binary: Some(plan.forebay.clone()),
+        load_threads: 1,
+    };
+    let configuration =
+        ForebayConfiguration { rate: "1/h", max_backlog_bytes: Some(1 << 40), ..ForebayConfiguration::default() };
+    let ours = || forebay(&Forebay::start(&configuration, &options)?);
+    for round in 0..plan.rounds {
+        let (ours, theirs) = if round % 2 == 0 {
+            let ours = ours()?;
+            (ours, bare()?)
+        } else {
+            let theirs = bare()?;
+            (ours()?, theirs)
+        };
         on_line(beside.add(ours, theirs));
     }
     Ok(beside)
-}
-
-/// Lets fio write where the forebay does.
-fn bare(forebay: &Forebay, block_bytes: u64, file_bytes: u64) -> Result<fio::Measured, FioError> {
-    fio::run(&Job { directory: forebay.peer().directory(), access: Access::WriteAndSync, block_bytes, file_bytes })
 }
 
 fn load(
@@ -121,7 +144,7 @@ fn load(
 ) -> Result<Measured, DiskError> {
     let mut plan = Plan::new(&forebay.url(QUEUE), Load::Closed { records: None, duration: Some(duration) })?;
     plan.payload = payload;
-    plan.content_type = content_type.to_owned();
+    content_type.clone_into(&mut plan.content_type);
     plan.connections = connections;
     plan.pinned = true;
     let measured = Measured::from(engine::run(&plan, &Arc::new(Progress::new()))?);

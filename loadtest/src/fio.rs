@@ -85,8 +85,8 @@ struct Times {
 
 #[derive(Default, Deserialize)]
 struct Percentiles {
-    #[serde(rename = "50.000000", default)]
-    p50: f64,
+    #[serde(rename = "50.000000")]
+    p50: Option<f64>,
 }
 
 /// Lays the file out, goes through it once, and removes it. Blocks.
@@ -97,7 +97,7 @@ pub fn run(job: &Job<'_>) -> Result<Measured, FioError> {
     let file = job.directory.join("fio.data");
     let output = Command::new("fio")
         .args(["--name=bare", "--ioengine=psync", "--direct=1", "--unlink=1", "--output-format=json"])
-        .arg(format!("--filename={}", file.display()))
+        .arg(format!("--filename={}", file.display().to_string().replace(':', "\\:")))
         .arg(format!("--bs={}", job.block_bytes))
         .arg(format!("--size={}", job.file_bytes))
         .args(match job.access {
@@ -120,9 +120,12 @@ fn measured(access: Access, output: &[u8]) -> Result<Measured, FioError> {
     let job = output.jobs.into_iter().next().ok_or_else(|| FioError::Output("it names no job".to_owned()))?;
     let (requests, sync_ns) = match access {
         Access::WriteAndSync => (job.write, job.sync.lat_ns.percentile.p50),
-        Access::Read => (job.read, 0.0),
+        Access::Read => (job.read, Some(0.0)),
     };
-    Ok(Measured { bytes_per_second: requests.bw_bytes, p50_us: (requests.clat_ns.percentile.p50 + sync_ns) / 1000.0 })
+    let (Some(request_ns), Some(sync_ns)) = (requests.clat_ns.percentile.p50, sync_ns) else {
+        return Err(FioError::Output("it has no median".to_owned()));
+    };
+    Ok(Measured { bytes_per_second: requests.bw_bytes, p50_us: (request_ns + sync_ns) / 1000.0 })
 }
 
 #[cfg(test)]
@@ -140,6 +143,7 @@ mod tests {
   "sync": {"total_ios": 3, "lat_ns": {"percentile": {"50.000000": 40000}}}}]}"#;
         let figures = measured(Access::WriteAndSync, output).unwrap();
         assert_eq!(figures, Measured { bytes_per_second: 4_096_000.0, p50_us: 75.0 });
+        assert!(matches!(measured(Access::Read, output), Err(FioError::Output(_))), "it did not read");
         assert!(matches!(measured(Access::Read, b"nothing"), Err(FioError::Output(_))));
     }
 }

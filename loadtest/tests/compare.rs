@@ -176,3 +176,28 @@ fn a_server_that_has_gone_fails_the_comparison() {
         assert!(matches!(failed, CompareError::BadRound { .. } | CompareError::Wire { .. }), "{failed}");
     }
 }
+
+/// What the load test leaves in a directory.
+fn left_in(directory: &Path) -> usize {
+    fs::read_dir(directory).unwrap().count()
+}
+
+#[test]
+fn a_load_test_that_is_killed_leaves_neither_servers_nor_directories() {
+    let parent = tempfile::tempdir().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_forebay-loadtest"));
+    command.args(["compare", "--peer", "redis", "--rounds", "1000", "--directory"]).arg(parent.path());
+    let mut child = command.stdout(std::process::Stdio::null()).spawn().unwrap();
+    let started = Instant::now();
+    while left_in(parent.path()) == 0 || processes_of(parent.path()).len() < 2 {
+        assert!(started.elapsed() < Duration::from_mins(1) && child.try_wait().unwrap().is_none());
+        thread::sleep(Duration::from_millis(20));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let killed = Instant::now();
+    while left_in(parent.path()) > 0 || !processes_of(parent.path()).is_empty() {
+        assert!(killed.elapsed() < Duration::from_mins(1), "{:?}", processes_of(parent.path()));
+        thread::sleep(Duration::from_millis(50));
+    }
+}

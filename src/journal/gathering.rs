@@ -4,7 +4,7 @@
 //! on a machine whose cores are busy that time is taken from the requests themselves. So under
 //! load a commit waits until about three quarters of those who send have sent: they go to the disk while the
 //! others are answered and send again. The wait is bounded, counted from the beginning of the commit before,
-//! and the bound shrinks as long as cores are idle: then commits cost nobody anything. It is not
+//! and the bound shrinks as long as cores are idle: then commits take processor time from nobody. It is not
 //! made at all where little would come of it: a client that is alone, or few requests, are written at once.
 //! `docs/decisions/0006-gathering-under-load.md` and `0008-gather-only-when-cores-are-busy.md` have the figures.
 
@@ -78,6 +78,11 @@ impl Gathering {
         } else if share > IDLE_SHARE_MAX {
             self.interval_ns = (self.interval_ns / 2).max(INTERVAL_NS_MIN);
         }
+    }
+
+    /// Nobody can say any more how idle the cores are.
+    pub fn cores_are_unknown(&mut self) {
+        self.interval_ns = INTERVAL_NS_MAX;
     }
 
     /// A commit begins.
@@ -198,7 +203,9 @@ mod tests {
     fn the_more_cores_are_idle_the_shorter_the_wait() {
         let (mut gathering, now_ns) = after(64_000);
         let mut longest = |shares: &[f64]| {
-            shares.iter().for_each(|share| gathering.cores_were_idle(*share));
+            for share in shares {
+                gathering.cores_were_idle(*share);
+            }
             gathering.begin_commit(now_ns);
             gathering.gathered(now_ns, 20);
             gathering.pause(now_ns, 10_000).map(|pause| pause.longest.as_micros())

@@ -1,10 +1,12 @@
 //! How much of the cores that the journal may run on is idle, by the kernel's own account.
 //!
 //! The journal commits as often as idle cores allow, since every commit takes processor time from whoever
-//! else runs there (`docs/decisions/0008-gather-only-when-cores-are-busy.md`).
+//! else runs there (`docs/decisions/0008-gather-only-when-cores-are-busy.md`). A process with a
+//! quota of processor time takes it from itself, however idle the cores are, so there nothing is watched.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
 
 use rustix::thread::CpuSet;
 
@@ -12,8 +14,11 @@ use rustix::thread::CpuSet;
 const WINDOW_NS_MIN: u64 = 50_000_000;
 /// A window that has become longer than this says nothing of the present.
 const WINDOW_NS_MAX: u64 = 1_000_000_000;
-/// Of `/proc/stat` so much is read, which is the lines of several hundred cores.
-const STAT_BYTES_MAX: usize = 64 * 1024;
+/// Of `/proc/stat` so much is read, which is the lines of more than a thousand cores.
+const STAT_BYTES_MAX: usize = 128 * 1024;
+/// Where control groups are to be found by their paths: those of version 2 (with a line `0::` of their own in
+/// `/proc/self/cgroup`), and the processor's of version 1.
+const CGROUPS: &str = "/sys/fs/cgroup";
 
 /// What is watched.
 pub struct IdleCores {
@@ -32,11 +37,17 @@ struct Ticks {
 }
 
 impl IdleCores {
-    /// Watches the cores on which the calling thread may run; `None` if the kernel does not tell.
+    /// Watches the cores on which the calling thread may run now; `None` if the kernel does not tell, or if the
+    /// process has a quota.
     #[must_use]
     pub fn of_this_thread() -> Option<Self> {
-        let cores = rustix::thread::sched_getaffinity(None).ok()?;
-        let stat = File::open("/proc/stat").ok()?;
+        if has_quota(&fs::read_to_string("/proc/self/cgroup").unwrap_or_default(), Path::new(CGROUPS)) {
+            return None;
+        }
+        Self::watch(File::open("/proc/stat").ok()?, rustix::thread::sched_getaffinity(None).ok()?)
+    }
+
+    fn watch(stat: File, cores: CpuSet) -> Option<Self> {
         let text = vec![0; STAT_BYTES_MAX].into_boxed_slice();
         let mut watched = Self { stat, cores, text, began_ns: 0, before: Ticks::default() };
         watched.before = watched.read()?;
@@ -44,22 +55,61 @@ impl IdleCores {
     }
 
     /// The share of their time that the cores were idle, from 0 to 1, once enough of it has gone by since the last
-    /// answer. Costs a system call then, and nothing otherwise.
-    pub fn share(&mut self, now_ns: u64) -> Option<f64> {
+    /// look. Costs a system call then, and nothing otherwise.
+    ///
+    /// # Errors
+    ///
+    /// The kernel does not tell any more.
+    pub fn share(&mut self, now_ns: u64) -> Result<Option<f64>, Unknown> {
         let window_ns = now_ns.saturating_sub(self.began_ns);
         if window_ns < WINDOW_NS_MIN {
-            return None;
+            return Ok(None);
         }
-        let now = self.read()?;
+        let now = self.read().ok_or(Unknown)?;
         let before = std::mem::replace(&mut self.before, now);
         self.began_ns = now_ns;
-        if window_ns > WINDOW_NS_MAX { None } else { now.idle_share_since(before) }
+        Ok(if window_ns > WINDOW_NS_MAX { None } else { now.idle_share_since(before) })
     }
 
     fn read(&mut self) -> Option<Ticks> {
         let length = self.stat.read_at(&mut self.text, 0).ok()?;
+        if length == self.text.len() {
+            // The last number may be cut short.
+            return None;
+        }
         Ticks::sum(std::str::from_utf8(&self.text[..length]).ok()?, |core| self.cores.is_set(core))
     }
+}
+
+/// How idle the cores are cannot be known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unknown;
+
+/// Whether any of the control groups that the process is in, or one above them, has a quota of processor time.
+/// `memberships` is what `/proc/self/cgroup` says (cgroups(7)).
+fn has_quota(memberships: &str, root: &Path) -> bool {
+    memberships.lines().any(|line| {
+        let mut fields = line.splitn(3, ':');
+        let (_, controllers, path) = (fields.next(), fields.next().unwrap_or(""), fields.next().unwrap_or(""));
+        let path = path.trim_start_matches('/');
+        let is_of_processor = controllers.split(',').any(|controller| controller == "cpu");
+        // Within a container the path is that of the host, and the container's own group lies at the root.
+        let groups = |mount: PathBuf| mount.join(path).ancestors().map(Path::to_path_buf).collect::<Vec<_>>();
+        if controllers.is_empty() {
+            groups(root.to_path_buf()).iter().any(|group| limits(&group.join("cpu.max"), |quota| quota != "max"))
+        } else if is_of_processor {
+            let is_quota = |quota: &str| quota.parse().is_ok_and(|us: i64| us > 0);
+            groups(root.join("cpu")).iter().any(|group| limits(&group.join("cpu.cfs_quota_us"), is_quota))
+        } else {
+            false
+        }
+    })
+}
+
+/// Whether the first word of a file is a quota.
+fn limits(file: &Path, is_quota: impl Fn(&str) -> bool) -> bool {
+    let text = fs::read_to_string(file).unwrap_or_default();
+    text.split_ascii_whitespace().next().is_some_and(is_quota)
 }
 
 impl Ticks {
@@ -120,10 +170,48 @@ mod tests {
     }
 
     #[test]
-    fn this_machine_tells() {
-        let mut idle = IdleCores::of_this_thread().unwrap();
-        assert_eq!(idle.share(1), None, "too soon");
-        assert_eq!(idle.share(WINDOW_NS_MAX + 1), None, "too late");
-        assert_eq!(idle.share(WINDOW_NS_MAX + 2), None, "too soon again");
+    fn windows_are_neither_too_short_nor_too_long() {
+        let stat = tempfile::NamedTempFile::new().unwrap();
+        let write = |text: &str| fs::write(stat.path(), text).unwrap();
+        write(STAT);
+        let mut cores = CpuSet::new();
+        cores.set(0);
+        let mut idle = IdleCores::watch(stat.reopen().unwrap(), cores).unwrap();
+        assert_eq!(idle.share(1), Ok(None), "too soon");
+        write("cpu0 20 0 20 20 10 0 0 0 7 7\n");
+        assert_eq!(idle.share(WINDOW_NS_MIN), Ok(Some(1.0 / 3.0)));
+        assert_eq!(idle.share(WINDOW_NS_MIN + 1), Ok(None), "too soon again");
+        write("cpu0 30 0 30 30 10 0 0 0 7 7\n");
+        assert_eq!(idle.share(WINDOW_NS_MAX + WINDOW_NS_MIN + 1), Ok(None), "too late");
+        write("cpu1 30 0 30 30 10 0 0 0 7 7\n");
+        assert_eq!(idle.share(2 * WINDOW_NS_MAX), Err(Unknown), "the core is gone");
+        write(&STAT.repeat(STAT_BYTES_MAX / STAT.len() + 1));
+        assert_eq!(idle.share(2 * WINDOW_NS_MAX), Err(Unknown), "more than is read");
+    }
+
+    #[test]
+    fn quotas_are_found_in_both_versions_and_above() {
+        let root = tempfile::tempdir().unwrap();
+        let write = |file: &str, text: &str| {
+            let path = root.path().join(file);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        write("system.slice/a/cpu.max", "max 100000\n");
+        write("limited.slice/cpu.max", "50000 100000\n");
+        write("limited.slice/b/cpu.max", "max 100000\n");
+        write("cpu/old/cpu.cfs_quota_us", "-1\n");
+        write("cpu/tight/cpu.cfs_quota_us", "200000\n");
+        for (memberships, expected) in [
+            ("0::/system.slice/a\n", false),
+            ("0::/limited.slice/b\n", true),
+            ("1:name=systemd:/x\n0::/gone\n", false),
+            ("4:memory:/tight\n3:cpu,cpuacct:/old\n", false),
+            ("3:cpu,cpuacct:/tight\n", true),
+            ("broken", false),
+            ("", false),
+        ] {
+            assert_eq!(has_quota(memberships, root.path()), expected, "{memberships:?}");
+        }
     }
 }

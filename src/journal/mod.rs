@@ -2,7 +2,7 @@
 //!
 //! What decides is pure: [`format`] (the bytes), [`append`] (sequences and batches),
 //! [`scan`] (where a log ends), [`idempotency`] (keys), `gathering` (when to commit). What acts is
-//! thin: [`writer`] (the journal thread), [`uring`] (writes and syncs), [`idle`] (who else wants
+//! thin: [`writer`] (the journal thread), [`uring`] (writes and syncs), `idle` (who else wants
 //! the cores), [`recovery`], [`maintenance`] (the thread for everything beside the way of a record) and the files.
 
 pub mod append;
@@ -12,7 +12,7 @@ pub mod directory;
 pub mod format;
 mod gathering;
 pub mod idempotency;
-pub mod idle;
+mod idle;
 mod keys_file;
 pub mod maintenance;
 pub mod pool;

@@ -187,17 +187,16 @@ impl BatchReader {
     /// It is not there or not whole: then the disk has lost it.
     pub fn next_batch(&mut self) -> Result<(BatchHeader, &[u8]), ReadError> {
         self.ensure(BLOCK_BYTES)?;
-        let header = match self.decode() {
-            Ok(header) => header,
+        let header = if let Ok(header) = self.decode() {
+            header
+        } else {
             // The window may have been read before the batch was written; if so, read it again.
-            Err(_) => {
-                self.window_bytes = 0;
-                self.ensure(BLOCK_BYTES)?;
-                let peeked = BatchHeader::peek(&self.identity, self.ahead());
-                let whole = peeked.map_err(|cause| self.corrupt(cause))?.padded_bytes();
-                self.ensure(whole)?;
-                self.decode().map_err(|cause| self.corrupt(cause))?
-            }
+            self.window_bytes = 0;
+            self.ensure(BLOCK_BYTES)?;
+            let peeked = BatchHeader::peek(&self.identity, self.ahead());
+            let whole = peeked.map_err(|cause| self.corrupt(cause))?.padded_bytes();
+            self.ensure(whole)?;
+            self.decode().map_err(|cause| self.corrupt(cause))?
         };
         let offset = self.offset;
         self.offset += header.padded_bytes() as u64;

@@ -129,6 +129,10 @@ impl Writer {
             self.gather_enough();
             let wrote = self.commit();
             self.wake_all();
+            if wrote {
+                // Now that nobody waits for it.
+                self.look_for_idle_cores();
+            }
             if wrote || self.rings.iter().any(|ring| !ring.is_empty()) {
                 continue;
             }
@@ -143,6 +147,19 @@ impl Writer {
                 .sleep_unless(PATIENCE, || rings.iter().any(|ring| !ring.is_empty()) || finished() != finished_before);
         }
         tracing::debug!("the journal has committed everything and stops");
+    }
+
+    fn look_for_idle_cores(&mut self) {
+        let Some(cores) = &mut self.idle_cores else { return };
+        match cores.share(clock::monotonic_ns()) {
+            Ok(None) => {}
+            Ok(Some(share)) => self.gathering.cores_were_idle(share),
+            Err(_) => {
+                tracing::debug!("the kernel no longer tells how idle the cores are; gathering as if they were not");
+                self.idle_cores = None;
+                self.gathering.cores_are_unknown();
+            }
+        }
     }
 
     fn wake_all(&mut self) {
@@ -162,12 +179,7 @@ impl Writer {
             let senders = self.senders.iter().copied().map(u64::from).sum();
             match self.gathering.pause(now_ns, senders) {
                 Some(pause) if !is_full => self.pause(&pause, senders),
-                _ => {
-                    if let Some(share) = self.idle_cores.as_mut().and_then(|cores| cores.share(now_ns)) {
-                        self.gathering.cores_were_idle(share);
-                    }
-                    return self.gathering.begin_commit(now_ns);
-                }
+                _ => return self.gathering.begin_commit(now_ns),
             }
         }
     }

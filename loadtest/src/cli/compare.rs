@@ -45,8 +45,8 @@ pub struct CompareArguments {
     threads: usize,
     /// Then load each server open loop with constant arrivals at 25, 50, 75 and 90 % of its own median
     ///
-    /// Latency then counts from the time at which a request was due, and includes the 0.1 ms by which the load
-    /// generator may let it go late. Each of the four takes as long as a round, or longer when the server falls behind.
+    /// Latency then counts from the time at which a request was due, and includes the ticks of 0.1 ms in which
+    /// requests go; the start lag says how late they went. Each of the four takes as long as a round, or longer when the server falls behind.
     #[arg(long)]
     open: bool,
     /// Where the servers write, which should be a real disk [default: the system's temporary directory]
@@ -91,8 +91,11 @@ pub fn compare(arguments: &CompareArguments) -> Result<()> {
 }
 
 fn start(arguments: &CompareArguments) -> Result<Vec<RunningPeer>> {
-    let options =
-        StartOptions { parent_directory: arguments.directory.clone(), forebay_binary: arguments.forebay.clone() };
+    let options = StartOptions {
+        parent_directory: arguments.directory.clone(),
+        forebay_binary: arguments.forebay.clone(),
+        load_threads: arguments.threads,
+    };
     let mut names: Vec<&str> = arguments.peers.iter().map(String::as_str).collect();
     if arguments.forebay.is_some() && !names.iter().any(|name| ["forebay", "forebay-memory"].contains(name)) {
         names.push("forebay");

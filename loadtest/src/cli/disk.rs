@@ -14,6 +14,9 @@ const LARGE_BYTES: u64 = 1 << 30;
 /// and fdatasync of 4 KiB. And large requests of 1,000 records over 16 connections, beside fio's writes of 1 MiB, each
 /// synced. Both take turns on the same disk.
 ///
+/// Each round of large requests writes as much as the disk takes in its time, a few gigabytes on a fast one, and removes
+/// it again.
+///
 /// fio is in the Debian package of that name. What the journal itself makes of the disk, without HTTP and a server, is
 /// measured by `cargo bench --bench disk`.
 #[derive(Args)]

@@ -8,7 +8,8 @@ use std::path::PathBuf;
 
 /// Shows how forebay's cost grows, axis by axis.
 ///
-/// Each point has a forebay of its own with the default configuration, but a drain that stands still, and is loaded by
+/// Each point has a forebay of its own with the default configuration, but a drain that stands still and bounds that
+/// the point does not run into, and is loaded by
 /// a closed loop over connections that are open before the clock starts. Beside the requests per second and their
 /// latency stands what the forebay's process takes: its memory, and its processor time for a million requests. A
 /// request that is not acknowledged ends the measurement.
@@ -24,8 +25,7 @@ use std::path::PathBuf;
 /// queues: 1, 10 and 100, which take orders in turns, over 100 connections.
 ///
 /// Whether the limit of open files (ulimit -Hn) and the room on the disk will do is looked at before anything is
-/// measured: the whole asks for about 18 GB, and takes some six minutes. If it is interrupted, the directory
-/// forebay-loadtest-… of the point that was being measured stays behind.
+/// measured: the whole asks for about 18 GB, and takes some six minutes.
 #[derive(Args)]
 pub struct GrowthArguments {
     /// Path of the forebay program
@@ -110,14 +110,13 @@ fn write_json(arguments: &GrowthArguments, growth: &Growth) -> Result<()> {
 
 fn write_html(arguments: &GrowthArguments, growth: &Growth) -> Result<()> {
     let Some(path) = &arguments.html else { return Ok(()) };
-    let command_line: Vec<String> = std::env::args().collect();
     let document = Document {
         title: "How forebay's cost grows",
         summary: &format!(
             "Medians of {} rounds of {} s at each point. The load generator runs on the same cores as forebay.",
             arguments.rounds, arguments.seconds
         ),
-        command_line: &command_line.join(" "),
+        command_line: &super::command_line(),
         machine: &Machine::from_proc(),
         sections: growth.sections(),
     };

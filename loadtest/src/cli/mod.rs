@@ -40,7 +40,9 @@ impl BesideFiles {
     /// Prints the sums and writes the files that were asked for.
     fn tell(&self, title: &str, measured: &[Beside]) -> Result<()> {
         println!();
-        measured.iter().for_each(|one| println!("{one}"));
+        for one in measured {
+            println!("{one}");
+        }
         let machine = Machine::from_proc();
         if let Some(path) = &self.json {
             write(path, &beside::to_json(measured, &machine))?;

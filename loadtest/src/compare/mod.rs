@@ -87,6 +87,13 @@ impl Ratio {
     }
 }
 
+impl fmt::Display for Ratio {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { of_medians, min, max } = self;
+        write!(formatter, "{of_medians:.3} of medians, pairs {min:.3} to {max:.3}")
+    }
+}
+
 /// One peer at constant arrivals, which do not wait for it.
 #[derive(Clone, Debug, Serialize)]
 pub struct OpenLoop {
@@ -107,6 +114,8 @@ pub struct OpenLoopStep {
     pub acknowledged_per_second: f64,
     /// Time from due time to acknowledgement.
     pub latency: LatencyFigures,
+    /// The 99th percentile of the time from due time to sending, in milliseconds. It is within the latency.
+    pub start_lag_p99_ms: f64,
 }
 
 /// The peers at one number of connections.
@@ -237,6 +246,7 @@ fn open_loop(
                 due_per_second,
                 acknowledged_per_second: measured.per_second(),
                 latency: LatencyFigures::from_us(&measured.latency_us),
+                start_lag_p99_ms: LatencyFigures::from_us(&measured.start_lag_us).p99_ms,
             };
             on_event(Event::OpenLoop(result.peer, &step));
             result.steps.push(step);
@@ -315,9 +325,8 @@ impl Comparison {
         }
         for peer in &self.peers {
             if let (Some(ratio), Some(base)) = (peer.ratio, self.peers.first()) {
-                let Ratio { of_medians, min, max } = ratio;
                 let (name, base) = (peer.peer, base.peer);
-                let _ = writeln!(text, "  {name} / {base}: {of_medians:.3} of medians, pairs {min:.3} to {max:.3}");
+                let _ = writeln!(text, "  {name} / {base}: {ratio}");
             }
         }
         if !self.open_loop.is_empty() {
@@ -334,10 +343,11 @@ impl Comparison {
 
 impl fmt::Display for OpenLoopStep {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { percent_of_peak, due_per_second, acknowledged_per_second, latency } = self;
+        let Self { percent_of_peak, due_per_second, acknowledged_per_second, latency, start_lag_p99_ms } = self;
         write!(
             formatter,
-            "{percent_of_peak} % of its peak: due {}, acknowledged {}   p50 {:.3} ms  p99 {:.3} ms  p99.9 {:.3} ms  max {:.3} ms",
+            "{percent_of_peak} % of its peak: due {}, acknowledged {}   p50 {:.3} ms  p99 {:.3} ms  p99.9 {:.3} ms  max {:.3} ms  \
+             start lag p99 {start_lag_p99_ms:.3} ms",
             rate(*due_per_second),
             rate(*acknowledged_per_second),
             latency.p50_ms,

@@ -3,6 +3,7 @@
 use super::connection::Connection;
 use super::request::RequestTemplate;
 use super::{EngineError, Plan};
+use crate::order::RunId;
 use std::net::TcpStream;
 use std::thread;
 use tokio::task::JoinSet;
@@ -65,7 +66,8 @@ fn ask_each(plan: &Plan, streams: Vec<Option<TcpStream>>) -> Result<Vec<TcpStrea
 
 async fn ask_each_now(plan: &Plan, streams: Vec<Option<TcpStream>>) -> Result<Vec<TcpStream>, EngineError> {
     let addresses = plan.target.resolve()?;
-    let template = RequestTemplate::new(plan);
+    // Under another name: the requests of the run itself must not be taken for repetitions of these.
+    let template = RequestTemplate::new(&Plan { run: RunId::random(), ..plan.clone() });
     let wanted = streams.len();
     let mut served = Vec::with_capacity(wanted);
     let mut unasked = (0..).zip(streams);

@@ -39,8 +39,8 @@ pub struct Outcome {
     pub acknowledged_indices: IndexSet,
     /// Microseconds from due time (open loop) or from sending (closed loop) to acknowledgement, retries included.
     pub latency_us: Histogram<u64>,
-    /// Microseconds from due time to the first byte sent. The load generator's timers add up to 1–2 ms; more means
-    /// that every connection was still busy with earlier requests.
+    /// Microseconds from due time to the first byte sent. Requests go in ticks of 0.1 ms; more means that
+    /// every connection was still busy with earlier requests, or that the load generator is behind.
     pub start_lag_us: Histogram<u64>,
     /// From the first due time to the last acknowledgement, in seconds; 0 when nothing was acknowledged.
     pub accept_seconds: f64,
@@ -166,7 +166,7 @@ impl Tally {
     }
 }
 
-fn whole_us(duration: Duration) -> u64 {
+pub fn whole_us(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 

@@ -115,7 +115,11 @@ impl GrowthPlan {
     }
 
     fn start_options(&self) -> StartOptions {
-        StartOptions { parent_directory: self.directory.clone(), forebay_binary: Some(self.forebay.clone()) }
+        StartOptions {
+            parent_directory: self.directory.clone(),
+            forebay_binary: Some(self.forebay.clone()),
+            load_threads: 0,
+        }
     }
 
     /// What every forebay is told: the drain stands still, and nothing is refused or closed that is to be measured.

@@ -64,8 +64,7 @@ pub fn idle(idle: &IdleComparison) -> Table {
 
 /// A ratio in words.
 pub fn ratio(ratio: &Ratio) -> String {
-    let Ratio { of_medians, min, max } = ratio;
-    format!("{of_medians:.3} of medians, pairs {min:.3} to {max:.3}")
+    ratio.to_string()
 }
 
 fn rows<'a, T: 'a>(name: &str, columns: &[Column<T>], named: impl Iterator<Item = (String, &'a T)>) -> Table {

@@ -1,8 +1,10 @@
 //! A server run as a child process, with its directory, until it is dropped.
 
 use super::{PeerError, ServerProcess};
+use crate::engine::kept_to;
 use crate::wire::Wire;
 use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::thread::CpuSet;
 use std::env;
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -23,13 +25,18 @@ const LOG_FILE: &str = "output.log";
 const LOG_TAIL_BYTES: usize = 2000;
 
 /// Runs the server in a process group of its own and sends it the signal `$1` when our end of the pipe closes, which it
-/// also does when we are killed ourselves; whatever is left of the group three seconds later goes too, and if we are
-/// gone, so does the directory, which may hold gigabytes. The shell waits
-/// for the server, so that a killed one is gone and not a zombie. A server that is killed should not dump its memory.
-const GUARD: &str = r#"signal=$1; shift; ulimit -c 0
+/// also does when we are killed ourselves; whatever is left of the group three seconds later goes too. Who ends on
+/// purpose says so on the pipe; after anybody else nobody is left to remove the directory `$2`, which may hold
+/// gigabytes, so that goes as well. The shell waits for the server, so that a killed one is gone and not a zombie. A
+/// server that is killed should not dump its memory.
+const GUARD: &str = r#"signal=$1; directory=$2; shift 2; ulimit -c 0
 exec 3<&0; "$@" 3<&- </dev/null & server=$!
-{ read -r _ <&3; kill -"$signal" "$server"; sleep 3; kill -0 "$PPID" || rm -rf "$PWD"; kill -KILL 0; } 2>/dev/null &
+{ read -r owner <&3; kill -"$signal" "$server"; sleep 3; kill -KILL "$server"
+if [ -z "$owner" ]; then case "$directory" in */forebay-loadtest-*) rm -rf "$directory";; esac; fi
+kill -KILL 0; } 2>/dev/null &
 exec 3<&-; wait "$server""#;
+/// What an owner that is still there writes before it closes the pipe.
+const OWNER: &[u8] = b"owner\n";
 
 /// A server that answers. Dropping it kills it with all its processes, reaps it and removes its directory.
 #[derive(Debug)]
@@ -60,6 +67,8 @@ pub struct Server<'a> {
     pub environment: Vec<(&'static str, String)>,
     pub stop: Stop,
     pub account: Option<Account>,
+    /// Where it may run; `None` for anywhere.
+    pub cores: Option<CpuSet>,
     pub directory: TempDir,
 }
 
@@ -111,7 +120,7 @@ impl RunningPeer {
     }
 
     /// Starts a server with its output in its directory; [`RunningPeer::wait_until`] then waits for it.
-    pub(super) fn spawn(server: Server<'_>) -> Result<Self, PeerError> {
+    pub(crate) fn spawn(server: Server<'_>) -> Result<Self, PeerError> {
         let spawn_error = |source| PeerError::Spawn { program: server.program.display().to_string(), source };
         let log = File::create(server.directory.path().join(LOG_FILE)).map_err(spawn_error)?;
         let mut command = Command::new("sh");
@@ -119,19 +128,24 @@ impl RunningPeer {
             Stop::Kill => "KILL",
             Stop::Quit => "QUIT",
         };
-        command.args(["-c", GUARD, "sh", stop]).arg(server.program).args(&server.arguments);
+        command.args(["-c", GUARD, "sh", stop]).arg(server.directory.path());
+        command.arg(server.program).args(&server.arguments);
         command.envs(server.environment).current_dir(server.directory.path());
         if let Some(account) = server.account {
             account.run(&mut command);
         }
         command.stdin(Stdio::piped()).stdout(log.try_clone().map_err(spawn_error)?).stderr(log).process_group(0);
-        let guard = Guard(command.spawn().map_err(spawn_error)?);
+        let guard = match server.cores {
+            Some(cores) => kept_to(&cores, || command.spawn()),
+            None => command.spawn(),
+        };
+        let guard = Guard(guard.map_err(spawn_error)?);
         let Server { name, keeps, wire, directory, .. } = server;
         Ok(Self { name, wire, keeps, guard, directory })
     }
 
     /// Waits until `ready` no longer says why it is not.
-    pub(super) fn wait_until(
+    pub(crate) fn wait_until(
         mut self,
         limit: Duration,
         ready: impl Fn(&Self) -> Result<(), String>,
@@ -165,7 +179,9 @@ impl Drop for Guard {
     fn drop(&mut self) {
         let Self(child) = self;
         // It may have ended by itself; there is nothing to do about an error here.
-        drop(child.stdin.take());
+        if let Some(mut pipe) = child.stdin.take() {
+            let _ = pipe.write_all(OWNER);
+        }
         let started = Instant::now();
         while matches!(child.try_wait(), Ok(None)) && started.elapsed() < STOP_TIMEOUT {
             thread::sleep(POLL_PAUSE);

@@ -97,13 +97,7 @@ impl Forebay {
         configuration: &ForebayConfiguration,
         options: &StartOptions,
     ) -> Result<Self, PeerError> {
-        let binary = options.forebay_binary.as_deref().unwrap_or(Path::new("forebay"));
-        let program = find_program(&[binary]).ok_or_else(|| PeerError::Missing {
-            program: binary.display().to_string(),
-            remedy: "build it with cargo build --release and pass its path".to_owned(),
-        })?;
-        // The server runs in its own directory, from which a relative path would lead elsewhere.
-        let program = program.canonicalize().map_err(|source| PeerError::Directory { source })?;
+        let program = program(options)?;
         let directory = options.temporary_directory()?;
         let ports @ [port, admin_port] = free_ports()?;
         write_file(&directory.path().join(CONFIG_FILE), &configuration.to_toml(directory.path(), ports))?;
@@ -169,6 +163,17 @@ impl Forebay {
     }
 }
 
+/// Finds the program that is meant.
+pub(crate) fn program(options: &StartOptions) -> Result<PathBuf, PeerError> {
+    let binary = options.forebay_binary.as_deref().unwrap_or(Path::new("forebay"));
+    let program = find_program(&[binary]).ok_or_else(|| PeerError::Missing {
+        program: binary.display().to_string(),
+        remedy: "build it with cargo build --release and pass its path".to_owned(),
+    })?;
+    // The server runs in its own directory, from which a relative path would lead elsewhere.
+    program.canonicalize().map_err(|source| PeerError::Directory { source })
+}
+
 fn spawn(
     name: &'static str,
     keeps: &'static str,
@@ -186,6 +191,7 @@ fn spawn(
         environment: Vec::new(),
         stop: Stop::Kill,
         account: None,
+        cores: None,
         directory,
     })
 }

@@ -14,10 +14,14 @@ mod redis;
 
 pub use child::RunningPeer;
 pub(crate) use child::free_ports;
+pub(crate) use child::{Server as ServerProgram, Stop};
+pub(crate) use forebay::program as forebay_program;
 pub(crate) use forebay::queue_metric;
 pub use forebay::{Ack, Forebay, ForebayConfiguration};
 pub use process::{ServerProcess, Usage};
 
+use crate::engine::cores_left_by;
+use rustix::thread::CpuSet;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -60,10 +64,17 @@ pub struct StartOptions {
     pub parent_directory: Option<PathBuf>,
     /// The `forebay` program.
     pub forebay_binary: Option<PathBuf>,
+    /// Threads of the load generator, from whose cores servers with a single thread are kept off; 0 if it is not known.
+    pub load_threads: usize,
 }
 
 impl StartOptions {
-    fn temporary_directory(&self) -> Result<tempfile::TempDir, PeerError> {
+    /// Where a server with a single thread should run.
+    fn cores_without_load(&self) -> Option<CpuSet> {
+        (self.load_threads > 0).then(|| cores_left_by(self.load_threads)).flatten()
+    }
+
+    pub(crate) fn temporary_directory(&self) -> Result<tempfile::TempDir, PeerError> {
         let mut builder = tempfile::Builder::new();
         builder.prefix("forebay-loadtest-");
         let made =
@@ -135,7 +146,7 @@ fn names() -> String {
     PEERS.iter().map(|peer| peer.name).collect::<Vec<_>>().join(", ")
 }
 
-fn write_file(path: &Path, text: &str) -> Result<(), PeerError> {
+pub(crate) fn write_file(path: &Path, text: &str) -> Result<(), PeerError> {
     std::fs::write(path, text).map_err(|source| PeerError::Directory { source })
 }
 

@@ -25,6 +25,7 @@ fn start(options: &StartOptions) -> Result<RunningPeer, PeerError> {
         environment: Vec::new(),
         stop: Stop::Kill,
         account: None,
+        cores: None,
         directory,
     })?
     .wait_until(START_TIMEOUT, |peer| peer.wire.prepare().map_err(|error| error.to_string()))

@@ -24,6 +24,7 @@ fn start(options: &StartOptions) -> Result<RunningPeer, PeerError> {
         environment: Vec::new(),
         stop: Stop::Kill,
         account: None,
+        cores: options.cores_without_load(),
         directory,
     })?
     .wait_until(START_TIMEOUT, |_| listens(port))

@@ -46,6 +46,7 @@ fn start(options: &StartOptions) -> Result<RunningPeer, PeerError> {
         // Its sessions are in process groups of their own, and only it can end them.
         stop: Stop::Quit,
         account,
+        cores: None,
         directory,
     })?
     .wait_until(START_TIMEOUT, |peer| peer.wire.prepare().map_err(|error| error.to_string()))

@@ -74,6 +74,7 @@ mod broker {
             environment,
             stop: Stop::Kill,
             account: None,
+            cores: None,
             directory,
         })?
         .wait_until(START_TIMEOUT, |peer| peer.wire.prepare().map_err(|error| error.to_string()))

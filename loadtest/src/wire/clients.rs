@@ -4,7 +4,7 @@
 //! would pay for 256 new processes in every round.
 
 use super::{Measured, RoundPlan, WireError};
-use crate::engine::{DueTimer, Load, Source, latency_histogram, lock, pin};
+use crate::engine::{DueTimer, Load, Source, latency_histogram, lock, pin, whole_us};
 use crate::order::{RunId, write_order};
 use hdrhistogram::Histogram;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -51,6 +51,7 @@ struct Tally {
     first_due: Option<Duration>,
     last_acknowledged: Duration,
     latency_us: Histogram<u64>,
+    start_lag_us: Histogram<u64>,
     failure: Option<String>,
 }
 
@@ -71,7 +72,7 @@ pub fn run<C: Client>(port: u16, plan: &RoundPlan, load: &Load) -> Result<Measur
             // Returning early drops `starts`, on which the threads that already run wait, so they end.
             let run = move || {
                 pin(number, threads);
-                run_thread::<C>(count, &round, &opened, &starting)
+                run_thread::<C>(count, &round, opened, &starting)
             };
             handles.push(thread.spawn_scoped(scope, run)?);
         }
@@ -97,7 +98,7 @@ pub fn run<C: Client>(port: u16, plan: &RoundPlan, load: &Load) -> Result<Measur
 fn run_thread<C: Client>(
     count: usize,
     round: &Arc<Round>,
-    opened: &Sender<()>,
+    opened: Sender<()>,
     starting: &Receiver<Instant>,
 ) -> Result<Tally, WireError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
@@ -107,6 +108,8 @@ fn run_thread<C: Client>(
         let clients = opening.map_err(|_| WireError::Timeout(OPEN_TIMEOUT))??;
         // Nobody listens once the round has been given up, and then there is no start either.
         let _ = opened.send(());
+        // While this thread waits, the others' failures must be able to end the channel.
+        drop(opened);
         let Ok(start) = starting.recv() else { return Ok(()) };
         let timer = Arc::new(DueTimer::new()?);
         let mut workers = JoinSet::new();
@@ -156,8 +159,8 @@ async fn work<C: Client>(
     while let Some(job) = round.source.next(start) {
         order.clear();
         write_order(&round.run, SEED, job.index, &mut order);
-        timer.wait(start, job.due).await;
-        lock(&tally).started(job.due);
+        let started = timer.wait(start, job.due).await;
+        lock(&tally).started(job.due, started);
         if let Err(error) = client.publish(&order).await {
             lock(&tally).failed(&error);
             return;
@@ -174,20 +177,21 @@ impl Tally {
             first_due: None,
             last_acknowledged: Duration::ZERO,
             latency_us: latency_histogram()?,
+            start_lag_us: latency_histogram()?,
             failure: None,
         })
     }
 
-    fn started(&mut self, due: Duration) {
+    fn started(&mut self, due: Duration, at: Duration) {
         self.offered += 1;
+        self.start_lag_us.saturating_record(whole_us(at.saturating_sub(due)));
         self.first_due = Some(self.first_due.map_or(due, |first| first.min(due)));
     }
 
     fn acknowledged(&mut self, due: Duration, at: Duration) {
         self.acknowledged += 1;
         self.last_acknowledged = self.last_acknowledged.max(at);
-        let latency_us = u64::try_from(at.saturating_sub(due).as_micros()).unwrap_or(u64::MAX);
-        self.latency_us.saturating_record(latency_us);
+        self.latency_us.saturating_record(whole_us(at.saturating_sub(due)));
     }
 
     fn failed(&mut self, error: &WireError) {
@@ -201,6 +205,7 @@ impl Tally {
         self.last_acknowledged = self.last_acknowledged.max(other.last_acknowledged);
         // Both have the same bounds, so adding them cannot fail.
         self.latency_us += other.latency_us;
+        self.start_lag_us += other.start_lag_us;
         self.failure = self.failure.take().or(other.failure);
     }
 
@@ -211,6 +216,7 @@ impl Tally {
             acknowledged: self.acknowledged,
             seconds: self.last_acknowledged.saturating_sub(first_due).as_secs_f64(),
             latency_us: self.latency_us,
+            start_lag_us: self.start_lag_us,
             failure: self.failure,
         }
     }
@@ -220,6 +226,7 @@ impl Tally {
 mod tests {
     use super::*;
     use crate::schedule::Schedule;
+    use std::sync::atomic::{AtomicBool, Ordering};
 
     const ANSWER: Duration = Duration::from_millis(5);
     const ROUND: RoundPlan = RoundPlan { connections: 2, threads: 2, duration: Duration::from_millis(20) };
@@ -244,6 +251,41 @@ mod tests {
         async fn held(_port: u16) -> Result<u64, WireError> {
             Ok(0)
         }
+    }
+
+    /// Opens the connections of one thread, and fails to for any other.
+    struct Full;
+
+    static OPENED: AtomicBool = AtomicBool::new(false);
+
+    impl Client for Full {
+        async fn open(port: u16, count: usize) -> Result<Vec<Self>, WireError> {
+            let first = !OPENED.swap(true, Ordering::Relaxed);
+            if first {
+                Ok((0..count).map(|_| Self).collect())
+            } else {
+                Slow::open(port, 0).await.and(Err(WireError::Closed))
+            }
+        }
+
+        async fn publish(&mut self, _order: &[u8]) -> Result<(), WireError> {
+            Ok(())
+        }
+
+        async fn prepare(_port: u16) -> Result<(), WireError> {
+            Ok(())
+        }
+
+        async fn held(_port: u16) -> Result<u64, WireError> {
+            Ok(0)
+        }
+    }
+
+    /// A thread that waits for its start for ever would hang this test.
+    #[test]
+    fn a_thread_that_cannot_open_its_connections_ends_the_round() {
+        let load = Load::Closed { records: None, duration: Some(ROUND.duration) };
+        assert!(matches!(run::<Full>(0, &ROUND, &load), Err(WireError::Closed)));
     }
 
     #[test]

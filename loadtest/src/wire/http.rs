@@ -22,6 +22,7 @@ impl From<Outcome> for Measured {
             seconds: outcome.accept_seconds,
             failure: failure(&outcome),
             latency_us: outcome.latency_us,
+            start_lag_us: outcome.start_lag_us,
         }
     }
 }

@@ -78,6 +78,9 @@ pub struct Measured {
     pub seconds: f64,
     /// Microseconds from sending (closed loop) or from the due time (open loop) to the acknowledgement.
     pub latency_us: Histogram<u64>,
+    /// Microseconds from the due time to sending: what of the latency is the load generator's own, or that of a
+    /// request before it on the same connection.
+    pub start_lag_us: Histogram<u64>,
     /// What went wrong, in words, when anything did.
     pub failure: Option<String>,
 }
