@@ -10,19 +10,29 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::Duration;
 
-use memmap2::MmapMut;
+use memmap2::{Advice, MmapMut};
 use rustix::fs::OFlags;
 
 use super::format::{BATCH_HEADER_BYTES, BatchHeader, Footer, FormatError, SegmentIdentity};
 use crate::limits::{BLOCK_BYTES, ZEROING_STEP_BYTES};
 
-/// Memory whose address is a multiple of the block size, zeroed, and not resident until touched.
+/// Memory from which on a buffer is worth huge pages: one of them.
+const HUGE_PAGE_BYTES: usize = 2 << 20;
+
+/// Memory whose address is a multiple of the block size, zeroed, and not resident until touched. A large one is
+/// made of huge pages if there are any: the kernel pins every page of a direct write or read, and hands each to the
+/// device, which for 1 MiB costs as much as the disk does.
 ///
 /// # Errors
 ///
 /// The system has no memory to map.
 pub fn aligned_buffer(bytes: usize) -> io::Result<MmapMut> {
-    MmapMut::map_anon(bytes.next_multiple_of(BLOCK_BYTES))
+    let buffer = MmapMut::map_anon(bytes.next_multiple_of(BLOCK_BYTES))?;
+    if buffer.len() >= HUGE_PAGE_BYTES {
+        // A kernel that has none goes on with small pages.
+        let _ = buffer.advise(Advice::HugePage);
+    }
+    Ok(buffer)
 }
 
 /// Opens a segment file for `O_DIRECT`, or with the page cache where the file system has none.
@@ -168,7 +178,7 @@ pub enum ReadError {
 
 impl BatchReader {
     /// Bytes of the window unless a batch is larger.
-    const WINDOW_BYTES: usize = 1 << 20;
+    const WINDOW_BYTES: usize = HUGE_PAGE_BYTES;
 
     /// A reader that stands before the segment's first batch.
     ///
