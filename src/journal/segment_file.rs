@@ -4,17 +4,17 @@
 //! the database's pages on the same machine and be written again at fdatasync. File
 //! systems without it (some FUSE and network ones) are used with the page cache instead.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::Duration;
 
 use memmap2::MmapMut;
-use rustix::fs::OFlags;
 
 use super::format::{BATCH_HEADER_BYTES, BatchHeader, Footer, FormatError, SegmentIdentity};
+use super::platform::{Mode, Platform, RandomAccessFile};
 use crate::limits::{BLOCK_BYTES, ZEROING_STEP_BYTES};
+use crate::planted::{Bug, is_planted};
 
 /// Memory whose address is a multiple of the block size, zeroed, and not resident until touched.
 ///
@@ -25,26 +25,6 @@ pub fn aligned_buffer(bytes: usize) -> io::Result<MmapMut> {
     MmapMut::map_anon(bytes.next_multiple_of(BLOCK_BYTES))
 }
 
-/// Opens a segment file for `O_DIRECT`, or with the page cache where the file system has none.
-///
-/// # Errors
-///
-/// The file cannot be opened.
-pub fn open(path: &Path, write: bool) -> io::Result<File> {
-    open_with(OpenOptions::new().read(true).write(write), path)
-}
-
-fn open_with(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
-    let direct = i32::try_from(OFlags::DIRECT.bits()).unwrap_or(0);
-    match options.custom_flags(direct).open(path) {
-        Err(error) if error.raw_os_error() == Some(rustix::io::Errno::INVAL.raw_os_error()) => {
-            tracing::warn!(path = %path.display(), "no O_DIRECT on this file system; using the page cache");
-            options.custom_flags(0).open(path)
-        }
-        other => other,
-    }
-}
-
 /// Makes a file of `bytes`, every block of it written with zeros, and syncs it. Syncs of
 /// later writes then have no metadata to write, which is what makes them fast. Rests for `pause`
 /// behind each step, so that commits to other files get their turn.
@@ -52,17 +32,15 @@ fn open_with(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
 /// # Errors
 ///
 /// Any step failed; the file is removed again.
-pub fn create_zeroed(path: &Path, bytes: u64, pause: Duration) -> io::Result<File> {
-    create(path, |file| {
+pub fn create_zeroed<P: Platform>(platform: &P, path: &Path, bytes: u64, pause: Duration) -> io::Result<P::File> {
+    create(platform, path, |file| {
         let zeros = aligned_buffer(ZEROING_STEP_BYTES)?;
         let mut offset = 0;
         while offset < bytes {
             let length = usize::try_from((bytes - offset).min(ZEROING_STEP_BYTES as u64)).unwrap_or(zeros.len());
             file.write_all_at(&zeros[..length], offset)?;
             offset += length as u64;
-            if !pause.is_zero() {
-                std::thread::park_timeout(pause);
-            }
+            platform.rest(pause);
         }
         Ok(())
     })
@@ -74,18 +52,20 @@ pub fn create_zeroed(path: &Path, bytes: u64, pause: Duration) -> io::Result<Fil
 /// # Errors
 ///
 /// Any step failed; the file is removed again.
-pub fn create_reserved(path: &Path, bytes: u64) -> io::Result<File> {
-    create(path, |file| {
-        rustix::fs::fallocate(file, rustix::fs::FallocateFlags::empty(), 0, bytes).map_err(io::Error::from)
-    })
+pub fn create_reserved<P: Platform>(platform: &P, path: &Path, bytes: u64) -> io::Result<P::File> {
+    create(platform, path, |file| file.reserve(bytes))
 }
 
-fn create(path: &Path, write: impl FnOnce(&File) -> io::Result<()>) -> io::Result<File> {
-    let file = open_with(OpenOptions::new().read(true).write(true).create(true).truncate(true), path)?;
+fn create<P: Platform>(
+    platform: &P,
+    path: &Path,
+    write: impl FnOnce(&P::File) -> io::Result<()>,
+) -> io::Result<P::File> {
+    let file = platform.open(path, Mode::NewSegment)?;
     let written = write(&file).and_then(|()| file.sync_all());
     if let Err(error) = written {
         // The file is of no use, and what removing it may fail with says nothing new.
-        let _ = std::fs::remove_file(path);
+        let _ = platform.remove(path);
         return Err(error);
     }
     Ok(file)
@@ -96,7 +76,7 @@ fn create(path: &Path, write: impl FnOnce(&File) -> io::Result<()>) -> io::Resul
 /// # Errors
 ///
 /// The file cannot be read.
-pub fn read_ends(file: &File, capacity: u64) -> io::Result<(Vec<u8>, Vec<u8>)> {
+pub fn read_ends<F: RandomAccessFile>(file: &F, capacity: u64) -> io::Result<(Vec<u8>, Vec<u8>)> {
     let mut buffer = aligned_buffer(BLOCK_BYTES)?;
     file.read_exact_at(&mut buffer, 0)?;
     let first = buffer.to_vec();
@@ -109,7 +89,12 @@ pub fn read_ends(file: &File, capacity: u64) -> io::Result<(Vec<u8>, Vec<u8>)> {
 /// # Errors
 ///
 /// The write or the sync failed.
-pub fn write_header(file: &File, identity: &SegmentIdentity, epoch: u64, now_us: u64) -> io::Result<()> {
+pub fn write_header<F: RandomAccessFile>(
+    file: &F,
+    identity: &SegmentIdentity,
+    epoch: u64,
+    now_us: u64,
+) -> io::Result<()> {
     write_block(file, 0, |block| identity.write_header(epoch, now_us, block))
 }
 
@@ -118,11 +103,15 @@ pub fn write_header(file: &File, identity: &SegmentIdentity, epoch: u64, now_us:
 /// # Errors
 ///
 /// The write or the sync failed.
-pub fn write_footer(file: &File, identity: &SegmentIdentity, footer: &Footer) -> io::Result<()> {
+pub fn write_footer<F: RandomAccessFile>(file: &F, identity: &SegmentIdentity, footer: &Footer) -> io::Result<()> {
     write_block(file, identity.footer_offset(), |block| identity.write_footer(footer, block))
 }
 
-fn write_block(file: &File, offset: u64, make: impl FnOnce(&mut [u8; BLOCK_BYTES])) -> io::Result<()> {
+fn write_block<F: RandomAccessFile>(
+    file: &F,
+    offset: u64,
+    make: impl FnOnce(&mut [u8; BLOCK_BYTES]),
+) -> io::Result<()> {
     let mut buffer = aligned_buffer(BLOCK_BYTES)?;
     let mut block = [0; BLOCK_BYTES];
     make(&mut block);
@@ -131,18 +120,9 @@ fn write_block(file: &File, offset: u64, make: impl FnOnce(&mut [u8; BLOCK_BYTES
     file.sync_data()
 }
 
-/// Makes the names in a directory durable.
-///
-/// # Errors
-///
-/// The directory cannot be opened or synced.
-pub fn sync_directory(path: &Path) -> io::Result<()> {
-    File::open(path)?.sync_all()
-}
-
 /// Reads batches one after another, with a window of aligned memory.
-pub struct BatchReader {
-    file: File,
+pub struct BatchReader<F = File> {
+    file: F,
     identity: SegmentIdentity,
     window: MmapMut,
     window_offset: u64,
@@ -166,7 +146,7 @@ pub enum ReadError {
     },
 }
 
-impl BatchReader {
+impl<F: RandomAccessFile> BatchReader<F> {
     /// Bytes of the window unless a batch is larger.
     const WINDOW_BYTES: usize = 1 << 20;
 
@@ -175,7 +155,7 @@ impl BatchReader {
     /// # Errors
     ///
     /// No memory to map.
-    pub fn new(file: File, identity: SegmentIdentity) -> io::Result<Self> {
+    pub fn new(file: F, identity: SegmentIdentity) -> io::Result<Self> {
         let window = aligned_buffer(Self::WINDOW_BYTES)?;
         Ok(Self { file, identity, window, window_offset: 0, window_bytes: 0, offset: BLOCK_BYTES as u64 })
     }
@@ -193,6 +173,10 @@ impl BatchReader {
             // The window may have been read before the batch was written; if so, read it again.
             self.window_bytes = 0;
             self.ensure(BLOCK_BYTES)?;
+            while is_planted(Bug::SkipBadBatch) && self.decode().is_err() {
+                self.offset += BLOCK_BYTES as u64;
+                self.ensure(BLOCK_BYTES)?;
+            }
             let peeked = BatchHeader::peek(&self.identity, self.ahead());
             let whole = peeked.map_err(|cause| self.corrupt(cause))?.padded_bytes();
             self.ensure(whole)?;
