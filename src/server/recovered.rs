@@ -96,7 +96,9 @@ impl<P: Scheduler> RecoveredQueue<P> {
         queue.journal.trimmed.set(trimmed);
         // Until the sink has answered, this much is certain; the bytes are then too many rather than too few.
         queue.drain.delivered_bytes.set(first_byte);
-        queue.drain.delivered.set(cursor::load(&platform, &path).clamp(trimmed, durable));
+        let delivered = cursor::load(&platform, &path).clamp(trimmed, durable);
+        queue.drain.released.set(delivered);
+        queue.drain.delivered.set(delivered);
         tracing::info!(
             queue = name,
             durable,
