@@ -15,6 +15,7 @@ use super::format::{BATCH_HEADER_BYTES, BatchHeader, Footer, FormatError, Segmen
 use super::platform::{Mode, Platform, RandomAccessFile};
 use crate::limits::{BLOCK_BYTES, ZEROING_STEP_BYTES};
 use crate::planted::{Bug, is_planted};
+use crate::record::Sequence;
 
 /// Memory whose address is a multiple of the block size, zeroed, and not resident until touched.
 ///
@@ -128,6 +129,8 @@ pub struct BatchReader<F = File> {
     window_offset: u64,
     window_bytes: usize,
     offset: u64,
+    /// The first sequence of the batch at `offset`.
+    next_sequence: Sequence,
 }
 
 /// Why a batch that must be there could not be read.
@@ -157,7 +160,8 @@ impl<F: RandomAccessFile> BatchReader<F> {
     /// No memory to map.
     pub fn new(file: F, identity: SegmentIdentity) -> io::Result<Self> {
         let window = aligned_buffer(Self::WINDOW_BYTES)?;
-        Ok(Self { file, identity, window, window_offset: 0, window_bytes: 0, offset: BLOCK_BYTES as u64 })
+        let (offset, next_sequence) = (BLOCK_BYTES as u64, identity.first_sequence);
+        Ok(Self { file, identity, window, window_offset: 0, window_bytes: 0, offset, next_sequence })
     }
 
     /// Reads the next batch, which the caller knows to be durable.
@@ -184,13 +188,17 @@ impl<F: RandomAccessFile> BatchReader<F> {
         };
         let offset = self.offset;
         self.offset += header.padded_bytes() as u64;
+        self.next_sequence = header.next_sequence();
         let start = usize::try_from(offset - self.window_offset).unwrap_or(0) + BATCH_HEADER_BYTES;
         Ok((header, &self.window[start..start + header.length.get() as usize]))
     }
 
-    /// Checks the batch at the current offset, which costs a checksum of all of it.
+    /// Checks the batch at the current offset, which costs a checksum of all of it. A write that the disk put
+    /// into the wrong place leaves a batch there that is whole and not the next one.
     fn decode(&self) -> Result<BatchHeader, FormatError> {
-        BatchHeader::decode(&self.identity, self.ahead()).map(|(header, _)| header)
+        let (header, _) = BatchHeader::decode(&self.identity, self.ahead())?;
+        let is_next = header.first_sequence.get() == self.next_sequence || is_planted(Bug::SkipBadBatch);
+        if is_next { Ok(header) } else { Err(FormatError::Foreign) }
     }
 
     fn corrupt(&self, cause: FormatError) -> ReadError {
@@ -220,5 +228,38 @@ impl<F: RandomAccessFile> BatchReader<F> {
         self.window_offset = self.offset;
         self.window_bytes = length;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use zerocopy::IntoBytes;
+
+    use super::super::format::BatchStart;
+    use super::super::platform::System;
+    use super::*;
+
+    #[test]
+    fn a_batch_that_the_disk_put_into_the_wrong_place_is_not_taken() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("segment");
+        let file = create_zeroed(&System, &path, 16 * BLOCK_BYTES as u64, Duration::ZERO).unwrap();
+        let capacity = 16 * BLOCK_BYTES as u64;
+        let identity = SegmentIdentity { queue_id: 7, generation: 9, first_sequence: 1, first_byte: 0, capacity };
+        let put = |block: u64, first_sequence| {
+            let start = BatchStart { first_sequence, first_byte: 0, epoch: 1, written_at_us: 0 };
+            let header = BatchHeader::seal(&identity, start, 2, b"records").unwrap();
+            let mut bytes = aligned_buffer(BLOCK_BYTES).unwrap();
+            bytes[..BATCH_HEADER_BYTES].copy_from_slice(header.as_bytes());
+            bytes[BATCH_HEADER_BYTES..BATCH_HEADER_BYTES + 7].copy_from_slice(b"records");
+            RandomAccessFile::write_all_at(&file, &bytes, block * BLOCK_BYTES as u64).unwrap();
+        };
+        put(1, 1);
+        put(2, 5);
+        let file = System.open(&path, Mode::Segment { write: false }).unwrap();
+        let mut reader = BatchReader::new(file, identity).unwrap();
+        assert_eq!(reader.next_batch().unwrap().0.first_sequence.get(), 1);
+        let error = reader.next_batch().unwrap_err();
+        assert!(matches!(error, ReadError::Corrupt { offset: 8192, cause: FormatError::Foreign }), "{error}");
     }
 }
