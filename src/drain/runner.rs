@@ -411,8 +411,10 @@ impl<S: Scheduler> Runner<S> {
         }
         let now_ns = self.platform.monotonic_ns();
         let due_ns = self.pacer.when_due_ns(count as u64, now_ns);
-        self.pacer.take(count as u64, now_ns);
-        self.sleep(Duration::from_nanos(due_ns.saturating_sub(now_ns))).await
+        let is_due = self.sleep(Duration::from_nanos(due_ns.saturating_sub(now_ns))).await;
+        // Only now: a sleep that lasts too long must not be made good twice, by these records and by the next.
+        self.pacer.take(count as u64, self.platform.monotonic_ns());
+        is_due
     }
 
     /// Logs a failure and waits before the next attempt; `false` if a stop came first.
