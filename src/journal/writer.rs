@@ -379,8 +379,12 @@ impl<P: Platform> Writer<P> {
         if !self.health.is_disk_full() {
             tracing::error!(%error, "no other segment can be had; refusing records until one can");
         }
+        let now_ns = self.platform.monotonic_ns();
+        // A refusal without another look must not put the next look off, or under load there would be none.
+        if !self.health.is_disk_full() || now_ns >= self.disk_full_until_ns {
+            self.disk_full_until_ns = now_ns + DISK_FULL_RETRY_NS;
+        }
         self.health.set_disk_full(true);
-        self.disk_full_until_ns = self.platform.monotonic_ns() + DISK_FULL_RETRY_NS;
     }
 
     /// Takes a spare and writes its header. Nothing in use is touched, so a failure (no disk, no
