@@ -1,0 +1,495 @@
+//! The world: what happens next, and what must hold behind every step.
+
+use std::fmt::Write as _;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+
+use forebay::config;
+use forebay::journal::format::BATCH_HEADER_BYTES;
+use forebay::journal::platform::Platform as _;
+use forebay::queue::DrainState;
+use forebay::rate::Rate;
+
+use crate::clients::{Clients, IN_FLIGHT_MAX};
+use crate::disk;
+use crate::machine::Machine;
+use crate::model::Model;
+use crate::process::{NoStart, Process, Sizes};
+use crate::random::Random;
+use crate::sink::{self, Database, Shared};
+
+const BLOCK_BYTES: usize = 4096;
+/// Turns that everything gets once the faults have stopped.
+const TURNS_TO_SETTLE: u64 = 20_000;
+
+/// What may go wrong under this seed. Each seed has some of it, so that none hides the others.
+#[derive(Clone, Copy, Debug)]
+struct Weather {
+    disk: disk::Faults,
+    sink: sink::Faults,
+    fills_up: bool,
+    sink_goes_down: bool,
+    clock_jumps: bool,
+    rates_change: bool,
+    /// The step at which the disk is damaged.
+    damage_at: Option<u64>,
+    /// Crashes in 10,000 steps.
+    crashes: u64,
+    /// Of 10,000 crashes so many cut the power.
+    power_cuts: u64,
+}
+
+/// How a run ended.
+#[derive(Debug, Default)]
+pub struct Summary {
+    pub starts: u64,
+    pub refused: bool,
+    pub rows: usize,
+    pub requests: usize,
+    /// A digest of everything that happened.
+    pub digest: u64,
+    /// Everything that happened, in lines, if it was asked for.
+    pub trace: String,
+}
+
+pub struct World {
+    machine: Machine,
+    /// Chance of its own, so that what the machine draws does not change what happens next.
+    random: Random,
+    weather: Weather,
+    sizes: Sizes,
+    configs: Vec<config::Queue>,
+    database: Shared,
+    clients: Clients,
+    process: Option<Process>,
+    epoch: u64,
+    /// Whether what is on the disk was refused: then there is nothing more to see.
+    is_over: bool,
+    has_trace: bool,
+    summary: Summary,
+}
+
+fn base() -> &'static config::Queue {
+    static BASE: OnceLock<config::Queue> = OnceLock::new();
+    BASE.get_or_init(|| {
+        let text = "[[listeners]]\naddress = \"127.0.0.1:0\"\n[queues.orders]\n";
+        config::parse(text, "simulation", &|_| None).unwrap().queues["orders"].clone()
+    })
+}
+
+impl Weather {
+    fn new(random: &mut Random, steps: u64) -> Self {
+        let mut some = |part: u64| if random.chance(4000) { part } else { 0 };
+        let disk = disk::Faults {
+            read_error: some(100),
+            write_error: some(20),
+            short_write: some(20),
+            sync_error: some(40),
+            misdirected_write: 0,
+            power_cut_at_operation: some(60),
+            full: false,
+        };
+        let sink = sink::Faults {
+            is_down: false,
+            deadlock: some(500),
+            reply_lost: some(1000),
+            connection_lost: some(1000),
+            latency_us_max: 1 + some(8000),
+        };
+        Self {
+            disk,
+            sink,
+            fills_up: some(1) > 0,
+            sink_goes_down: some(1) > 0,
+            clock_jumps: some(1) > 0,
+            rates_change: some(1) > 0,
+            crashes: 10 + some(60),
+            power_cuts: 3000 + some(4000),
+            damage_at: random.chance(1500).then(|| random.below(steps)),
+        }
+    }
+}
+
+impl World {
+    pub fn new(seed: u64, steps: u64, has_trace: bool) -> Self {
+        let mut random = Random::new(seed);
+        let weather = Weather::new(&mut random, steps);
+        let queues = if random.chance(3000) { 2 } else { 1 };
+        let commit_blocks = 3 + random.index(3);
+        let segment_blocks = commit_blocks + 2 + random.index(6);
+        let sizes = Sizes {
+            commit_bytes_max: commit_blocks * BLOCK_BYTES,
+            segment_bytes: (segment_blocks * BLOCK_BYTES) as u64,
+            hot_ring_bytes: [64, 4096, 64 * 1024][random.index(3)],
+            ring_bytes: 32 * 1024,
+            spare_segments: random.index(3),
+        };
+        let clients = 2 + random.index(10);
+        let poison_every = if random.chance(3000) { 7 + u32::try_from(random.below(40)).unwrap() } else { 0 };
+        let machine = Machine::new(Random::new(random.next()));
+        machine.state().disk.faults = weather.disk;
+        let mut database = Database::new(queues, Model::new(queues, clients, poison_every));
+        database.faults = weather.sink;
+        let record_bytes_max = [40, 400, 2500][random.index(3)];
+        let configs = (0..queues).map(|_| config(&mut random)).collect();
+        Self {
+            machine,
+            weather,
+            sizes,
+            configs,
+            database: Arc::new(Mutex::new(database)),
+            clients: Clients::new(clients, record_bytes_max, sizes.commit_bytes_max - BATCH_HEADER_BYTES),
+            process: None,
+            epoch: 0,
+            is_over: false,
+            has_trace,
+            summary: Summary::default(),
+            random,
+        }
+    }
+
+    /// Runs to the end.
+    pub fn run(mut self, steps: u64) -> (Summary, Result<(), String>) {
+        let mut result = Ok(());
+        for step in 0..steps {
+            if self.is_over {
+                break;
+            }
+            self.step(step);
+            result = self.check();
+            if result.is_err() {
+                break;
+            }
+        }
+        if result.is_ok() && !self.is_over {
+            result = self.settle();
+        }
+        let (rows, requests) = {
+            let database = self.database();
+            (database.model.row_count(), database.model.requests.len())
+        };
+        (self.summary.rows, self.summary.requests) = (rows, requests);
+        if let Err(what) = &result {
+            self.note("violation", 0, 0);
+            if self.has_trace {
+                let _ = writeln!(self.summary.trace, "{what}");
+            }
+        }
+        (self.summary, result)
+    }
+
+    fn database(&self) -> MutexGuard<'_, Database> {
+        self.database.lock().unwrap()
+    }
+
+    /// Adds to the trace.
+    fn note(&mut self, what: &'static str, a: u64, b: u64) {
+        let mut digest = self.summary.digest;
+        for number in [what.len() as u64, a, b, self.machine.monotonic_ns()] {
+            digest = (digest ^ number).wrapping_mul(0x0000_0100_0000_01B3).rotate_left(23);
+        }
+        self.summary.digest = digest;
+        if self.has_trace {
+            let now_ns = self.machine.monotonic_ns();
+            let _ = writeln!(self.summary.trace, "{now_ns:>13} {what} {a} {b}");
+        }
+    }
+
+    fn step(&mut self, step: u64) {
+        if self.weather.damage_at == Some(step) {
+            self.damage();
+        }
+        if self.process.is_none() {
+            self.advance();
+            if self.random.chance(3000) {
+                self.start();
+            }
+            return;
+        }
+        if self.random.chance(self.weather.crashes) {
+            return self.crash();
+        }
+        match self.random.below(100) {
+            0..30 => self.send(false),
+            30..56 => self.run_journal(),
+            56..76 => self.run_drain(),
+            76..80 => self.run_maintenance(),
+            80..92 => self.advance(),
+            92..97 => self.collect(),
+            97 => self.change_sink(),
+            98 => self.change_disk(),
+            _ => self.jump(),
+        }
+        self.look_for_power_cut();
+        let is_failed = self.process.as_ref().is_some_and(|process| process.health.is_journal_failed());
+        if is_failed && self.random.chance(300) {
+            self.crash();
+        }
+    }
+
+    fn start(&mut self) {
+        let machine = self.machine.next_life();
+        self.epoch += 1;
+        self.summary.starts += 1;
+        if self.weather.rates_change {
+            for config in &mut self.configs {
+                config.rate = rate(&mut self.random);
+            }
+        }
+        let started = Process::start(&machine, self.epoch, &self.configs, self.sizes, &self.database);
+        self.machine = machine;
+        match started {
+            Ok(process) => {
+                let durable: Vec<_> = process.queues.iter().map(|queue| queue.journal.durable.get()).collect();
+                for (queue, durable) in durable.iter().enumerate() {
+                    self.database().model.recovered(queue, *durable);
+                    self.note("start", queue as u64, *durable);
+                }
+                self.process = Some(process);
+            }
+            Err(NoStart::Passing) => self.note("no start", 0, 0),
+            Err(NoStart::Refused(why)) => {
+                self.note("refused", 0, 0);
+                if self.database().model.is_damaged {
+                    self.is_over = true;
+                    self.summary.refused = true;
+                } else {
+                    self.database().model.complain(format!("a start was refused without damage: {why}"));
+                }
+            }
+        }
+        self.look_for_power_cut();
+    }
+
+    /// The process ends at once, and perhaps the machine with it.
+    fn crash(&mut self) {
+        let cuts_power = self.random.chance(self.weather.power_cuts) || self.machine.state().disk.is_off;
+        // What was answered before the end counts.
+        self.collect();
+        self.process = None;
+        self.database().end_life();
+        let model = self.database.lock().unwrap();
+        self.clients.disconnected(&model.model);
+        drop(model);
+        {
+            let mut state = self.machine.state();
+            let crate::machine::State { disk, random, .. } = &mut *state;
+            if cuts_power {
+                disk.cut_power(random);
+            }
+        }
+        self.note("crash", u64::from(cuts_power), 0);
+    }
+
+    fn look_for_power_cut(&mut self) {
+        if self.machine.state().disk.is_off {
+            self.crash();
+        }
+    }
+
+    fn send(&mut self, asks_only_again: bool) {
+        let count = if self.random.chance(1000) { 8 } else { 1 };
+        let now_us = self.machine.unix_us();
+        for _ in 0..count {
+            let Some(process) = &mut self.process else { return };
+            let mut database = self.database.lock().unwrap();
+            let to = (process.queues.as_slice(), &*process.health, &mut process.ring);
+            let sent = self.clients.send(&mut self.random, &mut database.model, to, (now_us, asks_only_again));
+            drop(database);
+            if let Some(request) = sent {
+                self.note("send", u64::from(request), 0);
+            }
+        }
+    }
+
+    fn collect(&mut self) {
+        let Some(process) = &mut self.process else { return };
+        let mut database = self.database.lock().unwrap();
+        let answers = self.clients.collect(&mut database.model, &mut process.ring);
+        drop(database);
+        if answers > 0 {
+            self.note("answers", answers, 0);
+        }
+    }
+
+    fn run_journal(&mut self) {
+        let Some(process) = &mut self.process else { return };
+        if process.run_journal() {
+            let operations = self.machine.state().disk.operations;
+            self.note("journal", operations, 0);
+        }
+    }
+
+    fn run_drain(&mut self) {
+        let queue = self.random.index(self.configs.len());
+        let Some(process) = &mut self.process else { return };
+        process.run_drain(queue);
+        let position = self.database().position(queue);
+        self.note("drain", queue as u64, position);
+    }
+
+    fn run_maintenance(&mut self) {
+        let Some(process) = &mut self.process else { return };
+        process.run_maintenance();
+        let operations = self.machine.state().disk.operations;
+        self.note("maintenance", operations, 0);
+    }
+
+    fn advance(&mut self) {
+        let step_ns = match self.random.below(20) {
+            0..12 => self.random.below(200_000),
+            12..19 => self.random.below(5_000_000),
+            _ => self.random.below(300_000_000),
+        };
+        self.pass(step_ns);
+    }
+
+    fn pass(&mut self, step_ns: u64) {
+        let mut state = self.machine.state();
+        state.monotonic_ns += step_ns;
+        state.unix_us += step_ns / 1000;
+    }
+
+    fn change_sink(&mut self) {
+        if self.weather.sink_goes_down {
+            let is_down = self.random.chance(2500);
+            self.database().faults.is_down = is_down;
+        }
+        let machine = self.machine.clone();
+        self.database().decide_one(&machine);
+        self.note("sink", 0, 0);
+    }
+
+    fn change_disk(&mut self) {
+        if self.weather.fills_up {
+            let full = self.random.chance(3000);
+            self.machine.state().disk.faults.full = full;
+            self.note("disk", u64::from(full), 0);
+        }
+    }
+
+    /// The wall clock is set, by less than the window of the idempotency keys; the other one never is.
+    fn jump(&mut self) {
+        if self.weather.clock_jumps {
+            let jump_us = self.random.below(600_000_000);
+            let forward = self.random.chance(5000);
+            let mut state = self.machine.state();
+            state.unix_us = if forward { state.unix_us + jump_us } else { state.unix_us - jump_us };
+            drop(state);
+            self.note("jump", jump_us, u64::from(forward));
+        }
+    }
+
+    fn damage(&mut self) {
+        let bits = self.random.chance(7000);
+        {
+            let mut state = self.machine.state();
+            let crate::machine::State { disk, random, .. } = &mut *state;
+            if bits {
+                disk.rot(random);
+            } else {
+                disk.faults.misdirected_write = 5000;
+            }
+        }
+        self.note("damage", u64::from(bits), 0);
+    }
+
+    /// What must hold behind every step.
+    fn check(&mut self) -> Result<(), String> {
+        {
+            let mut state = self.machine.state();
+            if state.disk.is_damaged {
+                state.disk.faults.misdirected_write = 0;
+                self.database.lock().unwrap().model.is_damaged = true;
+            }
+        }
+        if let Some(complaint) = self.database().model.complaint.take() {
+            return Err(complaint);
+        }
+        let is_damaged = self.database().model.is_damaged;
+        let Some(process) = &self.process else { return Ok(()) };
+        for (number, queue) in process.queues.iter().enumerate() {
+            let (journal, drain) = (&queue.journal, &queue.drain);
+            let marks = [&journal.appended, &journal.durable, &drain.released, &drain.delivered, &journal.trimmed];
+            let marks = marks.map(|mark| mark.get());
+            if !marks.is_sorted_by(|a, b| a >= b) {
+                return Err(format!("queue {number}: the watermarks are out of order: {marks:?}"));
+            }
+            if drain.state() == DrainState::Halted && !is_damaged {
+                return Err(format!("queue {number}: the drain has halted at {}", drain.delivered.get()));
+            }
+            let in_flight_bytes = (IN_FLIGHT_MAX * self.clients.frame_bytes_max()) as u64;
+            if queue.backlog_bytes() > queue.config.max_backlog_bytes + in_flight_bytes && drain.batches.get() > 0 {
+                return Err(format!("queue {number}: a backlog of {} bytes is too large", queue.backlog_bytes()));
+            }
+        }
+        let state = self.machine.state();
+        let segments: usize = process.catalogues.iter().map(|catalogue| catalogue.len()).sum();
+        let files = state.disk.count("/data/", ".seg");
+        // One may be on its way from the pool to each queue, or be left by an operation that failed.
+        if files > segments + self.sizes.spare_segments + 2 * self.configs.len() + 2 {
+            return Err(format!("{files} segment files for {segments} segments"));
+        }
+        Ok(())
+    }
+
+    /// The faults stop; everything that was promised must be kept before long.
+    fn settle(&mut self) -> Result<(), String> {
+        self.note("settle", 0, 0);
+        self.machine.state().disk.faults = disk::Faults::default();
+        self.database().faults = sink::Faults { latency_us_max: 500, ..sink::Faults::default() };
+        if self.process.as_ref().is_some_and(|process| process.health.is_journal_failed()) {
+            self.crash();
+        }
+        for turn in 0..TURNS_TO_SETTLE {
+            if self.is_over {
+                return Ok(());
+            }
+            if self.process.is_none() {
+                self.start();
+            }
+            self.send(true);
+            self.run_journal();
+            self.collect();
+            self.run_drain();
+            if turn.is_multiple_of(20) {
+                self.run_maintenance();
+            }
+            self.pass(2_000_000);
+            self.check()?;
+            let halted = |process: &Process| process.queues.iter().any(|q| q.drain.state() == DrainState::Halted);
+            if self.process.as_ref().is_some_and(halted) {
+                return Ok(());
+            }
+            if turn.is_multiple_of(50) && !self.clients.are_waiting() && self.database().model.missing().is_none() {
+                return Ok(());
+            }
+        }
+        let missing = self.database().model.missing();
+        if self.database().model.is_damaged && !self.clients.are_waiting() {
+            return Ok(());
+        }
+        Err(format!("no progress without faults: clients wait: {}, missing: {missing:?}", self.clients.are_waiting()))
+    }
+}
+
+fn rate(random: &mut Random) -> Rate {
+    match random.below(4) {
+        0 => Rate::Unlimited,
+        1 => Rate::Limited { records: 1, period_ns: 1_000_000 },
+        2 => Rate::Limited { records: 7, period_ns: 3_000_000 },
+        _ => Rate::Limited { records: 1, period_ns: 200_000 + random.below(2_000_000) },
+    }
+}
+
+fn config(random: &mut Random) -> config::Queue {
+    let mut config = base().clone();
+    config.rate = rate(random);
+    config.max_backlog_bytes = [20_000, 100_000, 10_000_000][random.index(3)];
+    config.idempotency_window_ms = 1_000_000_000;
+    config.batch.records_max = [1, 5, 100][random.index(3)];
+    config.batch.bytes_max = [100, 5000, 100_000][random.index(3)];
+    config.batch.linger_ms_max = random.below(6);
+    config.retry.backoff_ms_min = 1;
+    config.retry.backoff_ms_max = 20;
+    config
+}
