@@ -74,8 +74,7 @@ impl<P: Platform> Maintenance<P> {
         self.replenish();
         loop {
             match self.chores.recv_timeout(TICK) {
-                Ok(Chore::Replenish) => self.replenish(),
-                Ok(Chore::SaveKeys(unsaved)) => self.unsaved.push(unsaved),
+                Ok(chore) => self.attend_to(chore),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
             }
@@ -84,15 +83,19 @@ impl<P: Platform> Maintenance<P> {
         self.tidy();
     }
 
-    /// Does what there is to do now, without waiting: one turn of [`run`](Self::run).
+    /// One turn of [`run`](Self::run), without waiting for a chore.
     pub fn turn(&mut self) {
-        while let Ok(chore) = self.chores.try_recv() {
-            match chore {
-                Chore::Replenish => self.replenish(),
-                Chore::SaveKeys(unsaved) => self.unsaved.push(unsaved),
-            }
+        if let Ok(chore) = self.chores.try_recv() {
+            self.attend_to(chore);
         }
         self.tidy();
+    }
+
+    fn attend_to(&mut self, chore: Chore) {
+        match chore {
+            Chore::Replenish => self.replenish(),
+            Chore::SaveKeys(unsaved) => self.unsaved.push(unsaved),
+        }
     }
 
     fn replenish(&mut self) {

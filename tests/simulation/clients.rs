@@ -20,17 +20,19 @@ pub const IN_FLIGHT_MAX: usize = 32;
 const RECORDS_MAX: u64 = 3;
 
 /// What a client is doing.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Client {
     /// The request that it has not done with.
     request: Option<u32>,
     /// How many times it is under way.
     in_flight: u32,
+    /// What it may ask again, since it has a key.
+    done: Vec<u32>,
 }
 
 /// All clients.
 pub struct Clients {
-    clients: Vec<Client>,
+    all: Vec<Client>,
     /// Who waits in which slot.
     slots: BTreeMap<u32, (usize, u32)>,
     next_slot: u32,
@@ -38,20 +40,20 @@ pub struct Clients {
     frame: Vec<u8>,
     frames_bytes_max: usize,
     /// The door refuses what no commit holds.
-    records_bytes_max: usize,
+    commit_bytes_max: usize,
 }
 
 impl Clients {
-    pub fn new(count: usize, record_bytes_max: u64, records_bytes_max: usize) -> Self {
-        let clients = vec![Client::default(); count];
+    pub fn new(count: usize, record_bytes_max: u64, commit_bytes_max: usize) -> Self {
+        let all = vec![Client::default(); count];
         Self {
-            clients,
+            all,
             slots: BTreeMap::new(),
             next_slot: 0,
             record_bytes_max,
             frame: Vec::new(),
             frames_bytes_max: 0,
-            records_bytes_max,
+            commit_bytes_max,
         }
     }
 
@@ -62,13 +64,13 @@ impl Clients {
 
     /// Whether somebody waits for an answer, or wants to ask again.
     pub fn are_waiting(&self) -> bool {
-        self.clients.iter().any(|client| client.request.is_some())
+        self.all.iter().any(|client| client.request.is_some())
     }
 
     /// The process is gone: who waited does not know, and asks again if that is safe.
     pub fn disconnected(&mut self, model: &Model) {
         self.slots.clear();
-        for client in &mut self.clients {
+        for client in &mut self.all {
             client.in_flight = 0;
             client.request = client.request.filter(|number| model.requests[*number as usize].has_key);
         }
@@ -82,8 +84,8 @@ impl Clients {
         (queues, health, ring): (&[Arc<Queue>], &Health, &mut IngressEnd),
         (now_us, asks_only_again): (u64, bool),
     ) -> Option<u32> {
-        let number = random.index(self.clients.len());
-        let client = self.clients[number];
+        let number = random.index(self.all.len());
+        let client = &self.all[number];
         // A client that waits sends its request once more, now and then, without waiting for the answer.
         let may_repeat = client.in_flight == 0 || (client.in_flight < 3 && random.chance(1000));
         if self.slots.len() >= IN_FLIGHT_MAX || !may_repeat || health.is_journal_failed() {
@@ -93,26 +95,28 @@ impl Clients {
             Some(request) if client.in_flight > 0 && !model.requests[request as usize].has_key => return None,
             Some(request) => request,
             None if asks_only_again => return None,
+            // The answer was lost on its way, or somebody pressed the button once more.
+            None if random.chance(500) && !client.done.is_empty() => client.done[random.index(client.done.len())],
             None => {
                 let records = u32::try_from(1 + random.below(RECORDS_MAX)).unwrap();
                 model.add(number, random.index(queues.len()), records, random.chance(7000))
             }
         };
-        self.clients[number].request = Some(request);
+        self.all[number].request = Some(request);
         let queue = &queues[model.requests[request as usize].queue];
         let slot = self.next_slot;
         self.build(random, model, request, (queue, slot, now_us));
-        let is_too_large = self.frame.len() - FRAME_HEADER_BYTES > self.records_bytes_max;
+        let is_too_large = self.frame.len() - FRAME_HEADER_BYTES > self.commit_bytes_max;
         if is_too_large || !is_admitted(queue, self.frame.len() as u64) || ring.submit(&self.frame).is_err() {
-            if client.in_flight == 0 && !model.requests[request as usize].has_key {
+            if self.all[number].in_flight == 0 && !model.requests[request as usize].has_key {
                 model.requests[request as usize].answer = Answer::Refused;
-                self.clients[number].request = None;
+                self.all[number].request = None;
             }
             return None;
         }
         self.next_slot += 1;
         self.slots.insert(slot, (number, request));
-        self.clients[number].in_flight += 1;
+        self.all[number].in_flight += 1;
         Some(request)
     }
 
@@ -141,7 +145,7 @@ impl Clients {
         header.count = U32::new(request.records);
         header.slot = U32::new(slot);
         header.queue = U16::new(queue.index);
-        header.senders = U16::new(u16::try_from(self.clients.len()).unwrap());
+        header.senders = U16::new(u16::try_from(self.all.len()).unwrap());
         header.idempotency_hash = hash;
         self.frame[..FRAME_HEADER_BYTES].copy_from_slice(header.as_bytes());
         self.frames_bytes_max = self.frames_bytes_max.max(self.frame.len());
@@ -161,13 +165,16 @@ impl Clients {
         let Some((number, request)) = self.slots.remove(&completion.slot) else {
             return model.complain(format!("nobody waits in slot {}", completion.slot));
         };
-        let client = &mut self.clients[number];
+        let client = &mut self.all[number];
         client.in_flight -= 1;
         match completion.outcome {
             Outcome::Stored | Outcome::Replayed => {
                 model.acknowledged(request, completion.first_sequence, completion.count);
                 if client.request == Some(request) && client.in_flight == 0 {
                     client.request = None;
+                    if model.requests[request as usize].has_key {
+                        client.done.push(request);
+                    }
                 }
             }
             Outcome::DiskFull if !model.requests[request as usize].has_key => {

@@ -256,7 +256,7 @@ impl Disk {
     }
 
     fn segment(&self, random: &mut Random) -> Option<usize> {
-        let is_segment = |name: &str| name.ends_with(".seg") && name.contains("/queues/");
+        let is_segment = |name: &str| name.contains("/queues/") && name.strip_suffix(".seg").is_some();
         let segments: Vec<_> =
             self.names.iter().filter(|(name, _)| is_segment(name)).map(|(_, inode)| *inode).collect();
         (!segments.is_empty()).then(|| segments[random.index(segments.len())])
@@ -301,7 +301,9 @@ impl Disk {
             }
         }
         inode.view.clone_from(&inode.durable);
-        left.iter().for_each(|change| apply(&mut inode.view, change));
+        for change in &left {
+            apply(&mut inode.view, change);
+        }
         inode.unsynced = left;
         Err(io_error())
     }

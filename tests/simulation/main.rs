@@ -1,6 +1,8 @@
 //! Seeded simulation: the whole way of a record through the real journal, recovery and drain, on a machine whose disk
 //! fails, whose power is cut, whose clocks jump and whose database misbehaves. `docs/testing.md` explains it.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a simulation that is wrong about itself must end")]
+
 mod clients;
 mod disk;
 mod machine;
@@ -9,6 +11,7 @@ mod process;
 mod random;
 mod runs;
 mod sink;
+mod weather;
 mod world;
 
 use runs::{number, run_seed, run_seeds};

@@ -197,7 +197,7 @@ impl Model {
             () if is_second && !damaged => "holds a record that was delivered before",
             () if was_refused => "was refused",
             () if promised.is_some_and(|promised| promised != body) && !damaged => "was promised to another",
-            () if last > body.request => "comes after a later request of its client",
+            () if last > body.request && !damaged => "comes after a later request of its client",
             () => return,
         };
         self.complain(format!("queue {queue}: sequence {sequence} ({body:?}) {what}"));

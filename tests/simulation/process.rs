@@ -90,7 +90,7 @@ impl Process {
                 ticket_secret: TICKET_SECRET,
                 commit_bytes_max: sizes.commit_bytes_max,
             };
-            RecoveredQueue::recover(machine.clone(), start).map_err(no_start)
+            RecoveredQueue::recover(machine.clone(), start).map_err(|error| no_start(&error))
         };
         let recovered = configs.iter().zip(0..).map(start).collect::<Result<Vec<_>, _>>()?;
         let pool = Pool::open(machine.clone(), &PathBuf::from("/data/pool"), sizes.segment_bytes, sizes.spare_segments);
@@ -176,9 +176,9 @@ impl Process {
     }
 }
 
-fn no_start(error: StartError) -> NoStart {
+fn no_start(error: &StartError) -> NoStart {
     use forebay::drain::dead_letters::DeadLetterError;
-    let io = match &error {
+    let io = match error {
         StartError::Recovery(RecoveryError::Io { error, .. })
         | StartError::Directory(DirectoryError::Io { error, .. })
         | StartError::DeadLetters(DeadLetterError::Io { error, .. })

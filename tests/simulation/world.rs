@@ -1,13 +1,12 @@
 //! The world: what happens next, and what must hold behind every step.
 
 use std::fmt::Write as _;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use forebay::config;
 use forebay::journal::format::BATCH_HEADER_BYTES;
 use forebay::journal::platform::Platform as _;
-use forebay::queue::DrainState;
-use forebay::rate::Rate;
+use forebay::queue::{DrainState, Mark};
 
 use crate::clients::{Clients, IN_FLIGHT_MAX};
 use crate::disk;
@@ -16,27 +15,10 @@ use crate::model::Model;
 use crate::process::{NoStart, Process, Sizes};
 use crate::random::Random;
 use crate::sink::{self, Database, Shared};
+use crate::weather::{self, Weather};
 
-const BLOCK_BYTES: usize = 4096;
 /// Turns that everything gets once the faults have stopped.
 const TURNS_TO_SETTLE: u64 = 20_000;
-
-/// What may go wrong under this seed. Each seed has some of it, so that none hides the others.
-#[derive(Clone, Copy, Debug)]
-struct Weather {
-    disk: disk::Faults,
-    sink: sink::Faults,
-    fills_up: bool,
-    sink_goes_down: bool,
-    clock_jumps: bool,
-    rates_change: bool,
-    /// The step at which the disk is damaged.
-    damage_at: Option<u64>,
-    /// Crashes in 10,000 steps.
-    crashes: u64,
-    /// Of 10,000 crashes so many cut the power.
-    power_cuts: u64,
-}
 
 /// How a run ended.
 #[derive(Debug, Default)]
@@ -68,61 +50,12 @@ pub struct World {
     summary: Summary,
 }
 
-fn base() -> &'static config::Queue {
-    static BASE: OnceLock<config::Queue> = OnceLock::new();
-    BASE.get_or_init(|| {
-        let text = "[[listeners]]\naddress = \"127.0.0.1:0\"\n[queues.orders]\n";
-        config::parse(text, "simulation", &|_| None).unwrap().queues["orders"].clone()
-    })
-}
-
-impl Weather {
-    fn new(random: &mut Random, steps: u64) -> Self {
-        let mut some = |part: u64| if random.chance(4000) { part } else { 0 };
-        let disk = disk::Faults {
-            read_error: some(100),
-            write_error: some(20),
-            short_write: some(20),
-            sync_error: some(40),
-            misdirected_write: 0,
-            power_cut_at_operation: some(60),
-            full: false,
-        };
-        let sink = sink::Faults {
-            is_down: false,
-            deadlock: some(500),
-            reply_lost: some(1000),
-            connection_lost: some(1000),
-            latency_us_max: 1 + some(8000),
-        };
-        Self {
-            disk,
-            sink,
-            fills_up: some(1) > 0,
-            sink_goes_down: some(1) > 0,
-            clock_jumps: some(1) > 0,
-            rates_change: some(1) > 0,
-            crashes: 10 + some(60),
-            power_cuts: 3000 + some(4000),
-            damage_at: random.chance(1500).then(|| random.below(steps)),
-        }
-    }
-}
-
 impl World {
     pub fn new(seed: u64, steps: u64, has_trace: bool) -> Self {
         let mut random = Random::new(seed);
         let weather = Weather::new(&mut random, steps);
         let queues = if random.chance(3000) { 2 } else { 1 };
-        let commit_blocks = 3 + random.index(3);
-        let segment_blocks = commit_blocks + 2 + random.index(6);
-        let sizes = Sizes {
-            commit_bytes_max: commit_blocks * BLOCK_BYTES,
-            segment_bytes: (segment_blocks * BLOCK_BYTES) as u64,
-            hot_ring_bytes: [64, 4096, 64 * 1024][random.index(3)],
-            ring_bytes: 32 * 1024,
-            spare_segments: random.index(3),
-        };
+        let sizes = weather::sizes(&mut random);
         let clients = 2 + random.index(10);
         let poison_every = if random.chance(3000) { 7 + u32::try_from(random.below(40)).unwrap() } else { 0 };
         let machine = Machine::new(Random::new(random.next()));
@@ -130,7 +63,7 @@ impl World {
         let mut database = Database::new(queues, Model::new(queues, clients, poison_every));
         database.faults = weather.sink;
         let record_bytes_max = [40, 400, 2500][random.index(3)];
-        let configs = (0..queues).map(|_| config(&mut random)).collect();
+        let configs = (0..queues).map(|_| weather::config(&mut random)).collect();
         Self {
             machine,
             weather,
@@ -200,8 +133,10 @@ impl World {
         }
         if self.process.is_none() {
             self.advance();
-            if self.random.chance(3000) {
-                self.start();
+            match self.random.below(10) {
+                0..4 => self.start(),
+                4 => self.change_disk(),
+                _ => {}
             }
             return;
         }
@@ -232,11 +167,12 @@ impl World {
         self.summary.starts += 1;
         if self.weather.rates_change {
             for config in &mut self.configs {
-                config.rate = rate(&mut self.random);
+                config.rate = weather::rate(&mut self.random);
             }
         }
         let started = Process::start(&machine, self.epoch, &self.configs, self.sizes, &self.database);
         self.machine = machine;
+        self.notice_damage();
         match started {
             Ok(process) => {
                 let durable: Vec<_> = process.queues.iter().map(|queue| queue.journal.durable.get()).collect();
@@ -390,18 +326,22 @@ impl World {
                 disk.faults.misdirected_write = 5000;
             }
         }
+        self.notice_damage();
         self.note("damage", u64::from(bits), 0);
+    }
+
+    /// From here on what the disk held may be gone. One misdirected write is enough.
+    fn notice_damage(&mut self) {
+        let mut state = self.machine.state();
+        if state.disk.is_damaged {
+            state.disk.faults.misdirected_write = 0;
+            self.database.lock().unwrap().model.is_damaged = true;
+        }
     }
 
     /// What must hold behind every step.
     fn check(&mut self) -> Result<(), String> {
-        {
-            let mut state = self.machine.state();
-            if state.disk.is_damaged {
-                state.disk.faults.misdirected_write = 0;
-                self.database.lock().unwrap().model.is_damaged = true;
-            }
-        }
+        self.notice_damage();
         if let Some(complaint) = self.database().model.complaint.take() {
             return Err(complaint);
         }
@@ -410,7 +350,7 @@ impl World {
         for (number, queue) in process.queues.iter().enumerate() {
             let (journal, drain) = (&queue.journal, &queue.drain);
             let marks = [&journal.appended, &journal.durable, &drain.released, &drain.delivered, &journal.trimmed];
-            let marks = marks.map(|mark| mark.get());
+            let marks = marks.map(Mark::get);
             if !marks.is_sorted_by(|a, b| a >= b) {
                 return Err(format!("queue {number}: the watermarks are out of order: {marks:?}"));
             }
@@ -470,26 +410,4 @@ impl World {
         }
         Err(format!("no progress without faults: clients wait: {}, missing: {missing:?}", self.clients.are_waiting()))
     }
-}
-
-fn rate(random: &mut Random) -> Rate {
-    match random.below(4) {
-        0 => Rate::Unlimited,
-        1 => Rate::Limited { records: 1, period_ns: 1_000_000 },
-        2 => Rate::Limited { records: 7, period_ns: 3_000_000 },
-        _ => Rate::Limited { records: 1, period_ns: 200_000 + random.below(2_000_000) },
-    }
-}
-
-fn config(random: &mut Random) -> config::Queue {
-    let mut config = base().clone();
-    config.rate = rate(random);
-    config.max_backlog_bytes = [20_000, 100_000, 10_000_000][random.index(3)];
-    config.idempotency_window_ms = 1_000_000_000;
-    config.batch.records_max = [1, 5, 100][random.index(3)];
-    config.batch.bytes_max = [100, 5000, 100_000][random.index(3)];
-    config.batch.linger_ms_max = random.below(6);
-    config.retry.backoff_ms_min = 1;
-    config.retry.backoff_ms_max = 20;
-    config
 }
