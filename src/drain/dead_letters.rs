@@ -59,6 +59,8 @@ pub struct DeadLetterFile<P: Platform = System> {
     file: P::File,
     bytes: u64,
     bytes_max: u64,
+    /// Whether something that is not whole stands behind those bytes.
+    has_half_line: bool,
 }
 
 /// Why a dead letter could not be set aside. It stays undelivered until it can.
@@ -110,7 +112,7 @@ impl<P: Platform> DeadLetterFile<P> {
             Ok((file, bytes))
         };
         let (file, bytes) = open().map_err(failed)?;
-        Ok(Self { path, file, bytes, bytes_max })
+        Ok(Self { path, file, bytes, bytes_max, has_half_line: false })
     }
 
     /// Sets a record aside; when this returns, it is on disk and in `index`.
@@ -129,10 +131,15 @@ impl<P: Platform> DeadLetterFile<P> {
         if self.bytes + line.len() as u64 > self.bytes_max {
             return Err(DeadLetterError::Full { path: self.path.clone(), bytes_max: self.bytes_max });
         }
+        if self.has_half_line {
+            // Behind it the next line would not be one.
+            self.file.set_bytes(self.bytes).map_err(|error| failed(&self.path, error))?;
+            self.has_half_line = false;
+        }
         let written = self.file.write_all_at(&line, self.bytes).and_then(|()| self.file.sync_data());
         if let Err(error) = written {
-            // Half a line must not stay; if it does, the next start cuts it.
-            let _ = self.file.set_bytes(self.bytes);
+            // Half a line must not stay; if it does, it is cut before the next one, or at the next start.
+            self.has_half_line = self.file.set_bytes(self.bytes).is_err();
             return Err(failed(&self.path, error));
         }
         index.insert(delivery.sequence, spot(&line, self.bytes));
