@@ -272,7 +272,9 @@ impl<S: Scheduler> Runner<S> {
     }
 
     async fn wait_for_records(&mut self) {
+        // In a fixed order, so that nothing is left to chance that a simulation could not repeat.
         tokio::select! {
+            biased;
             () = self.queue.durable_moved.notified() => {}
             _ = self.stop.changed() => {}
         }
@@ -434,6 +436,7 @@ impl<S: Scheduler> Runner<S> {
             return false;
         }
         tokio::select! {
+            biased;
             () = self.platform.sleep(time) => true,
             _ = self.stop.changed() => false,
         }
