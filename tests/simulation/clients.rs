@@ -16,6 +16,8 @@ use crate::random::Random;
 const SECRET: [u8; 16] = [5; 16];
 /// Requests between a ring and their answer.
 pub const IN_FLIGHT_MAX: usize = 32;
+/// Of the tickets, those whose sequence is a multiple of this are looked at again after every start.
+const TICKETS_KEPT_EVERY: u64 = 16;
 /// Records of one request.
 const RECORDS_MAX: u64 = 3;
 
@@ -62,6 +64,11 @@ impl Clients {
         self.frames_bytes_max
     }
 
+    /// Whether somebody waits for an answer.
+    pub fn have_requests_in_flight(&self) -> bool {
+        !self.slots.is_empty()
+    }
+
     /// Whether somebody waits for an answer, or wants to ask again.
     pub fn are_waiting(&self) -> bool {
         self.all.iter().any(|client| client.request.is_some())
@@ -81,7 +88,7 @@ impl Clients {
         &mut self,
         random: &mut Random,
         model: &mut Model,
-        (queues, health, ring): (&[Arc<Queue>], &Health, &mut IngressEnd),
+        (queues, health, rings): (&[Arc<Queue>], &Health, &mut [IngressEnd]),
         (now_us, asks_only_again): (u64, bool),
     ) -> Option<u32> {
         let number = random.index(self.all.len());
@@ -106,8 +113,10 @@ impl Clients {
         let queue = &queues[model.requests[request as usize].queue];
         let slot = self.next_slot;
         self.build(random, model, request, (queue, slot, now_us));
+        let executor = number % rings.len();
         let is_too_large = self.frame.len() - FRAME_HEADER_BYTES > self.commit_bytes_max;
-        if is_too_large || !is_admitted(queue, self.frame.len() as u64) || ring.submit(&self.frame).is_err() {
+        if is_too_large || !is_admitted(queue, self.frame.len() as u64) || rings[executor].submit(&self.frame).is_err()
+        {
             if self.all[number].in_flight == 0 && !model.requests[request as usize].has_key {
                 model.requests[request as usize].answer = Answer::Refused;
                 self.all[number].request = None;
@@ -152,16 +161,18 @@ impl Clients {
     }
 
     /// Hands out what the journal has completed. Returns how many answers there were.
-    pub fn collect(&mut self, model: &mut Model, ring: &mut IngressEnd) -> u64 {
+    pub fn collect(&mut self, model: &mut Model, (queues, rings): (&[Arc<Queue>], &mut [IngressEnd])) -> u64 {
         let mut answers = 0;
-        while let Some(completion) = ring.completion() {
-            answers += 1;
-            self.answer(model, &completion);
+        for ring in rings {
+            while let Some(completion) = ring.completion() {
+                answers += 1;
+                self.answer(model, queues, &completion);
+            }
         }
         answers
     }
 
-    fn answer(&mut self, model: &mut Model, completion: &Completion) {
+    fn answer(&mut self, model: &mut Model, queues: &[Arc<Queue>], completion: &Completion) {
         let Some((number, request)) = self.slots.remove(&completion.slot) else {
             return model.complain(format!("nobody waits in slot {}", completion.slot));
         };
@@ -170,6 +181,9 @@ impl Clients {
         match completion.outcome {
             Outcome::Stored | Outcome::Replayed => {
                 model.acknowledged(request, completion.first_sequence, completion.count);
+                if completion.first_sequence.is_multiple_of(TICKETS_KEPT_EVERY) {
+                    model.keep_ticket(request, completion.first_sequence, queues);
+                }
                 if client.request == Some(request) && client.in_flight == 0 {
                     client.request = None;
                     if model.requests[request as usize].has_key {

@@ -11,7 +11,7 @@
 //!   nothing of it back.
 //! - **Names.** Creating, renaming and removing are one journal of the file system: a sync of any directory makes all
 //!   of it durable, and a power cut keeps some beginning of the rest. Renames are atomic.
-//! - **Errors.** Reads, writes and changes of length fail with EIO; writes are cut short; syncs fail; making and
+//! - **Errors.** Reads, writes and changes of length fail with EIO, alone or several in a row; writes are cut short; syncs fail; making and
 //!   extending files fails with ENOSPC while the disk is full. Space that was taken stays.
 //! - **Damage.** A bit flips in a segment; a write of a segment goes to another block of the same or of another file,
 //!   and its own place keeps what it had. Both are silent.
@@ -36,6 +36,8 @@ pub struct Faults {
     pub sync_error: u64,
     pub misdirected_write: u64,
     pub power_cut_at_operation: u64,
+    /// Behind an error, up to so many operations are likely to fail as well.
+    pub streak_max: u64,
     pub full: bool,
 }
 
@@ -73,6 +75,7 @@ pub struct Disk {
     /// Whether the power went off in the midst of an operation.
     pub is_off: bool,
     pub operations: u64,
+    streak_left: u64,
 }
 
 pub fn io_error() -> io::Error {
@@ -125,6 +128,19 @@ impl Disk {
             return Err(io_error());
         }
         Ok(())
+    }
+
+    /// Whether an operation fails that does so in `part` of 10,000 cases.
+    fn fails(&mut self, random: &mut Random, part: u64) -> bool {
+        if part > 0 && self.streak_left > 0 {
+            self.streak_left -= 1;
+            return random.chance(6000);
+        }
+        let fails = random.chance(part);
+        if fails {
+            self.streak_left = random.below(self.faults.streak_max + 1);
+        }
+        fails
     }
 
     fn change_names(&mut self, change: NameChange) {
@@ -188,7 +204,7 @@ impl Disk {
 
     pub fn sync_names(&mut self, random: &mut Random) -> io::Result<()> {
         self.begin(random)?;
-        if random.chance(self.faults.sync_error) {
+        if self.fails(random, self.faults.sync_error) {
             return Err(io_error());
         }
         for change in self.unsynced_names.drain(..) {
@@ -199,7 +215,7 @@ impl Disk {
 
     pub fn read_at(&mut self, random: &mut Random, inode: usize, out: &mut [u8], offset: u64) -> io::Result<usize> {
         self.begin(random)?;
-        if random.chance(self.faults.read_error) {
+        if self.fails(random, self.faults.read_error) {
             return Err(io_error());
         }
         let view = &self.inodes[inode].view;
@@ -219,9 +235,13 @@ impl Disk {
     ) -> io::Result<usize> {
         self.begin(random)?;
         let offset = usize::try_from(offset).unwrap();
-        if random.chance(self.faults.write_error) {
+        // Small files are written seldom.
+        let is_small = !bytes.len().is_multiple_of(BLOCK_BYTES);
+        let part = if is_small { 20 * self.faults.write_error } else { self.faults.write_error };
+        if self.fails(random, part) {
             // What an error leaves behind is anybody's guess.
-            let some = random.index(bytes.len() + 1) / SECTOR_BYTES * SECTOR_BYTES;
+            let unit = if is_small { 1 } else { SECTOR_BYTES };
+            let some = random.index(bytes.len() + 1) / unit * unit;
             self.write(inode, &bytes[..some], offset);
             return Err(io_error());
         }
@@ -264,7 +284,7 @@ impl Disk {
 
     pub fn set_bytes(&mut self, random: &mut Random, inode: usize, bytes: u64) -> io::Result<()> {
         self.begin(random)?;
-        if random.chance(self.faults.write_error) {
+        if self.fails(random, 20 * self.faults.write_error) {
             return Err(io_error());
         }
         let length = usize::try_from(bytes).unwrap();
@@ -284,7 +304,7 @@ impl Disk {
 
     pub fn sync(&mut self, random: &mut Random, inode: usize) -> io::Result<()> {
         self.begin(random)?;
-        let failed = random.chance(self.faults.sync_error);
+        let failed = self.fails(random, self.faults.sync_error);
         let inode = &mut self.inodes[inode];
         if !failed {
             for change in inode.unsynced.drain(..) {

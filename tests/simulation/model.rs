@@ -1,6 +1,9 @@
 //! The shadow model: what clients were told and what the database got, held against each other.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use forebay::queue::Queue;
 
 /// What a record's body says of itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,6 +67,8 @@ struct QueueModel {
 pub struct Model {
     pub requests: Vec<Request>,
     queues: Vec<QueueModel>,
+    /// Tickets that clients were given: queue, ticket, sequence.
+    tickets: Vec<(usize, String, u64)>,
     /// Requests whose number is a multiple of this are refused by the sink; 0 for none.
     pub poison_every: u32,
     /// The disk has done what nobody can make good, so what it held may be gone, and nothing else may.
@@ -84,7 +89,7 @@ impl Model {
     pub fn new(queues: usize, clients: usize, poison_every: u32) -> Self {
         let queue = || QueueModel { last_requests: vec![0; clients], ..QueueModel::default() };
         let queues = (0..queues).map(|_| queue()).collect();
-        Self { requests: Vec::new(), queues, poison_every, is_damaged: false, complaint: None }
+        Self { requests: Vec::new(), queues, tickets: Vec::new(), poison_every, is_damaged: false, complaint: None }
     }
 
     pub fn complain(&mut self, text: String) {
@@ -203,8 +208,22 @@ impl Model {
         self.complain(format!("queue {queue}: sequence {sequence} ({body:?}) {what}"));
     }
 
-    /// After a start nothing that was acknowledged may be missing.
-    pub fn recovered(&mut self, queue: usize, durable: u64) {
+    /// A client remembers its ticket.
+    pub fn keep_ticket(&mut self, request: u32, sequence: u64, queues: &[Arc<Queue>]) {
+        let queue = self.requests[request as usize].queue;
+        self.tickets.push((queue, queues[queue].tickets.ticket(sequence).to_string(), sequence));
+    }
+
+    /// After a start nothing that was acknowledged may be missing, and every ticket still names its record.
+    pub fn recovered(&mut self, queue: usize, marks: &Queue) {
+        let durable = marks.journal.durable.get();
+        let lost = self
+            .tickets
+            .iter()
+            .find(|(of, ticket, sequence)| *of == queue && marks.tickets.read(ticket) != Some(*sequence));
+        if let Some((_, ticket, _)) = lost.filter(|_| !self.is_damaged).cloned() {
+            self.complain(format!("queue {queue}: the ticket {ticket} names nothing any more"));
+        }
         let last = self.queues[queue].acknowledged.len().saturating_sub(1);
         if !self.is_damaged && (last as u64) > durable {
             self.complain(format!("queue {queue}: {last} was acknowledged, and {durable} is the last after a start"));

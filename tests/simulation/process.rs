@@ -34,6 +34,7 @@ pub struct Sizes {
     pub segment_bytes: u64,
     pub hot_ring_bytes: usize,
     pub ring_bytes: usize,
+    pub executors: usize,
     pub spare_segments: usize,
 }
 
@@ -52,6 +53,7 @@ enum Journal {
     /// It has found nothing to do; it arms the bell and looks once more.
     FallingAsleep(usize),
     Asleep,
+    Finished,
 }
 
 type Drain = Pin<Box<dyn Future<Output = ()>>>;
@@ -61,14 +63,15 @@ pub struct Process {
     pub queues: Vec<Arc<Queue>>,
     pub catalogues: Vec<Arc<Catalogue>>,
     pub health: Arc<Health>,
-    pub ring: IngressEnd,
+    /// The executors' ends; none once they are gone.
+    pub rings: Vec<IngressEnd>,
     bell: Arc<Bell>,
     writer: Writer<Machine>,
     journal: Journal,
     maintenance: Maintenance<Machine>,
     drains: Vec<Option<Drain>>,
     /// Dropping it would stop the drains.
-    _stop: watch::Sender<bool>,
+    stop: watch::Sender<bool>,
 }
 
 impl Process {
@@ -101,7 +104,8 @@ impl Process {
         let catalogues = recovered.iter().map(|recovered| Arc::clone(&recovered.catalogue)).collect();
         let kept = recovered.iter().map(RecoveredQueue::kept).collect();
         let (bell, health): (Arc<Bell>, Arc<Health>) = (Arc::default(), Arc::default());
-        let (ring, journal_end) = ring(sizes.ring_bytes, IN_FLIGHT_MAX, Arc::clone(&bell));
+        let (rings, journal_ends) =
+            (0..sizes.executors).map(|_| ring(sizes.ring_bytes, IN_FLIGHT_MAX, Arc::clone(&bell))).unzip();
         let (chores, chores_out) = mpsc::channel();
         let (stop, stopped) = watch::channel(false);
         let (logs, parts): (Vec<_>, Vec<_>) =
@@ -115,20 +119,19 @@ impl Process {
         let drains = drains.collect();
         let maintenance = Maintenance::new(machine.clone(), Arc::clone(&pool), kept, chores_out);
         let (bell_in, health_in) = (Arc::clone(&bell), Arc::clone(&health));
-        let writer =
-            Writer::new(machine.clone(), epoch, logs, vec![journal_end], bell_in, pool, health_in, chores).unwrap();
+        let writer = Writer::new(machine.clone(), epoch, logs, journal_ends, bell_in, pool, health_in, chores).unwrap();
         Ok(Self {
             machine: machine.clone(),
             queues,
             catalogues,
             health,
-            ring,
+            rings,
             bell,
             writer,
             journal: Journal::Awake,
             maintenance,
             drains,
-            _stop: stop,
+            stop,
         })
     }
 
@@ -137,6 +140,7 @@ impl Process {
         match self.journal {
             Journal::PausedUntil(time_ns) if self.machine.monotonic_ns() < time_ns => return false,
             Journal::Asleep if self.bell.is_armed() => return false,
+            Journal::Finished => return false,
             Journal::FallingAsleep(finished) => {
                 self.bell.arm();
                 self.journal = Journal::Asleep;
@@ -149,7 +153,8 @@ impl Process {
             Journal::Awake | Journal::PausedUntil(_) | Journal::Asleep => {}
         }
         self.journal = match self.writer.turn() {
-            Turn::Again | Turn::Finished => Journal::Awake,
+            Turn::Again => Journal::Awake,
+            Turn::Finished => Journal::Finished,
             Turn::Sleep(finished) => Journal::FallingAsleep(finished),
             Turn::Pause(pause) => {
                 // Whatever wakes it earlier, or late: a pause may end at any moment.
@@ -169,6 +174,28 @@ impl Process {
         {
             self.drains[number] = None;
         }
+    }
+
+    /// The executors have answered everything and end.
+    pub fn end_executors(&mut self) {
+        self.health.set_stopping();
+        self.rings.clear();
+        self.bell.ring();
+    }
+
+    /// Whether the journal has ended.
+    pub fn is_journal_finished(&self) -> bool {
+        matches!(self.journal, Journal::Finished)
+    }
+
+    /// The drains are asked to end.
+    pub fn stop_drains(&mut self) {
+        self.stop.send_replace(true);
+    }
+
+    /// Whether every drain has ended.
+    pub fn are_drains_finished(&self) -> bool {
+        self.drains.iter().all(Option::is_none)
     }
 
     pub fn run_maintenance(&mut self) {

@@ -37,6 +37,7 @@ impl Weather {
             write_error: some(8),
             short_write: some(8),
             sync_error: some(15),
+            streak_max: some(4),
             misdirected_write: 0,
             power_cut_at_operation: some(15),
             full: false,
@@ -71,6 +72,7 @@ pub fn sizes(random: &mut Random) -> Sizes {
         segment_bytes: (segment_blocks * BLOCK_BYTES) as u64,
         hot_ring_bytes: [64, 4096, 64 * 1024][random.index(3)],
         ring_bytes: 32 * 1024,
+        executors: 1 + random.index(2),
         spare_segments: random.index(3),
     }
 }

@@ -17,6 +17,8 @@ use crate::random::Random;
 use crate::sink::{self, Database, Shared};
 use crate::weather::{self, Weather};
 
+/// Turns in which a stop must have ended.
+const TURNS_TO_STOP: u64 = 3000;
 /// Turns that everything gets once the faults have stopped.
 const TURNS_TO_SETTLE: u64 = 20_000;
 
@@ -141,7 +143,7 @@ impl World {
             return;
         }
         if self.random.chance(self.weather.crashes) {
-            return self.crash();
+            return if self.random.chance(2500) { self.stop() } else { self.crash() };
         }
         match self.random.below(100) {
             0..30 => self.send(false),
@@ -175,10 +177,9 @@ impl World {
         self.notice_damage();
         match started {
             Ok(process) => {
-                let durable: Vec<_> = process.queues.iter().map(|queue| queue.journal.durable.get()).collect();
-                for (queue, durable) in durable.iter().enumerate() {
-                    self.database().model.recovered(queue, *durable);
-                    self.note("start", queue as u64, *durable);
+                for (number, queue) in process.queues.iter().enumerate() {
+                    self.database().model.recovered(number, queue);
+                    self.note("start", number as u64, queue.journal.durable.get());
                 }
                 self.process = Some(process);
             }
@@ -216,6 +217,30 @@ impl World {
         self.note("crash", u64::from(cuts_power), 0);
     }
 
+    /// The process is asked to end: everything that has arrived is answered first.
+    fn stop(&mut self) {
+        self.note("stop", 0, 0);
+        for _ in 0..TURNS_TO_STOP {
+            self.run_journal();
+            self.collect();
+            self.look_for_power_cut();
+            self.pass(1_000_000);
+            let Some(process) = &mut self.process else { return };
+            if !self.clients.have_requests_in_flight() {
+                process.end_executors();
+            }
+            if process.is_journal_finished() {
+                process.stop_drains();
+                self.run_drain();
+            }
+            if self.process.as_ref().is_some_and(Process::are_drains_finished) {
+                self.run_maintenance();
+                return self.crash();
+            }
+        }
+        self.database().model.complain("a stop does not end".to_owned());
+    }
+
     fn look_for_power_cut(&mut self) {
         if self.machine.state().disk.is_off {
             self.crash();
@@ -228,7 +253,7 @@ impl World {
         for _ in 0..count {
             let Some(process) = &mut self.process else { return };
             let mut database = self.database.lock().unwrap();
-            let to = (process.queues.as_slice(), &*process.health, &mut process.ring);
+            let to = (process.queues.as_slice(), &*process.health, process.rings.as_mut_slice());
             let sent = self.clients.send(&mut self.random, &mut database.model, to, (now_us, asks_only_again));
             drop(database);
             if let Some(request) = sent {
@@ -240,7 +265,8 @@ impl World {
     fn collect(&mut self) {
         let Some(process) = &mut self.process else { return };
         let mut database = self.database.lock().unwrap();
-        let answers = self.clients.collect(&mut database.model, &mut process.ring);
+        let from = (process.queues.as_slice(), process.rings.as_mut_slice());
+        let answers = self.clients.collect(&mut database.model, from);
         drop(database);
         if answers > 0 {
             self.note("answers", answers, 0);
