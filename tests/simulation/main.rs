@@ -9,6 +9,7 @@ mod machine;
 mod model;
 mod process;
 mod random;
+mod regressions;
 mod runs;
 mod sink;
 mod weather;
@@ -64,7 +65,7 @@ fn every_planted_bug_is_found() {
             result.err().map(|what| (seed + 1, what))
         });
         match found {
-            Some((seeds, what)) => println!("| {bug:?} | {seeds} | {what} |"),
+            Some((seeds, what)) => println!("| `{bug:?}` | {seeds} | {what:.120} |"),
             None => missed.push(bug),
         }
     }

@@ -217,11 +217,11 @@ impl Model {
     /// After a start nothing that was acknowledged may be missing, and every ticket still names its record.
     pub fn recovered(&mut self, queue: usize, marks: &Queue) {
         let durable = marks.journal.durable.get();
-        let lost = self
+        let stray = self
             .tickets
             .iter()
             .find(|(of, ticket, sequence)| *of == queue && marks.tickets.read(ticket) != Some(*sequence));
-        if let Some((_, ticket, _)) = lost.filter(|_| !self.is_damaged).cloned() {
+        if let Some((_, ticket, _)) = stray.filter(|_| !self.is_damaged).cloned() {
             self.complain(format!("queue {queue}: the ticket {ticket} names nothing any more"));
         }
         let last = self.queues[queue].acknowledged.len().saturating_sub(1);
