@@ -332,7 +332,8 @@ impl RandomAccessFile for File {
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        File::sync_data(self)
+        // The system call and nothing else: the standard library would try again after a signal.
+        rustix::fs::fdatasync(self).map_err(io::Error::from)
     }
 
     fn sync_all(&self) -> io::Result<()> {
