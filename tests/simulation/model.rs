@@ -59,6 +59,8 @@ struct QueueModel {
     rows: Vec<Option<Body>>,
     dead: BTreeSet<u64>,
     position: u64,
+    /// Clients are answered before anything is on disk, so a crash may lose what they were told.
+    answers_early: bool,
     /// The last request of each client that was delivered.
     last_requests: Vec<u32>,
 }
@@ -86,14 +88,24 @@ fn at(list: &mut Vec<Option<Body>>, sequence: u64) -> &mut Option<Body> {
 }
 
 impl Model {
-    pub fn new(queues: usize, clients: usize, poison_every: u32) -> Self {
-        let queue = || QueueModel { last_requests: vec![0; clients], ..QueueModel::default() };
-        let queues = (0..queues).map(|_| queue()).collect();
+    /// `answers_early` says of each queue whether it answers before anything is on disk.
+    pub fn new(answers_early: &[bool], clients: usize, poison_every: u32) -> Self {
+        let queue = |answers_early: &bool| QueueModel {
+            last_requests: vec![0; clients],
+            answers_early: *answers_early,
+            ..QueueModel::default()
+        };
+        let queues = answers_early.iter().map(queue).collect();
         Self { requests: Vec::new(), queues, tickets: Vec::new(), poison_every, is_damaged: false, complaint: None }
     }
 
     pub fn complain(&mut self, text: String) {
         self.complaint.get_or_insert(text);
+    }
+
+    /// Whether what a queue has told its clients may be gone.
+    fn may_lose(&self, queue: usize) -> bool {
+        self.is_damaged || self.queues[queue].answers_early
     }
 
     pub fn is_poison(&self, body: Body) -> bool {
@@ -109,13 +121,14 @@ impl Model {
 
     /// A client gets a 202.
     pub fn acknowledged(&mut self, number: u32, first_sequence: u64, count: u32) {
+        let may_lose = self.may_lose(self.requests[number as usize].queue);
         let request = &mut self.requests[number as usize];
         if count != request.records {
             let text = format!("request {number} has {} records, and {count} were acknowledged", request.records);
             return self.complain(text);
         }
         match request.answer {
-            Answer::Acknowledged(before) if before != first_sequence && !self.is_damaged => {
+            Answer::Acknowledged(before) if before != first_sequence && !may_lose => {
                 self.complain(format!("request {number} got {before} first and then {first_sequence}"));
             }
             Answer::Acknowledged(_) => {}
@@ -133,7 +146,7 @@ impl Model {
         let model = &mut self.queues[queue];
         let before = at(&mut model.acknowledged, sequence).replace(body);
         let row = *at(&mut model.rows, sequence);
-        if self.is_damaged {
+        if self.may_lose(queue) {
             return;
         }
         if let Some(before) = before {
@@ -183,7 +196,7 @@ impl Model {
     }
 
     fn row(&mut self, queue: usize, sequence: u64, body: Body) {
-        let damaged = self.is_damaged;
+        let (damaged, may_lose) = (self.is_damaged, self.may_lose(queue));
         let Some(request) = self.requests.get_mut(body.request as usize).filter(|request| request.queue == queue)
         else {
             return self.complain(format!("queue {queue}: sequence {sequence} is of nobody: {body:?}"));
@@ -201,8 +214,8 @@ impl Model {
             () if had_row && !damaged => "was delivered before",
             () if is_second && !damaged => "holds a record that was delivered before",
             () if was_refused => "was refused",
-            () if promised.is_some_and(|promised| promised != body) && !damaged => "was promised to another",
-            () if last > body.request && !damaged => "comes after a later request of its client",
+            () if promised.is_some_and(|promised| promised != body) && !may_lose => "was promised to another",
+            () if last > body.request && !may_lose => "comes after a later request of its client",
             () => return,
         };
         self.complain(format!("queue {queue}: sequence {sequence} ({body:?}) {what}"));
@@ -221,11 +234,11 @@ impl Model {
             .tickets
             .iter()
             .find(|(of, ticket, sequence)| *of == queue && marks.tickets.read(ticket) != Some(*sequence));
-        if let Some((_, ticket, _)) = stray.filter(|_| !self.is_damaged).cloned() {
+        if let Some((_, ticket, _)) = stray.filter(|_| !self.may_lose(queue)).cloned() {
             self.complain(format!("queue {queue}: the ticket {ticket} names nothing any more"));
         }
         let last = self.queues[queue].acknowledged.len().saturating_sub(1);
-        if !self.is_damaged && (last as u64) > durable {
+        if !self.may_lose(queue) && (last as u64) > durable {
             self.complain(format!("queue {queue}: {last} was acknowledged, and {durable} is the last after a start"));
         }
     }
@@ -235,6 +248,7 @@ impl Model {
         let missing = |(number, queue): (usize, &QueueModel)| {
             let kept = |sequence: usize| {
                 queue.acknowledged[sequence].is_none()
+                    || queue.answers_early
                     || queue.rows.get(sequence).is_some_and(Option::is_some)
                     || queue.dead.contains(&(sequence as u64))
             };

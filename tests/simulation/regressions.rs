@@ -52,7 +52,7 @@ fn half_a_dead_letter_does_not_stand_in_the_way_of_the_next() {
 fn a_full_disk_is_looked_at_again_under_load() {
     let mut random = Random::new(1);
     let machine = Machine::new(Random::new(2)).next_life();
-    let database = Arc::new(Mutex::new(Database::new(1, Model::new(1, 4, 0))));
+    let database = Arc::new(Mutex::new(Database::new(1, Model::new(&[false], 4, 0))));
     let (mut sizes, configs) = (weather::sizes(&mut random), [weather::config(&mut random)]);
     sizes.spare_segments = 0;
     let mut process = Process::start(&machine, 1, &configs, sizes, &database).ok().unwrap();

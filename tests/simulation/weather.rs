@@ -2,7 +2,7 @@
 
 use std::sync::OnceLock;
 
-use forebay::config;
+use forebay::config::{self, Ack};
 use forebay::rate::Rate;
 
 use crate::process::Sizes;
@@ -97,6 +97,7 @@ pub fn rate(random: &mut Random) -> Rate {
 pub fn config(random: &mut Random) -> config::Queue {
     let mut config = base().clone();
     config.rate = rate(random);
+    config.ack = if random.chance(1500) { Ack::Memory } else { Ack::Durable };
     config.max_backlog_bytes = [20_000, 100_000, 10_000_000][random.index(3)];
     config.idempotency_window_ms = 1_000_000_000;
     config.batch.records_max = [1, 5, 100][random.index(3)];

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use forebay::config;
+use forebay::config::{self, Ack};
 use forebay::journal::format::BATCH_HEADER_BYTES;
 use forebay::journal::platform::Platform as _;
 use forebay::queue::{DrainState, Mark};
@@ -62,10 +62,11 @@ impl World {
         let poison_every = if random.chance(3000) { 7 + u32::try_from(random.below(40)).unwrap() } else { 0 };
         let machine = Machine::new(Random::new(random.next()));
         machine.state().disk.faults = weather.disk;
-        let mut database = Database::new(queues, Model::new(queues, clients, poison_every));
-        database.faults = weather.sink;
         let record_bytes_max = [40, 400, 2500][random.index(3)];
-        let configs = (0..queues).map(|_| weather::config(&mut random)).collect();
+        let configs: Vec<_> = (0..queues).map(|_| weather::config(&mut random)).collect();
+        let answers_early: Vec<_> = configs.iter().map(|config| config.ack == Ack::Memory).collect();
+        let mut database = Database::new(queues, Model::new(&answers_early, clients, poison_every));
+        database.faults = weather.sink;
         Self {
             machine,
             weather,
@@ -426,7 +427,9 @@ impl World {
             if self.process.as_ref().is_some_and(halted) {
                 return Ok(());
             }
-            if turn.is_multiple_of(50) && !self.clients.are_waiting() && self.database().model.missing().is_none() {
+            let is_empty = |process: &Process| process.queues.iter().all(|queue| queue.backlog_records() == 0);
+            let is_done = !self.clients.are_waiting() && self.process.as_ref().is_some_and(is_empty);
+            if turn.is_multiple_of(50) && is_done && self.database().model.missing().is_none() {
                 return Ok(());
             }
         }
