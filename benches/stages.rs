@@ -17,8 +17,9 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use forebay::drain::pacer::Pacer;
 use forebay::ingress::http::fast_path::request::{Bounds, look};
 use forebay::ingress::http::fast_path::response::ResponseWriter;
+use forebay::journal::platform::{Platform as _, System};
 use forebay::journal::scan::scan;
-use forebay::journal::segment_file::{create_zeroed, sync_directory};
+use forebay::journal::segment_file::create_zeroed;
 use forebay::journal::uring::{Disk, Write};
 use forebay::limits::{HEAD_BYTES_MAX, IN_FLIGHT_MAX, RECORD_BYTES_MAX, RING_BYTES, SEGMENT_BYTES};
 use forebay::record::Record;
@@ -127,8 +128,8 @@ fn commit(criterion: &mut Criterion) {
     let frame = frame_header(record.len());
     let parent = bench_directory();
     let directory = tempfile::tempdir_in(&parent).unwrap_or_else(|error| panic!("{}: {error}", parent.display()));
-    let file = create_zeroed(&directory.path().join("segment"), SEGMENT_BYTES, Duration::ZERO).unwrap();
-    sync_directory(directory.path()).unwrap();
+    let file = create_zeroed(&System, &directory.path().join("segment"), SEGMENT_BYTES, Duration::ZERO).unwrap();
+    System.sync_directory(directory.path()).unwrap();
     let mut disk = Disk::new(1).unwrap();
     for records in [1, 64, 1024] {
         // Another segment is the same file from its beginning again: all of its blocks have been written.

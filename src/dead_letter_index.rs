@@ -1,9 +1,7 @@
 //! Which records of a queue are dead letters, and where their reasons stand.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{OnceLock, RwLock};
 
@@ -18,13 +16,16 @@ pub struct ReasonSpot {
     pub length: u32,
 }
 
+/// Fills the bytes from an offset of the dead-letter file.
+pub type ReasonReader = Box<dyn Fn(&mut [u8], u64) -> io::Result<()> + Send + Sync>;
+
 /// The dead letters of a queue by sequence. The drain writes it, the ticket status
 /// reads it; it is not on the way of a record, so a lock is fine.
 #[derive(Default)]
 pub struct DeadLetterIndex {
     spots: RwLock<BTreeMap<Sequence, ReasonSpot>>,
     count: AtomicU64,
-    file: OnceLock<File>,
+    reader: OnceLock<ReasonReader>,
 }
 
 impl DeadLetterIndex {
@@ -34,9 +35,9 @@ impl DeadLetterIndex {
         self.count.load(Ordering::Acquire)
     }
 
-    /// Says in which file the reasons stand. Only the first call counts.
-    pub fn attach(&self, file: File) {
-        let _ = self.file.set(file);
+    /// Says how the reasons are read. Only the first call counts.
+    pub fn attach(&self, reader: ReasonReader) {
+        let _ = self.reader.set(reader);
     }
 
     /// Why the sink refused this record, or `None` if it is no dead letter.
@@ -45,9 +46,9 @@ impl DeadLetterIndex {
     ///
     /// The file cannot be read, or holds something else at that place.
     pub fn reason(&self, sequence: Sequence) -> io::Result<Option<String>> {
-        let (Some(spot), Some(file)) = (self.spot(sequence), self.file.get()) else { return Ok(None) };
+        let (Some(spot), Some(read)) = (self.spot(sequence), self.reader.get()) else { return Ok(None) };
         let mut text = vec![0; spot.length as usize];
-        file.read_exact_at(&mut text, spot.offset)?;
+        read(&mut text, spot.offset)?;
         Ok(Some(serde_json::from_slice(&text)?))
     }
 

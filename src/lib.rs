@@ -8,6 +8,8 @@
 // Vocabulary: imports nothing of ours but each other.
 pub mod clock;
 pub mod limits;
+#[doc(hidden)]
+pub mod planted;
 pub mod scheduling;
 pub mod rate;
 pub mod record;

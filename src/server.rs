@@ -5,46 +5,42 @@
 //! is answered), journal (everything is on disk), drain (its last transaction is decided),
 //! maintenance (the cursor is stored).
 
+pub mod recovered;
+
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 
 use atomic_waker::AtomicWaker;
 use glommio::ExecutorJoinHandle;
-use rtrb::{Consumer, RingBuffer};
 use rustix::thread::CpuSet;
 use tokio::sync::watch;
 
 use crate::admin;
 use crate::config::{Config, Listener};
-use crate::drain::dead_letters::{DeadLetterError, DeadLetterFile};
-use crate::drain::feed::Feed;
+use crate::drain::dead_letters::DeadLetterError;
 use crate::drain::runner::Runner;
 use crate::ingress::core::Shared;
 use crate::ingress::counters::Counters;
 use crate::ingress::listen::{self, ListenError};
 use crate::ingress::{Door, Executor, ExecutorError};
-use crate::journal::append::Appender;
-use crate::journal::catalogue::Catalogue;
-use crate::journal::cursor;
-use crate::journal::directory::{DataDirectory, DirectoryError, begin_epoch};
+use crate::journal::directory::{DataDirectory, DirectoryError};
 use crate::journal::format::BATCH_HEADER_BYTES;
-use crate::journal::idempotency::IdempotencyIndex;
-use crate::journal::maintenance::{Chore, Kept, Maintenance};
+use crate::journal::maintenance::{Chore, Maintenance};
+use crate::journal::platform::System;
 use crate::journal::pool::Pool;
-use crate::journal::recovery::{RecoveryError, recover};
-use crate::journal::segment_file::aligned_buffer;
+use crate::journal::recovery::RecoveryError;
 use crate::journal::writer::{QueueLog, Writer};
 use crate::limits::EXECUTORS_MAX;
 use crate::metrics::Sources;
 use crate::queue::{Health, Queue};
 use crate::ring::{Bell, IngressEnd, JournalEnd, ring};
 use crate::sink::{self, Part};
-use crate::ticket::TicketCodec;
-use crate::{clock, config, scheduling};
+use crate::{config, scheduling};
+
+use self::recovered::{DrainParts, QueueStart, RecoveredQueue};
 
 /// Why a server did not start.
 #[derive(Debug, thiserror::Error)]
@@ -96,16 +92,6 @@ pub struct Server {
     _directory: DataDirectory,
 }
 
-/// What recovery makes of one queue, on its way to the threads.
-struct Recovered {
-    queue: Arc<Queue>,
-    directory: PathBuf,
-    catalogue: Arc<Catalogue>,
-    appender: Appender,
-    file: Option<std::fs::File>,
-    dead_letters: DeadLetterFile,
-}
-
 impl Server {
     /// Recovers what the data directory holds and starts everything.
     ///
@@ -121,7 +107,7 @@ impl Server {
             .zip(0_u16..)
             .map(|((name, queue), index)| recover_queue(&directory, config, index, name, queue))
             .collect::<Result<Vec<_>, _>>()?;
-        let pool = Pool::open(&directory.pool(), journal.segment_bytes, journal.spare_segments);
+        let pool = Pool::open(System, &directory.pool(), journal.segment_bytes, journal.spare_segments);
         let pool = Arc::new(pool.map_err(system("the pool of spare segments"))?);
         if let Err(error) = pool.prepare() {
             tracing::warn!(%error, "no spare segment could be prepared; the first ones will be slower to sync");
@@ -157,10 +143,10 @@ impl Server {
         }
 
         let (chores, chores_out) = mpsc::channel();
-        let kept = recovered.iter().map(Recovered::kept).collect();
-        let maintenance = Maintenance::new(Arc::clone(&pool), kept, chores_out);
+        let kept = recovered.iter().map(RecoveredQueue::kept).collect();
+        let maintenance = Maintenance::new(System, Arc::clone(&pool), kept, chores_out);
         let maintenance = spawn("maintenance", &others, move || maintenance.run())?;
-        let (logs, drains) = split(recovered, journal.hot_ring_bytes);
+        let (logs, drains) = recovered.into_iter().map(|queue| queue.split(journal.hot_ring_bytes)).unzip();
         let writer = WriterParts {
             epoch: directory.epoch,
             logs,
@@ -259,71 +245,18 @@ fn recover_queue(
     index: u16,
     name: &str,
     queue: &config::Queue,
-) -> Result<Recovered, StartError> {
-    let path = directory.queue(name)?;
-    let id = directory.queue_id(name);
-    let keys = IdempotencyIndex::new(queue.idempotency_window_ms, queue.idempotency_keys_max);
-    let now_s = clock::unix_us() / 1_000_000;
-    let found = recover(&path, id, keys, now_s)?;
-    let epochs = begin_epoch(&path, directory.epoch, found.next_sequence)?;
-    let tickets = TicketCodec::new(name, directory.ticket_secret, epochs);
-    let queue = Arc::new(Queue::new(index, id, name, queue.clone(), tickets));
-    let dead_letters = DeadLetterFile::open(&path, queue.config.dead_letters_bytes_max, &queue.dead_letters)?;
-    let durable = found.next_sequence - 1;
-    let first = found.catalogue.first().map(|segment| segment.identity);
-    let (trimmed, first_byte) = first.map_or((0, 0), |first| (first.first_sequence - 1, first.first_byte));
-    queue.journal.appended.set(durable);
-    queue.journal.durable_bytes.set(found.end_byte);
-    queue.journal.durable.set(durable);
-    queue.journal.trimmed.set(trimmed);
-    // Until the sink has answered, this much is certain; the bytes are then too many rather than too few.
-    queue.drain.delivered_bytes.set(first_byte);
-    queue.drain.delivered.set(cursor::load(&path).clamp(trimmed, durable));
-    tracing::info!(
-        queue = name,
-        durable,
-        segments = found.catalogue.len(),
-        idempotency_keys = found.keys.len(),
-        torn = found.torn,
-        "recovered"
-    );
-    let buffer = aligned_buffer(config.journal.commit_bytes_max).map_err(system("memory for a commit"))?;
-    let mut appender = Appender::new(directory.epoch, found.next_sequence, found.end_byte, found.keys, buffer);
-    let file = found.open.map(|open| {
-        appender.open_segment(open.identity, open.offset, open.key_count);
-        open.file
-    });
-    Ok(Recovered { queue, directory: path, catalogue: Arc::new(found.catalogue), appender, file, dead_letters })
-}
-
-impl Recovered {
-    fn kept(&self) -> Kept {
-        Kept {
-            queue: Arc::clone(&self.queue),
-            directory: self.directory.clone(),
-            catalogue: Arc::clone(&self.catalogue),
-        }
-    }
-}
-
-/// What the drain thread gets for one queue.
-struct DrainParts {
-    queue: Arc<Queue>,
-    hot: Consumer<u8>,
-    catalogue: Arc<Catalogue>,
-    dead_letters: DeadLetterFile,
-}
-
-fn split(recovered: Vec<Recovered>, hot_ring_bytes: usize) -> (Vec<QueueLog>, Vec<DrainParts>) {
-    recovered
-        .into_iter()
-        .map(|r| {
-            let (hot_in, hot) = RingBuffer::new(hot_ring_bytes);
-            let catalogue = Arc::clone(&r.catalogue);
-            let drain = DrainParts { queue: Arc::clone(&r.queue), hot, catalogue, dead_letters: r.dead_letters };
-            (QueueLog::new(r.queue, r.directory, r.catalogue, r.appender, r.file, hot_in), drain)
-        })
-        .unzip()
+) -> Result<RecoveredQueue, StartError> {
+    let start = QueueStart {
+        index,
+        id: directory.queue_id(name),
+        name,
+        config: queue,
+        directory: directory.queue(name)?,
+        epoch: directory.epoch,
+        ticket_secret: directory.ticket_secret,
+        commit_bytes_max: config.journal.commit_bytes_max,
+    };
+    RecoveredQueue::recover(System, start)
 }
 
 /// Starts a thread that leaves the executors' cores to them, as far as there are others.
@@ -364,7 +297,7 @@ fn start_writer(parts: WriterParts, cpus: &CpuSet) -> Result<JoinHandle<()>, Sta
     let (started_in, started) = mpsc::channel();
     let thread = spawn("journal", cpus, move || {
         let WriterParts { epoch, logs, rings, bell, pool, health, chores } = parts;
-        match Writer::new(epoch, logs, rings, bell, pool, health, chores) {
+        match Writer::new(System, epoch, logs, rings, bell, pool, health, chores) {
             Ok(writer) => {
                 scheduling::run_promptly_and_first();
                 let _ = started_in.send(Ok(()));
@@ -393,11 +326,10 @@ fn start_drain(
     let runners: Vec<Runner> = drains
         .into_iter()
         .map(|parts| {
-            let queue = parts.queue;
+            let queue = &parts.queue;
             let part = Part { queue: queue.name.clone(), id: directory.part(&queue.name) };
             let sink = sink::open(&queue.config.sink.with_default_url(data_dir, &queue.name), part);
-            let feed = Feed::new(parts.hot, parts.catalogue);
-            Runner::new(queue, feed, sink, parts.dead_letters, stop.clone())
+            parts.runner(sink, stop.clone())
         })
         .collect();
     spawn("drain", cpus, move || {

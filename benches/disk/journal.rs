@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use forebay::drain::feed::{Feed, Taken};
 use forebay::journal::catalogue::{Catalogue, Segment};
-use forebay::journal::segment_file::{self, create_zeroed};
+use forebay::journal::platform::{Mode, Platform as _, System};
+use forebay::journal::segment_file::create_zeroed;
 use forebay::journal::uring::{Disk, Write};
 use forebay::limits::{BATCH_BYTES_MAX, BATCH_RECORDS_MAX, SEGMENT_BYTES};
 use forebay_loadtest::results::median;
@@ -42,7 +43,7 @@ impl Written {
     pub fn read(&self) -> f64 {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let (_, hot) = rtrb::RingBuffer::new(1);
-        let mut feed = Feed::new(hot, Arc::clone(&self.catalogue));
+        let mut feed = Feed::new(System, hot, Arc::clone(&self.catalogue));
         let mut taken = Taken::default();
         let taken_bytes_max = usize::try_from(BATCH_BYTES_MAX).unwrap();
         let started = Instant::now();
@@ -65,7 +66,7 @@ impl Journal {
     pub fn lay_out(directory: &Path, bytes: u64) -> Self {
         let make = |number| {
             let path = directory.join(format!("{number:04}.seg"));
-            create_zeroed(&path, SEGMENT_BYTES, Duration::ZERO).unwrap();
+            create_zeroed(&System, &path, SEGMENT_BYTES, Duration::ZERO).unwrap();
             path
         };
         Self { files: (0..bytes.div_ceil(SEGMENT_BYTES).max(2)).map(make).collect() }
@@ -85,7 +86,7 @@ impl Journal {
             if records > 0 {
                 log.next_segment();
             }
-            let file = segment_file::open(path, true).unwrap();
+            let file = System.open(path, Mode::Segment { write: true }).unwrap();
             let identity = log.identity;
             catalogue.push(Segment { path: path.clone(), identity, sealed_next: None, keys_saved: false });
             while log.has_room(records_a_batch * record.len()) {
@@ -110,7 +111,7 @@ impl Journal {
         let frame = frame_header(record.len());
         let mut log = Log::new(SEGMENT_BYTES, 0);
         let mut disk = Disk::new(1).unwrap();
-        let file = segment_file::open(&self.files[0], true).unwrap();
+        let file = System.open(&self.files[0], Mode::Segment { write: true }).unwrap();
         let times: Vec<f64> = (0..orders)
             .map(|_| {
                 let started = Instant::now();

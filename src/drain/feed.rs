@@ -10,19 +10,22 @@ use std::sync::Arc;
 use rtrb::Consumer;
 use zerocopy::{FromZeros, IntoBytes};
 
+use super::scheduler::Scheduler;
 use crate::journal::catalogue::Catalogue;
 use crate::journal::format::{BATCH_HEADER_BYTES, BatchHeader};
-use crate::journal::segment_file::{self, BatchReader, ReadError};
+use crate::journal::platform::{Mode, System};
+use crate::journal::segment_file::{BatchReader, ReadError};
 use crate::record::{Record, RecordError, Sequence};
 
 /// Records that are taken before other tasks of the drain get a turn.
 const RECORDS_A_TURN: usize = 128;
 
 /// Reads one queue's durable records in order.
-pub struct Feed {
+pub struct Feed<S: Scheduler = System> {
+    platform: S,
     hot: Consumer<u8>,
     hot_header: Option<BatchHeader>,
-    cold: Cold,
+    cold: Cold<S>,
     /// The records of the batch that is being handed out.
     batch: Vec<u8>,
     /// How much of it was handed out.
@@ -34,11 +37,12 @@ pub struct Feed {
 }
 
 /// The part that reads files; it goes to a blocking thread and comes back.
-struct Cold {
+struct Cold<S: Scheduler> {
+    platform: S,
     catalogue: Arc<Catalogue>,
     /// With the generation of the segment that it reads: a segment may be sealed, and another
     /// opened, while a reader stands at its end.
-    reader: Option<(u64, BatchReader)>,
+    reader: Option<(u64, BatchReader<S::File>)>,
     /// The sequence that the reader will read next.
     at: Sequence,
 }
@@ -87,12 +91,12 @@ impl FeedError {
     }
 }
 
-impl Feed {
+impl<S: Scheduler> Feed<S> {
     /// A feed that stands before the first record; [`seek`](Self::seek) moves it.
     #[must_use]
-    pub fn new(hot: Consumer<u8>, catalogue: Arc<Catalogue>) -> Self {
-        let cold = Cold { catalogue, reader: None, at: 0 };
-        Self { hot, hot_header: None, cold, batch: Vec::new(), taken: 0, next: 1, next_byte: 0 }
+    pub fn new(platform: S, hot: Consumer<u8>, catalogue: Arc<Catalogue>) -> Self {
+        let cold = Cold { platform: platform.clone(), catalogue, reader: None, at: 0 };
+        Self { platform, hot, hot_header: None, cold, batch: Vec::new(), taken: 0, next: 1, next_byte: 0 }
     }
 
     /// Moves to `next`, which must be durable. Returns the bytes of all the queue's records before it.
@@ -208,21 +212,22 @@ impl Feed {
     async fn load_cold(&mut self) -> Result<BatchHeader, FeedError> {
         let mut batch = std::mem::take(&mut self.batch);
         let catalogue = Arc::clone(&self.cold.catalogue);
-        let mut cold = std::mem::replace(&mut self.cold, Cold { catalogue, reader: None, at: 0 });
+        let empty = Cold { platform: self.platform.clone(), catalogue, reader: None, at: 0 };
+        let mut cold = std::mem::replace(&mut self.cold, empty);
         let wanted = self.next;
         // Reading a segment takes milliseconds, in which other queues have departures to keep.
-        let read = tokio::task::spawn_blocking(move || {
+        let read = self.platform.blocking(move || {
             let result = cold.read(wanted, &mut batch);
             (cold, batch, result)
         });
-        let (cold, batch, result) = read.await.map_err(|_| FeedError::Cancelled)?;
+        let (cold, batch, result) = read.await.ok_or(FeedError::Cancelled)?;
         self.cold = cold;
         self.batch = batch;
         result
     }
 }
 
-impl Cold {
+impl<S: Scheduler> Cold<S> {
     /// Reads the batch that holds `wanted` into `batch`.
     fn read(&mut self, wanted: Sequence, batch: &mut Vec<u8>) -> Result<BatchHeader, FeedError> {
         loop {
@@ -230,12 +235,13 @@ impl Cold {
             let failed = |error: ReadError| FeedError::Segment { path: segment.path.display().to_string(), error };
             // A reader that has gone past the record, or reads another segment, is of no use.
             let generation = segment.identity.generation;
-            let usable = |(of, _): &(u64, BatchReader)| *of == generation && self.at <= wanted;
+            let usable = |(of, _): &(u64, BatchReader<S::File>)| *of == generation && self.at <= wanted;
             let mut reader = if let Some((_, reader)) = self.reader.take().filter(usable) {
                 reader
             } else {
                 self.at = segment.identity.first_sequence;
-                let file = segment_file::open(&segment.path, false).map_err(|error| failed(error.into()))?;
+                let file = self.platform.open(&segment.path, Mode::Segment { write: false });
+                let file = file.map_err(|error| failed(error.into()))?;
                 BatchReader::new(file, segment.identity).map_err(|error| failed(error.into()))?
             };
             let (header, records) = reader.next_batch().map_err(failed)?;

@@ -2,7 +2,7 @@
 //!
 //! What decides is pure: [`pacer`] (when), [`retry`] (when again), [`meter`] (how fast it
 //! was). What acts: [`feed`] (where records come from), [`dead_letters`] (where refused
-//! ones go) and [`runner`] (all of it, for one queue).
+//! ones go), [`scheduler`] (how it waits) and [`runner`] (all of it, for one queue).
 
 pub mod dead_letters;
 pub mod feed;
@@ -10,3 +10,4 @@ pub mod meter;
 pub mod pacer;
 pub mod retry;
 pub mod runner;
+pub mod scheduler;

@@ -17,19 +17,22 @@ use super::feed::{Feed, FeedError, Taken};
 use super::meter::Meter;
 use super::pacer::Pacer;
 use super::retry::Backoff;
-use crate::clock;
+use super::scheduler::Scheduler;
+use crate::journal::platform::System;
 use crate::limits::PACER_SLACK_MS;
+use crate::planted::{Bug, is_planted};
 use crate::queue::{DrainState, Queue};
 use crate::rate::Rate;
 use crate::record::Sequence;
 use crate::sink::{Batch, Delivery, Sink, SinkError};
 
 /// Drains one queue.
-pub struct Runner {
+pub struct Runner<S: Scheduler = System> {
+    platform: S,
     queue: Arc<Queue>,
-    feed: Feed,
+    feed: Feed<S>,
     sink: Box<dyn Sink>,
-    dead_letters: DeadLetterFile,
+    dead_letters: DeadLetterFile<S>,
     pacer: Pacer,
     backoff: Backoff,
     meter: Meter,
@@ -114,7 +117,13 @@ impl Lot {
     }
 
     /// Takes up to `count` records, up to `through`.
-    async fn take(&mut self, feed: &mut Feed, queue: &Queue, count: u64, through: Sequence) -> Result<(), FeedError> {
+    async fn take<S: Scheduler>(
+        &mut self,
+        feed: &mut Feed<S>,
+        queue: &Queue,
+        count: u64,
+        through: Sequence,
+    ) -> Result<(), FeedError> {
         self.tickets.clear();
         let bytes_max = queue.config.batch.bytes_max;
         feed.take(count, bytes_max, through, &mut self.taken).await?;
@@ -126,7 +135,7 @@ impl Lot {
 
     /// Reads the batch behind `delivered` while that is being delivered, if nothing but the sink limits the rate
     /// and there is a whole batch to read.
-    async fn look(&mut self, feed: &mut Feed, queue: &Queue, delivered: Sequence) {
+    async fn look<S: Scheduler>(&mut self, feed: &mut Feed<S>, queue: &Queue, delivered: Sequence) {
         let count = queue.config.batch.records_max as u64;
         let durable = queue.journal.durable.get();
         if queue.config.rate != Rate::Unlimited || !self.taken.is_empty() || durable < delivered + count {
@@ -139,21 +148,26 @@ impl Lot {
     }
 }
 
-impl Runner {
+impl<S: Scheduler> Runner<S> {
     /// A runner that has not started.
     #[must_use]
     pub fn new(
+        platform: S,
         queue: Arc<Queue>,
-        feed: Feed,
+        feed: Feed<S>,
         sink: Box<dyn Sink>,
-        dead_letters: DeadLetterFile,
+        dead_letters: DeadLetterFile<S>,
         stop: watch::Receiver<bool>,
     ) -> Self {
-        let tolerance_ns = queue.config.batch.linger_ms_max.saturating_add(PACER_SLACK_MS).saturating_mul(1_000_000);
-        let pacer = Pacer::new(queue.config.rate, tolerance_ns, clock::monotonic_ns());
+        let mut tolerance_ns =
+            queue.config.batch.linger_ms_max.saturating_add(PACER_SLACK_MS).saturating_mul(1_000_000);
+        if is_planted(Bug::DoubleFirstSecond) {
+            tolerance_ns += 1_000_000_000;
+        }
+        let pacer = Pacer::new(queue.config.rate, tolerance_ns, platform.monotonic_ns());
         let backoff = Backoff::new(&queue.config.retry);
         let (meter, ahead) = (Meter::default(), Lot::default());
-        Self { queue, feed, sink, dead_letters, pacer, backoff, meter, stop, ahead }
+        Self { platform, queue, feed, sink, dead_letters, pacer, backoff, meter, stop, ahead }
     }
 
     /// Runs until a stop is asked for, or until it cannot go on without a person.
@@ -177,7 +191,7 @@ impl Runner {
             if self.queue.drain.state() == DrainState::Retrying {
                 self.queue.drain.set_state(DrainState::Running);
             }
-            self.pacer.take(lot.taken.len() as u64, clock::monotonic_ns());
+            self.pacer.take(lot.taken.len() as u64, self.platform.monotonic_ns());
             let through = position + lot.taken.len() as u64;
             self.queue.drain.released.set(through);
             if !self.deliver(&lot, position).await? {
@@ -258,7 +272,9 @@ impl Runner {
     }
 
     async fn wait_for_records(&mut self) {
+        // In a fixed order, so that nothing is left to chance that a simulation could not repeat.
         tokio::select! {
+            biased;
             () = self.queue.durable_moved.notified() => {}
             _ = self.stop.changed() => {}
         }
@@ -269,12 +285,12 @@ impl Runner {
         let batch = &self.queue.config.batch;
         let lingered = self.pacer.records_in(batch.linger_ms_max.saturating_mul(1_000_000));
         let wanted = lingered.min(batch.records_max as u64).min(available).max(1);
-        let now_ns = clock::monotonic_ns();
+        let now_ns = self.platform.monotonic_ns();
         let due_ns = self.pacer.when_due_ns(wanted, now_ns);
         if due_ns > now_ns && !self.sleep(Duration::from_nanos(due_ns - now_ns)).await {
             return 0;
         }
-        self.pacer.due(clock::monotonic_ns()).min(self.queue.config.batch.records_max as u64)
+        self.pacer.due(self.platform.monotonic_ns()).min(self.queue.config.batch.records_max as u64)
     }
 
     /// Commits what was taken; `false` if a stop came first.
@@ -322,7 +338,7 @@ impl Runner {
             drain.delivered_bytes.set(bytes);
         }
         drain.delivered.set(span.through);
-        drain.rate_measured.set(self.meter.add(span.through - span.after, clock::monotonic_ns()));
+        drain.rate_measured.set(self.meter.add(span.through - span.after, self.platform.monotonic_ns()));
     }
 
     /// Commits a span, repeating it until its fate is known.
@@ -345,7 +361,7 @@ impl Runner {
             // Whether the commit went through is for the sink's position to say.
             match self.take_over().await {
                 None => return Ok(Attempt::Stopped),
-                Some(position) if position == span.through => {
+                Some(position) if position == span.through && !is_planted(Bug::AssumeNotCommitted) => {
                     self.works_again();
                     return Ok(Attempt::Committed);
                 }
@@ -395,15 +411,17 @@ impl Runner {
         if count == 0 {
             return true;
         }
-        let now_ns = clock::monotonic_ns();
+        let now_ns = self.platform.monotonic_ns();
         let due_ns = self.pacer.when_due_ns(count as u64, now_ns);
-        self.pacer.take(count as u64, now_ns);
-        self.sleep(Duration::from_nanos(due_ns.saturating_sub(now_ns))).await
+        let is_due = self.sleep(Duration::from_nanos(due_ns.saturating_sub(now_ns))).await;
+        // Only now: a sleep that lasts too long must not be made good twice, by these records and by the next.
+        self.pacer.take(count as u64, self.platform.monotonic_ns());
+        is_due
     }
 
     /// Logs a failure and waits before the next attempt; `false` if a stop came first.
     async fn pause_after(&mut self, error: &(dyn std::error::Error + Sync)) -> bool {
-        let pause_ms = self.backoff.next_ms(getrandom::u64().unwrap_or(u64::MAX / 2));
+        let pause_ms = self.backoff.next_ms(self.platform.random().unwrap_or(u64::MAX / 2));
         self.queue.drain.retries.add(1);
         if self.queue.drain.state() == DrainState::Running {
             self.queue.drain.set_state(DrainState::Retrying);
@@ -418,7 +436,8 @@ impl Runner {
             return false;
         }
         tokio::select! {
-            () = tokio::time::sleep(time) => true,
+            biased;
+            () = self.platform.sleep(time) => true,
             _ = self.stop.changed() => false,
         }
     }

@@ -10,13 +10,12 @@
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::hash::Hasher;
-use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use siphasher::sip::SipHasher24;
 
-use super::segment_file::sync_directory;
+use super::platform::{Mode, Platform, RandomAccessFile, System};
 use crate::record::Sequence;
 use crate::ticket::EpochStart;
 
@@ -72,7 +71,7 @@ impl DataDirectory {
         }
         let [id, ticket_secret, idempotency_secret] = identity(path)?;
         let epoch_path = path.join("epoch");
-        let epoch = 1 + match read(&epoch_path)? {
+        let epoch = 1 + match read(&System, &epoch_path)? {
             Some(text) => text.trim_end().parse::<u64>().map_err(|_| DirectoryError::Damaged(epoch_path.clone()))?,
             None => 0,
         };
@@ -85,7 +84,7 @@ impl DataDirectory {
     ///
     /// The file cannot be written.
     pub fn count_start(&self) -> Result<(), DirectoryError> {
-        replace(&self.path.join("epoch"), &format!("{}\n", self.epoch))
+        replace(&System, &self.path.join("epoch"), &format!("{}\n", self.epoch))
     }
 
     /// The directory of spare segments.
@@ -102,7 +101,7 @@ impl DataDirectory {
     pub fn queue(&self, name: &str) -> Result<PathBuf, DirectoryError> {
         let queues = self.path.join("queues");
         let path = queues.join(name);
-        let made = fs::create_dir_all(&path).and_then(|()| sync_directory(&queues));
+        let made = fs::create_dir_all(&path).and_then(|()| System.sync_directory(&queues));
         made.map_err(|error| DirectoryError::Io { path: path.clone(), error })?;
         Ok(path)
     }
@@ -128,10 +127,15 @@ impl DataDirectory {
 /// # Errors
 ///
 /// The file cannot be written, or is damaged.
-pub fn begin_epoch(directory: &Path, epoch: u64, first_sequence: Sequence) -> Result<Vec<EpochStart>, DirectoryError> {
+pub fn begin_epoch<P: Platform>(
+    platform: &P,
+    directory: &Path,
+    epoch: u64,
+    first_sequence: Sequence,
+) -> Result<Vec<EpochStart>, DirectoryError> {
     let path = directory.join("epochs");
     let mut epochs = Vec::new();
-    for line in read(&path)?.unwrap_or_default().lines() {
+    for line in read(platform, &path)?.unwrap_or_default().lines() {
         let start = line.split_once(' ').and_then(|(epoch, first)| {
             Some(EpochStart { epoch: epoch.parse().ok()?, first_sequence: first.parse().ok()? })
         });
@@ -140,13 +144,13 @@ pub fn begin_epoch(directory: &Path, epoch: u64, first_sequence: Sequence) -> Re
     epochs.retain(|start| start.first_sequence < first_sequence);
     epochs.push(EpochStart { epoch, first_sequence });
     let text: String = epochs.iter().map(|start| format!("{} {}\n", start.epoch, start.first_sequence)).collect();
-    replace(&path, &text)?;
+    replace(platform, &path, &text)?;
     Ok(epochs)
 }
 
 fn identity(path: &Path) -> Result<[[u8; 16]; 3], DirectoryError> {
     let path = path.join("identity");
-    if let Some(text) = read(&path)? {
+    if let Some(text) = read(&System, &path)? {
         let mut parts = text.lines().map(unhex);
         let mut next = || parts.next().flatten().ok_or_else(|| DirectoryError::Damaged(path.clone()));
         return Ok([next()?, next()?, next()?]);
@@ -156,12 +160,15 @@ fn identity(path: &Path) -> Result<[[u8; 16]; 3], DirectoryError> {
         let filled = getrandom::fill(part).map_err(io::Error::other);
         filled.map_err(|error| DirectoryError::Io { path: path.clone(), error })?;
     }
-    replace(&path, &parts.map(|part| hex(&part) + "\n").concat())?;
+    replace(&System, &path, &parts.map(|part| hex(&part) + "\n").concat())?;
     Ok(parts)
 }
 
-fn read(path: &Path) -> Result<Option<String>, DirectoryError> {
-    match fs::read_to_string(path) {
+fn read<P: Platform>(platform: &P, path: &Path) -> Result<Option<String>, DirectoryError> {
+    let text = platform
+        .read(path)
+        .and_then(|bytes| String::from_utf8(bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error)));
+    match text {
         Ok(text) => Ok(Some(text)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(DirectoryError::Io { path: path.to_owned(), error }),
@@ -169,15 +176,15 @@ fn read(path: &Path) -> Result<Option<String>, DirectoryError> {
 }
 
 /// Writes a small file so that a crash leaves the former one or the new one, whole.
-fn replace(path: &Path, text: &str) -> Result<(), DirectoryError> {
+fn replace<P: Platform>(platform: &P, path: &Path, text: &str) -> Result<(), DirectoryError> {
     let write = || -> io::Result<()> {
         let growing = path.with_extension("new");
         // The secrets are in here; nobody else need read any of these files.
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&growing)?;
-        file.write_all(text.as_bytes())?;
+        let file = platform.open(&growing, Mode::Replace { permissions: 0o600 })?;
+        file.write_all_at(text.as_bytes(), 0)?;
         file.sync_all()?;
-        fs::rename(&growing, path)?;
-        sync_directory(path.parent().unwrap_or(Path::new(".")))
+        platform.rename(&growing, path)?;
+        platform.sync_directory(path.parent().unwrap_or(Path::new(".")))
     };
     write().map_err(|error| DirectoryError::Io { path: path.to_owned(), error })
 }
@@ -222,7 +229,7 @@ mod tests {
     fn epochs_without_sequences_are_forgotten() {
         let directory = tempfile::tempdir().unwrap();
         let begin = |epoch, first| {
-            let starts = begin_epoch(directory.path(), epoch, first).unwrap();
+            let starts = begin_epoch(&System, directory.path(), epoch, first).unwrap();
             starts.into_iter().map(|start| (start.epoch, start.first_sequence)).collect::<Vec<_>>()
         };
         assert_eq!(begin(1, 1), [(1, 1)]);

@@ -3,14 +3,13 @@
 //! The file outlives the segment, until the window of its youngest key has ended.
 //! It is written under another name, synced and renamed, so it is whole or absent.
 
-use std::fs::{self, File};
-use std::io::{self, Write as _};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::idempotency::{KEY_ENTRY_BYTES, KeyEntry};
-use super::segment_file::sync_directory;
+use super::platform::{Mode, Platform, RandomAccessFile};
 use crate::record::Sequence;
 
 const MAGIC: [u8; 8] = *b"FBkeys1\n";
@@ -27,20 +26,27 @@ pub fn path(directory: &Path, first_sequence: Sequence) -> PathBuf {
 /// # Errors
 ///
 /// Any step failed; there is then no file of that name, or the former one.
-pub fn save(directory: &Path, first_sequence: Sequence, entries: &[KeyEntry]) -> io::Result<()> {
+pub fn save<P: Platform>(
+    platform: &P,
+    directory: &Path,
+    first_sequence: Sequence,
+    entries: &[KeyEntry],
+) -> io::Result<()> {
     let path = path(directory, first_sequence);
     let growing = path.with_extension("keys-new");
     let body = entries.as_bytes();
     let crc = crc32c::crc32c(body);
     let count = u32::try_from(entries.len()).map_err(io::Error::other)?;
-    let mut file = File::create(&growing)?;
-    file.write_all(&MAGIC)?;
-    file.write_all(&count.to_le_bytes())?;
-    file.write_all(&crc.to_le_bytes())?;
-    file.write_all(body)?;
+    let mut header = [0; HEADER_BYTES];
+    header[..8].copy_from_slice(&MAGIC);
+    header[8..12].copy_from_slice(&count.to_le_bytes());
+    header[12..].copy_from_slice(&crc.to_le_bytes());
+    let file = platform.open(&growing, Mode::Replace { permissions: 0o666 })?;
+    file.write_all_at(&header, 0)?;
+    file.write_all_at(body, HEADER_BYTES as u64)?;
     file.sync_all()?;
-    fs::rename(&growing, &path)?;
-    sync_directory(directory)
+    platform.rename(&growing, &path)?;
+    platform.sync_directory(directory)
 }
 
 /// Reads a file back.
@@ -48,8 +54,8 @@ pub fn save(directory: &Path, first_sequence: Sequence, entries: &[KeyEntry]) ->
 /// # Errors
 ///
 /// The file cannot be read, or [`io::ErrorKind::InvalidData`] if it is damaged.
-pub fn load(path: &Path) -> io::Result<Vec<KeyEntry>> {
-    let bytes = fs::read(path)?;
+pub fn load<P: Platform>(platform: &P, path: &Path) -> io::Result<Vec<KeyEntry>> {
+    let bytes = platform.read(path)?;
     let damaged = || io::Error::new(io::ErrorKind::InvalidData, "the file of idempotency keys is damaged");
     let (header, body) = bytes.split_at_checked(HEADER_BYTES).ok_or_else(damaged)?;
     let number = |from: usize| header[from..from + 4].iter().rev().fold(0_u32, |n, byte| n << 8 | u32::from(*byte));
@@ -62,7 +68,9 @@ pub fn load(path: &Path) -> io::Result<Vec<KeyEntry>> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::platform::System;
     use super::*;
+    use std::fs;
     use zerocopy::little_endian::{U32, U64};
 
     #[test]
@@ -76,17 +84,17 @@ mod tests {
                 seen_at_s: U32::new(9),
             })
             .collect();
-        save(directory.path(), 77, &entries).unwrap();
+        save(&System, directory.path(), 77, &entries).unwrap();
         let path = path(directory.path(), 77);
-        assert_eq!(load(&path).unwrap(), entries);
+        assert_eq!(load(&System, &path).unwrap(), entries);
         let whole = fs::read(&path).unwrap();
         for index in 0..whole.len() {
             let mut damaged = whole.clone();
             damaged[index] ^= 4;
             fs::write(&path, &damaged).unwrap();
-            assert!(load(&path).is_err(), "byte {index}");
+            assert!(load(&System, &path).is_err(), "byte {index}");
             fs::write(&path, &whole[..index]).unwrap();
-            assert!(load(&path).is_err(), "cut at {index}");
+            assert!(load(&System, &path).is_err(), "cut at {index}");
         }
     }
 }

@@ -2,7 +2,6 @@
 //! a record. It keeps zeroed spares ready, saves the idempotency keys of sealed segments,
 //! gives delivered segments back to the pool, and stores how far each queue is delivered.
 
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,8 +12,9 @@ use super::catalogue::Catalogue;
 use super::cursor;
 use super::idempotency::KeyEntry;
 use super::keys_file;
+use super::platform::{Platform, System};
 use super::pool::Pool;
-use crate::clock;
+use crate::planted::{Bug, is_planted};
 use crate::queue::Queue;
 use crate::record::Sequence;
 
@@ -50,8 +50,9 @@ pub struct Kept {
 }
 
 /// The state of the maintenance thread.
-pub struct Maintenance {
-    pool: Arc<Pool>,
+pub struct Maintenance<P = System> {
+    platform: P,
+    pool: Arc<Pool<P>>,
     queues: Vec<Kept>,
     chores: Receiver<Chore>,
     cursors: Vec<Sequence>,
@@ -60,12 +61,12 @@ pub struct Maintenance {
     replenish_failed: bool,
 }
 
-impl Maintenance {
+impl<P: Platform> Maintenance<P> {
     /// Prepares the thread's state.
     #[must_use]
-    pub fn new(pool: Arc<Pool>, queues: Vec<Kept>, chores: Receiver<Chore>) -> Self {
+    pub fn new(platform: P, pool: Arc<Pool<P>>, queues: Vec<Kept>, chores: Receiver<Chore>) -> Self {
         let cursors = vec![0; queues.len()];
-        Self { pool, queues, chores, cursors, unsaved: Vec::new(), replenish_failed: false }
+        Self { platform, pool, queues, chores, cursors, unsaved: Vec::new(), replenish_failed: false }
     }
 
     /// Runs until nobody is left who could send a chore, and stores the cursors at the end.
@@ -73,14 +74,28 @@ impl Maintenance {
         self.replenish();
         loop {
             match self.chores.recv_timeout(TICK) {
-                Ok(Chore::Replenish) => self.replenish(),
-                Ok(Chore::SaveKeys(unsaved)) => self.unsaved.push(unsaved),
+                Ok(chore) => self.attend_to(chore),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
             }
             self.tidy();
         }
         self.tidy();
+    }
+
+    /// One turn of [`run`](Self::run), without waiting for a chore.
+    pub fn turn(&mut self) {
+        if let Ok(chore) = self.chores.try_recv() {
+            self.attend_to(chore);
+        }
+        self.tidy();
+    }
+
+    fn attend_to(&mut self, chore: Chore) {
+        match chore {
+            Chore::Replenish => self.replenish(),
+            Chore::SaveKeys(unsaved) => self.unsaved.push(unsaved),
+        }
     }
 
     fn replenish(&mut self) {
@@ -102,11 +117,12 @@ impl Maintenance {
     }
 
     fn save_keys(&mut self) {
-        let queues = &self.queues;
+        let (queues, platform) = (&self.queues, &self.platform);
         self.unsaved.retain(|unsaved| {
             let Some(kept) = queues.get(usize::from(unsaved.queue)) else { return false };
             if !unsaved.keys.is_empty()
-                && let Err(error) = keys_file::save(&kept.directory, unsaved.first_sequence, &unsaved.keys)
+                && !is_planted(Bug::ForgetKeys)
+                && let Err(error) = keys_file::save(platform, &kept.directory, unsaved.first_sequence, &unsaved.keys)
             {
                 // The segment stays, since its keys are nowhere else.
                 tracing::warn!(queue = kept.queue.name, %error, "idempotency keys could not be saved; trying again");
@@ -125,18 +141,19 @@ impl Maintenance {
         for (kept, cursor) in self.queues.iter().zip(&mut self.cursors) {
             let delivered = kept.queue.drain.delivered.get();
             if delivered != *cursor {
-                match cursor::save(&kept.directory, delivered) {
+                match cursor::save(&self.platform, &kept.directory, delivered) {
                     Ok(()) => *cursor = delivered,
                     Err(error) => tracing::warn!(queue = kept.queue.name, %error, "the cursor could not be stored"),
                 }
             }
-            while let Some(segment) = kept.catalogue.pop_delivered(delivered) {
+            let done = delivered + u64::from(is_planted(Bug::RecycleSegmentEarly));
+            while let Some(segment) = kept.catalogue.pop_delivered(done) {
                 kept.queue.journal.trimmed.set(segment.sealed_next.unwrap_or(1) - 1);
                 if let Err(error) = self.pool.give_back(&segment.path) {
                     tracing::warn!(path = %segment.path.display(), %error, "a delivered segment could not be removed");
                 }
             }
-            if let Err(error) = expire_keys(kept) {
+            if let Err(error) = expire_keys(&self.platform, kept) {
                 tracing::warn!(queue = kept.queue.name, %error, "old idempotency keys could not be removed");
             }
         }
@@ -145,20 +162,17 @@ impl Maintenance {
 
 /// Removes files of keys whose window has ended. A file's modification time is that of its
 /// segment's sealing, so its youngest key is at most that young.
-fn expire_keys(kept: &Kept) -> io::Result<()> {
-    let now_us = clock::unix_us();
+fn expire_keys<P: Platform>(platform: &P, kept: &Kept) -> io::Result<()> {
+    let now_us = platform.unix_us();
     let window_us = kept.queue.config.idempotency_window_ms.saturating_mul(1000);
     let oldest_segment = kept.catalogue.first().map_or(0, |segment| segment.identity.first_sequence);
-    for entry in fs::read_dir(&kept.directory)? {
-        let entry = entry?;
-        let path = entry.path();
+    for path in platform.list(&kept.directory)? {
         let Some(first) = key_file_sequence(&path) else { continue };
-        let written = entry.metadata()?.modified()?;
-        let written_us = written.duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_micros());
-        let expired = u128::from(now_us) > written_us + u128::from(window_us);
+        let written_us = platform.metadata(&path)?.modified_us;
+        let expired = now_us > written_us.saturating_add(window_us);
         // As long as the segment is there, its file of keys saves the next start a scan.
         if expired && first < oldest_segment {
-            fs::remove_file(&path)?;
+            platform.remove(&path)?;
         }
     }
     Ok(())

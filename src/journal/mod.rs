@@ -15,6 +15,7 @@ pub mod idempotency;
 mod idle;
 mod keys_file;
 pub mod maintenance;
+pub mod platform;
 pub mod pool;
 pub mod recovery;
 pub mod scan;

@@ -4,17 +4,18 @@
 //! that a queue has taken is renamed into the queue's directory, and the rename is made
 //! durable before a record in it is acknowledged.
 
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use super::segment_file::{self, sync_directory};
+use super::platform::{Platform, System};
+use super::segment_file;
 use crate::limits::ZEROING_PAUSE_MS;
 
 /// Spare segment files, all of one size.
-pub struct Pool {
+pub struct Pool<P = System> {
+    platform: P,
     directory: PathBuf,
     segment_bytes: u64,
     spares_max: usize,
@@ -27,31 +28,30 @@ struct State {
     next_number: u64,
 }
 
-impl Pool {
+impl<P: Platform> Pool<P> {
     /// Opens the pool in `directory` and takes over the spares that a former process left there.
     ///
     /// # Errors
     ///
     /// The directory cannot be made or read.
-    pub fn open(directory: &Path, segment_bytes: u64, spares_max: usize) -> io::Result<Self> {
-        fs::create_dir_all(directory)?;
+    pub fn open(platform: P, directory: &Path, segment_bytes: u64, spares_max: usize) -> io::Result<Self> {
+        platform.create_directory(directory)?;
         let mut state = State::default();
-        for entry in fs::read_dir(directory)? {
-            let entry = entry?;
-            let path = entry.path();
+        for path in platform.list(directory)? {
             let number = path.file_stem().and_then(|stem| stem.to_str()).and_then(|stem| stem.parse::<u64>().ok());
             let whole = path.extension().is_some_and(|extension| extension == "seg");
             if let Some(number) = number {
                 state.next_number = state.next_number.max(number + 1);
             }
-            if whole && number.is_some() && entry.metadata()?.len() == segment_bytes && state.ready.len() < spares_max {
+            let fits = whole && number.is_some() && platform.metadata(&path)?.bytes == segment_bytes;
+            if fits && state.ready.len() < spares_max {
                 state.ready.push(path);
             } else {
                 // Half-made, of another size, or too many.
-                fs::remove_file(&path)?;
+                platform.remove(&path)?;
             }
         }
-        Ok(Self { directory: directory.to_owned(), segment_bytes, spares_max, state: Mutex::new(state) })
+        Ok(Self { platform, directory: directory.to_owned(), segment_bytes, spares_max, state: Mutex::new(state) })
     }
 
     /// The directory, to sync it.
@@ -76,7 +76,7 @@ impl Pool {
             return Ok(path);
         }
         let path = self.fresh_path("seg");
-        segment_file::create_reserved(&path, self.segment_bytes)?;
+        segment_file::create_reserved(&self.platform, &path, self.segment_bytes)?;
         Ok(path)
     }
 
@@ -86,16 +86,16 @@ impl Pool {
     ///
     /// The file can be neither renamed nor deleted.
     pub fn give_back(&self, path: &Path) -> io::Result<()> {
-        let same_size = fs::metadata(path)?.len() == self.segment_bytes;
+        let same_size = self.platform.metadata(path)?.bytes == self.segment_bytes;
         if !same_size || self.lock().ready.len() >= self.spares_max {
-            return fs::remove_file(path);
+            return self.platform.remove(path);
         }
         let spare = self.fresh_path("seg");
-        fs::rename(path, &spare)?;
+        self.platform.rename(path, &spare)?;
         // Before anybody writes to the file under its new name, the old name must be gone for good.
-        sync_directory(&self.directory)?;
+        self.platform.sync_directory(&self.directory)?;
         if let Some(former) = path.parent() {
-            sync_directory(former)?;
+            self.platform.sync_directory(former)?;
         }
         self.lock().ready.push(spare);
         Ok(())
@@ -126,9 +126,9 @@ impl Pool {
     fn add_spare(&self, pause: Duration) -> io::Result<()> {
         // A half-zeroed file has another ending, so that a restart does not take it for a spare.
         let growing = self.fresh_path("new");
-        segment_file::create_zeroed(&growing, self.segment_bytes, pause)?;
+        segment_file::create_zeroed(&self.platform, &growing, self.segment_bytes, pause)?;
         let spare = growing.with_extension("seg");
-        fs::rename(&growing, &spare)?;
+        self.platform.rename(&growing, &spare)?;
         self.lock().ready.push(spare);
         Ok(())
     }

@@ -5,15 +5,14 @@
 //! Segments must follow one another without a gap. Recovery writes nothing to a segment,
 //! so what it refuses is left as it was found.
 
-use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use super::catalogue::{Catalogue, Segment};
 use super::format::{FormatError, SegmentIdentity};
 use super::idempotency::{IdempotencyIndex, KeyEntry};
 use super::keys_file;
+use super::platform::{Mode, Platform, RandomAccessFile, System};
 use super::scan::{Corruption, scan};
 use super::segment_file::{self, aligned_buffer};
 use crate::record::NO_KEY;
@@ -73,11 +72,11 @@ pub enum RecoveryError {
 }
 
 /// What recovery found.
-pub struct Recovered {
+pub struct Recovered<P: Platform = System> {
     /// The segments.
     pub catalogue: Catalogue,
     /// The segment to append to, its file, and where.
-    pub open: Option<OpenEnd>,
+    pub open: Option<OpenEnd<P::File>>,
     /// The next sequence to give out.
     pub next_sequence: Sequence,
     /// Bytes of all the queue's records before it.
@@ -89,9 +88,9 @@ pub struct Recovered {
 }
 
 /// Where appending goes on.
-pub struct OpenEnd {
+pub struct OpenEnd<F> {
     /// The segment's file, opened for writing.
-    pub file: File,
+    pub file: F,
     /// Which life of the file it is.
     pub identity: SegmentIdentity,
     /// Where the next batch goes.
@@ -106,19 +105,20 @@ pub struct OpenEnd {
 /// # Errors
 ///
 /// Anything that a crash cannot have left behind: see [`RecoveryError`].
-pub fn recover(
+pub fn recover<P: Platform>(
+    platform: &P,
     directory: &Path,
     queue_id: u64,
     keys: IdempotencyIndex,
     now_s: u64,
-) -> Result<Recovered, RecoveryError> {
-    let files = list(directory)?;
+) -> Result<Recovered<P>, RecoveryError> {
+    let files = list(platform, directory)?;
     let mut recovered =
         Recovered { catalogue: Catalogue::default(), open: None, next_sequence: 1, end_byte: 0, keys, torn: false };
     // Keys of segments that are gone come first: an index is filled in the order of sequences.
     let first_segment = files.segments.first().map_or(Sequence::MAX, |(first, _)| *first);
     for (_, path) in files.keys.iter().filter(|(first, _)| *first < first_segment) {
-        recovered.load_keys(path, now_s)?;
+        recovered.load_keys(platform, path, now_s)?;
     }
     let last = files.segments.len().checked_sub(1);
     for (index, (first_sequence, path)) in files.segments.iter().enumerate() {
@@ -126,7 +126,7 @@ pub fn recover(
             let path = path.clone();
             return Err(RecoveryError::Gap { path, found: *first_sequence, expected: recovered.next_sequence });
         }
-        recovered.add_segment(path, *first_sequence, queue_id, Some(index) == last, now_s)?;
+        recovered.add_segment(platform, path, *first_sequence, queue_id, Some(index) == last, now_s)?;
     }
     Ok(recovered)
 }
@@ -136,17 +136,16 @@ struct Files {
     keys: Vec<(Sequence, PathBuf)>,
 }
 
-fn list(directory: &Path) -> Result<Files, RecoveryError> {
+fn list<P: Platform>(platform: &P, directory: &Path) -> Result<Files, RecoveryError> {
     let failed = |error| RecoveryError::Io { path: directory.to_owned(), error };
     let mut files = Files { segments: Vec::new(), keys: Vec::new() };
-    for entry in fs::read_dir(directory).map_err(failed)? {
-        let path = entry.map_err(failed)?.path();
+    for path in platform.list(directory).map_err(failed)? {
         let first = path.file_stem().and_then(|stem| stem.to_str()).and_then(|stem| stem.parse().ok());
         match (first, path.extension().and_then(|extension| extension.to_str())) {
             (Some(first), Some("seg")) => files.segments.push((first, path)),
             (Some(first), Some("keys")) => files.keys.push((first, path)),
             // A file of keys that was not finished; the segment is still there to make it anew.
-            (Some(_), Some("keys-new")) => fs::remove_file(&path).map_err(failed)?,
+            (Some(_), Some("keys-new")) => platform.remove(&path).map_err(failed)?,
             _ => {}
         }
     }
@@ -155,9 +154,10 @@ fn list(directory: &Path) -> Result<Files, RecoveryError> {
     Ok(files)
 }
 
-impl Recovered {
+impl<P: Platform> Recovered<P> {
     fn add_segment(
         &mut self,
+        platform: &P,
         path: &Path,
         first_sequence: Sequence,
         queue_id: u64,
@@ -165,8 +165,8 @@ impl Recovered {
         now_s: u64,
     ) -> Result<(), RecoveryError> {
         let failed = |error| RecoveryError::Io { path: path.to_owned(), error };
-        let file = segment_file::open(path, true).map_err(failed)?;
-        let capacity = file.metadata().map_err(failed)?.len();
+        let file = platform.open(path, Mode::Segment { write: true }).map_err(failed)?;
+        let capacity = file.bytes().map_err(failed)?;
         let (first, last) = segment_file::read_ends(&file, capacity).map_err(failed)?;
         let identity = SegmentIdentity::read_header(&first)
             .and_then(|identity| {
@@ -180,11 +180,11 @@ impl Recovered {
         }
         let keys_path = keys_file::path(path.parent().unwrap_or(Path::new(".")), first_sequence);
         let footer = identity.read_footer(&last).ok();
-        let mut keys_saved = keys_path.exists();
+        let mut keys_saved = platform.metadata(&keys_path).is_ok();
         let sealed_next = match footer {
             Some(footer) if footer.key_count == 0 || keys_saved || !self.keys.is_enabled() => {
                 if keys_saved {
-                    self.load_keys(&keys_path, now_s)?;
+                    self.load_keys(platform, &keys_path, now_s)?;
                 }
                 keys_saved = true;
                 self.next_sequence = footer.next_sequence;
@@ -203,7 +203,7 @@ impl Recovered {
                     self.open = Some(OpenEnd { file, identity, offset, key_count });
                     None
                 } else {
-                    keys_saved = self.save_keys(path, first_sequence);
+                    keys_saved = self.save_keys(platform, path, first_sequence);
                     Some(self.next_sequence)
                 }
             }
@@ -212,8 +212,9 @@ impl Recovered {
         Ok(())
     }
 
-    fn load_keys(&mut self, path: &Path, now_s: u64) -> Result<(), RecoveryError> {
-        let entries = keys_file::load(path).map_err(|error| RecoveryError::Io { path: path.to_owned(), error })?;
+    fn load_keys(&mut self, platform: &P, path: &Path, now_s: u64) -> Result<(), RecoveryError> {
+        let entries =
+            keys_file::load(platform, path).map_err(|error| RecoveryError::Io { path: path.to_owned(), error })?;
         for entry in entries {
             self.keys.insert(entry, now_s);
         }
@@ -221,10 +222,10 @@ impl Recovered {
     }
 
     /// Saves a segment's keys; if that fails, the segment stays until a later start succeeds.
-    fn save_keys(&self, segment: &Path, first_sequence: Sequence) -> bool {
+    fn save_keys(&self, platform: &P, segment: &Path, first_sequence: Sequence) -> bool {
         let entries: Vec<_> = self.keys.since(first_sequence).copied().collect();
         let directory = segment.parent().unwrap_or(Path::new("."));
-        match keys_file::save(directory, first_sequence, &entries) {
+        match keys_file::save(platform, directory, first_sequence, &entries) {
             Ok(()) => true,
             Err(error) => {
                 tracing::warn!(segment = %segment.display(), %error, "idempotency keys could not be saved");
@@ -237,7 +238,7 @@ impl Recovered {
     /// ends and how many keys it holds.
     fn scan_segment(
         &mut self,
-        file: &File,
+        file: &P::File,
         path: &Path,
         identity: &SegmentIdentity,
         now_s: u64,

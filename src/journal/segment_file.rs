@@ -4,17 +4,18 @@
 //! the database's pages on the same machine and be written again at fdatasync. File
 //! systems without it (some FUSE and network ones) are used with the page cache instead.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::Duration;
 
 use memmap2::{Advice, MmapMut};
-use rustix::fs::OFlags;
 
 use super::format::{BATCH_HEADER_BYTES, BatchHeader, Footer, FormatError, SegmentIdentity};
+use super::platform::{Mode, Platform, RandomAccessFile};
 use crate::limits::{BLOCK_BYTES, ZEROING_STEP_BYTES};
+use crate::planted::{Bug, is_planted};
+use crate::record::Sequence;
 
 /// Memory from which on a buffer is worth huge pages: one of them.
 const HUGE_PAGE_BYTES: usize = 2 << 20;
@@ -35,26 +36,6 @@ pub fn aligned_buffer(bytes: usize) -> io::Result<MmapMut> {
     Ok(buffer)
 }
 
-/// Opens a segment file for `O_DIRECT`, or with the page cache where the file system has none.
-///
-/// # Errors
-///
-/// The file cannot be opened.
-pub fn open(path: &Path, write: bool) -> io::Result<File> {
-    open_with(OpenOptions::new().read(true).write(write), path)
-}
-
-fn open_with(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
-    let direct = i32::try_from(OFlags::DIRECT.bits()).unwrap_or(0);
-    match options.custom_flags(direct).open(path) {
-        Err(error) if error.raw_os_error() == Some(rustix::io::Errno::INVAL.raw_os_error()) => {
-            tracing::warn!(path = %path.display(), "no O_DIRECT on this file system; using the page cache");
-            options.custom_flags(0).open(path)
-        }
-        other => other,
-    }
-}
-
 /// Makes a file of `bytes`, every block of it written with zeros, and syncs it. Syncs of
 /// later writes then have no metadata to write, which is what makes them fast. Rests for `pause`
 /// behind each step, so that commits to other files get their turn.
@@ -62,17 +43,15 @@ fn open_with(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
 /// # Errors
 ///
 /// Any step failed; the file is removed again.
-pub fn create_zeroed(path: &Path, bytes: u64, pause: Duration) -> io::Result<File> {
-    create(path, |file| {
+pub fn create_zeroed<P: Platform>(platform: &P, path: &Path, bytes: u64, pause: Duration) -> io::Result<P::File> {
+    create(platform, path, |file| {
         let zeros = aligned_buffer(ZEROING_STEP_BYTES)?;
         let mut offset = 0;
         while offset < bytes {
             let length = usize::try_from((bytes - offset).min(ZEROING_STEP_BYTES as u64)).unwrap_or(zeros.len());
             file.write_all_at(&zeros[..length], offset)?;
             offset += length as u64;
-            if !pause.is_zero() {
-                std::thread::park_timeout(pause);
-            }
+            platform.rest(pause);
         }
         Ok(())
     })
@@ -84,18 +63,20 @@ pub fn create_zeroed(path: &Path, bytes: u64, pause: Duration) -> io::Result<Fil
 /// # Errors
 ///
 /// Any step failed; the file is removed again.
-pub fn create_reserved(path: &Path, bytes: u64) -> io::Result<File> {
-    create(path, |file| {
-        rustix::fs::fallocate(file, rustix::fs::FallocateFlags::empty(), 0, bytes).map_err(io::Error::from)
-    })
+pub fn create_reserved<P: Platform>(platform: &P, path: &Path, bytes: u64) -> io::Result<P::File> {
+    create(platform, path, |file| file.reserve(bytes))
 }
 
-fn create(path: &Path, write: impl FnOnce(&File) -> io::Result<()>) -> io::Result<File> {
-    let file = open_with(OpenOptions::new().read(true).write(true).create(true).truncate(true), path)?;
+fn create<P: Platform>(
+    platform: &P,
+    path: &Path,
+    write: impl FnOnce(&P::File) -> io::Result<()>,
+) -> io::Result<P::File> {
+    let file = platform.open(path, Mode::NewSegment)?;
     let written = write(&file).and_then(|()| file.sync_all());
     if let Err(error) = written {
         // The file is of no use, and what removing it may fail with says nothing new.
-        let _ = std::fs::remove_file(path);
+        let _ = platform.remove(path);
         return Err(error);
     }
     Ok(file)
@@ -106,7 +87,7 @@ fn create(path: &Path, write: impl FnOnce(&File) -> io::Result<()>) -> io::Resul
 /// # Errors
 ///
 /// The file cannot be read.
-pub fn read_ends(file: &File, capacity: u64) -> io::Result<(Vec<u8>, Vec<u8>)> {
+pub fn read_ends<F: RandomAccessFile>(file: &F, capacity: u64) -> io::Result<(Vec<u8>, Vec<u8>)> {
     let mut buffer = aligned_buffer(BLOCK_BYTES)?;
     file.read_exact_at(&mut buffer, 0)?;
     let first = buffer.to_vec();
@@ -119,7 +100,12 @@ pub fn read_ends(file: &File, capacity: u64) -> io::Result<(Vec<u8>, Vec<u8>)> {
 /// # Errors
 ///
 /// The write or the sync failed.
-pub fn write_header(file: &File, identity: &SegmentIdentity, epoch: u64, now_us: u64) -> io::Result<()> {
+pub fn write_header<F: RandomAccessFile>(
+    file: &F,
+    identity: &SegmentIdentity,
+    epoch: u64,
+    now_us: u64,
+) -> io::Result<()> {
     write_block(file, 0, |block| identity.write_header(epoch, now_us, block))
 }
 
@@ -128,11 +114,15 @@ pub fn write_header(file: &File, identity: &SegmentIdentity, epoch: u64, now_us:
 /// # Errors
 ///
 /// The write or the sync failed.
-pub fn write_footer(file: &File, identity: &SegmentIdentity, footer: &Footer) -> io::Result<()> {
+pub fn write_footer<F: RandomAccessFile>(file: &F, identity: &SegmentIdentity, footer: &Footer) -> io::Result<()> {
     write_block(file, identity.footer_offset(), |block| identity.write_footer(footer, block))
 }
 
-fn write_block(file: &File, offset: u64, make: impl FnOnce(&mut [u8; BLOCK_BYTES])) -> io::Result<()> {
+fn write_block<F: RandomAccessFile>(
+    file: &F,
+    offset: u64,
+    make: impl FnOnce(&mut [u8; BLOCK_BYTES]),
+) -> io::Result<()> {
     let mut buffer = aligned_buffer(BLOCK_BYTES)?;
     let mut block = [0; BLOCK_BYTES];
     make(&mut block);
@@ -141,23 +131,16 @@ fn write_block(file: &File, offset: u64, make: impl FnOnce(&mut [u8; BLOCK_BYTES
     file.sync_data()
 }
 
-/// Makes the names in a directory durable.
-///
-/// # Errors
-///
-/// The directory cannot be opened or synced.
-pub fn sync_directory(path: &Path) -> io::Result<()> {
-    File::open(path)?.sync_all()
-}
-
 /// Reads batches one after another, with a window of aligned memory.
-pub struct BatchReader {
-    file: File,
+pub struct BatchReader<F = File> {
+    file: F,
     identity: SegmentIdentity,
     window: MmapMut,
     window_offset: u64,
     window_bytes: usize,
     offset: u64,
+    /// The first sequence of the batch at `offset`.
+    next_sequence: Sequence,
 }
 
 /// Why a batch that must be there could not be read.
@@ -176,7 +159,7 @@ pub enum ReadError {
     },
 }
 
-impl BatchReader {
+impl<F: RandomAccessFile> BatchReader<F> {
     /// Bytes of the window unless a batch is larger.
     const WINDOW_BYTES: usize = HUGE_PAGE_BYTES;
 
@@ -185,9 +168,10 @@ impl BatchReader {
     /// # Errors
     ///
     /// No memory to map.
-    pub fn new(file: File, identity: SegmentIdentity) -> io::Result<Self> {
+    pub fn new(file: F, identity: SegmentIdentity) -> io::Result<Self> {
         let window = aligned_buffer(Self::WINDOW_BYTES)?;
-        Ok(Self { file, identity, window, window_offset: 0, window_bytes: 0, offset: BLOCK_BYTES as u64 })
+        let (offset, next_sequence) = (BLOCK_BYTES as u64, identity.first_sequence);
+        Ok(Self { file, identity, window, window_offset: 0, window_bytes: 0, offset, next_sequence })
     }
 
     /// Reads the next batch, which the caller knows to be durable.
@@ -203,6 +187,10 @@ impl BatchReader {
             // The window may have been read before the batch was written; if so, read it again.
             self.window_bytes = 0;
             self.ensure(BLOCK_BYTES)?;
+            while is_planted(Bug::SkipBadBatch) && self.decode().is_err() {
+                self.offset += BLOCK_BYTES as u64;
+                self.ensure(BLOCK_BYTES)?;
+            }
             let peeked = BatchHeader::peek(&self.identity, self.ahead());
             let whole = peeked.map_err(|cause| self.corrupt(cause))?.padded_bytes();
             self.ensure(whole)?;
@@ -210,13 +198,17 @@ impl BatchReader {
         };
         let offset = self.offset;
         self.offset += header.padded_bytes() as u64;
+        self.next_sequence = header.next_sequence();
         let start = usize::try_from(offset - self.window_offset).unwrap_or(0) + BATCH_HEADER_BYTES;
         Ok((header, &self.window[start..start + header.length.get() as usize]))
     }
 
-    /// Checks the batch at the current offset, which costs a checksum of all of it.
+    /// Checks the batch at the current offset, which costs a checksum of all of it. A write that the disk put
+    /// into the wrong place leaves a batch there that is whole and not the next one.
     fn decode(&self) -> Result<BatchHeader, FormatError> {
-        BatchHeader::decode(&self.identity, self.ahead()).map(|(header, _)| header)
+        let (header, _) = BatchHeader::decode(&self.identity, self.ahead())?;
+        let is_next = header.first_sequence.get() == self.next_sequence || is_planted(Bug::SkipBadBatch);
+        if is_next { Ok(header) } else { Err(FormatError::Foreign) }
     }
 
     fn corrupt(&self, cause: FormatError) -> ReadError {
@@ -246,5 +238,38 @@ impl BatchReader {
         self.window_offset = self.offset;
         self.window_bytes = length;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use zerocopy::IntoBytes;
+
+    use super::super::format::BatchStart;
+    use super::super::platform::System;
+    use super::*;
+
+    #[test]
+    fn a_batch_that_the_disk_put_into_the_wrong_place_is_not_taken() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("segment");
+        let file = create_zeroed(&System, &path, 16 * BLOCK_BYTES as u64, Duration::ZERO).unwrap();
+        let capacity = 16 * BLOCK_BYTES as u64;
+        let identity = SegmentIdentity { queue_id: 7, generation: 9, first_sequence: 1, first_byte: 0, capacity };
+        let put = |block: u64, first_sequence| {
+            let start = BatchStart { first_sequence, first_byte: 0, epoch: 1, written_at_us: 0 };
+            let header = BatchHeader::seal(&identity, start, 2, b"records").unwrap();
+            let mut bytes = aligned_buffer(BLOCK_BYTES).unwrap();
+            bytes[..BATCH_HEADER_BYTES].copy_from_slice(header.as_bytes());
+            bytes[BATCH_HEADER_BYTES..BATCH_HEADER_BYTES + 7].copy_from_slice(b"records");
+            RandomAccessFile::write_all_at(&file, &bytes, block * BLOCK_BYTES as u64).unwrap();
+        };
+        put(1, 1);
+        put(2, 5);
+        let file = System.open(&path, Mode::Segment { write: false }).unwrap();
+        let mut reader = BatchReader::new(file, identity).unwrap();
+        assert_eq!(reader.next_batch().unwrap().0.first_sequence.get(), 1);
+        let error = reader.next_batch().unwrap_err();
+        assert!(matches!(error, ReadError::Corrupt { offset: 8192, cause: FormatError::Foreign }), "{error}");
     }
 }

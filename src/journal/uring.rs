@@ -9,20 +9,31 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::FileExt;
 
 use io_uring::{IoUring, opcode, squeue, types};
 
+use super::platform::RandomAccessFile;
+
 /// Bytes to put into a file before the next sync.
-#[derive(Clone, Copy)]
-pub struct Write<'a> {
+pub struct Write<'a, F = File> {
     /// Opened for writing.
-    pub file: &'a File,
+    pub file: &'a F,
     /// Where; a multiple of the block size.
     pub offset: u64,
     /// What; aligned to the block size in address and length.
     pub bytes: &'a [u8],
 }
+
+impl<F> Clone for Write<'_, F> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<F> Copy for Write<'_, F> {}
+
+/// What the kernel said of a write and of the sync behind it; `None` if it said nothing.
+pub type Completions = (Option<i32>, Option<i32>);
 
 /// Why a commit failed. Nothing about the file may be believed afterwards.
 #[derive(Debug, thiserror::Error)]
@@ -48,7 +59,7 @@ pub enum CommitError {
 /// An `io_uring` of the journal thread's own.
 pub struct Disk {
     ring: IoUring,
-    results: Vec<(Option<i32>, Option<i32>)>,
+    results: Vec<Completions>,
 }
 
 impl Disk {
@@ -78,7 +89,7 @@ impl Disk {
         let mut first_two = writes.clone();
         match (first_two.next(), first_two.next()) {
             (None, _) => Ok(()),
-            (Some(write), None) => Self::commit_one(&write),
+            (Some(write), None) => commit_one(&write),
             _ => self.commit_all(writes),
         }
     }
@@ -94,26 +105,7 @@ impl Disk {
         self.results.resize(entries.len() / 2, (None, None));
         self.push(&entries)?;
         self.wait(entries.len());
-        for (write, result) in writes.zip(&self.results) {
-            check_write(&write, bytes_written(result.0))?;
-            check_sync(result.1)?;
-        }
-        Ok(())
-    }
-
-    /// One file is written and synced by this thread itself: the kernel would complete a direct write of `io_uring`
-    /// on a thread of its own, and start a linked sync on another, and each of them is a switch more for each commit
-    /// (`docs/decisions/0007-the-journal-preempts.md`).
-    fn commit_one(write: &Write<'_>) -> Result<(), CommitError> {
-        let written = loop {
-            match write.file.write_at(write.bytes, write.offset) {
-                // Nothing is synced yet, so the same bytes may go to the same place once more.
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                written => break written,
-            }
-        };
-        check_write(write, written)?;
-        rustix::fs::fdatasync(write.file).map_err(|error| CommitError::Sync(error.into()))
+        check(writes, &self.results)
     }
 
     fn push(&mut self, entries: &[squeue::Entry]) -> Result<(), CommitError> {
@@ -162,7 +154,42 @@ impl Write<'_> {
     }
 }
 
-fn check_write(write: &Write<'_>, written: io::Result<usize>) -> Result<(), CommitError> {
+/// One file is written and synced by the calling thread itself: the kernel would complete a direct write of `io_uring`
+/// on a thread of its own, and start a linked sync on another, and each of them is a switch more for each commit
+/// (`docs/decisions/0007-the-journal-preempts.md`).
+///
+/// # Errors
+///
+/// The write or the sync failed, or the write was cut short.
+pub fn commit_one<F: RandomAccessFile>(write: &Write<'_, F>) -> Result<(), CommitError> {
+    let written = loop {
+        match write.file.write_at(write.bytes, write.offset) {
+            // Nothing is synced yet, so the same bytes may go to the same place once more.
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            written => break written,
+        }
+    };
+    check_write(write, written)?;
+    write.file.sync_data().map_err(CommitError::Sync)
+}
+
+/// Whether every write was complete and every sync succeeded, by what the kernel said of each.
+///
+/// # Errors
+///
+/// The first of them that was not.
+pub fn check<'a, F: 'a>(
+    writes: impl Iterator<Item = Write<'a, F>>,
+    completions: &[Completions],
+) -> Result<(), CommitError> {
+    for (write, (written, synced)) in writes.zip(completions) {
+        check_write(&write, bytes_written(*written))?;
+        check_sync(*synced)?;
+    }
+    Ok(())
+}
+
+fn check_write<F>(write: &Write<'_, F>, written: io::Result<usize>) -> Result<(), CommitError> {
     let failed = |error| CommitError::Write { offset: write.offset, bytes: write.bytes.len(), error };
     let written = written.map_err(failed)?;
     if written != write.bytes.len() {
@@ -188,6 +215,7 @@ fn check_sync(synced: Option<i32>) -> Result<(), CommitError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::journal::platform::{Mode, Platform, System};
     use crate::journal::segment_file;
 
     #[test]
@@ -195,8 +223,13 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let files: Vec<_> = (0..3)
             .map(|n| {
-                segment_file::create_zeroed(&directory.path().join(n.to_string()), 64 * 1024, std::time::Duration::ZERO)
-                    .unwrap()
+                segment_file::create_zeroed(
+                    &System,
+                    &directory.path().join(n.to_string()),
+                    64 * 1024,
+                    std::time::Duration::ZERO,
+                )
+                .unwrap()
             })
             .collect();
         let mut disk = Disk::new(files.len()).unwrap();
@@ -215,8 +248,8 @@ mod tests {
     fn a_failed_write_is_an_error_and_its_sync_does_not_hide_it() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("read-only");
-        segment_file::create_zeroed(&path, 8192, std::time::Duration::ZERO).unwrap();
-        let file = segment_file::open(&path, false).unwrap();
+        segment_file::create_zeroed(&System, &path, 8192, std::time::Duration::ZERO).unwrap();
+        let file = System.open(&path, Mode::Segment { write: false }).unwrap();
         let buffer = segment_file::aligned_buffer(4096).unwrap();
         let write = Write { file: &file, offset: 0, bytes: &buffer };
         let error = Disk::new(1).unwrap().commit([write].into_iter()).unwrap_err();

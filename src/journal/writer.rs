@@ -9,7 +9,6 @@
 //! sync of its batch has succeeded. After a failed write or sync nothing is acknowledged
 //! any more, by anybody, until a restart has looked at what the disk really holds.
 
-use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -25,12 +24,13 @@ use super::gathering::{Gathering, Pause};
 use super::idempotency::KeyEntry;
 use super::idle::IdleCores;
 use super::maintenance::{Chore, Unsaved};
+use super::platform::{Commit, Mode, Platform, RandomAccessFile, System};
 use super::pool::Pool;
 use super::segment_file;
-use super::uring::{Disk, Write};
-use crate::clock;
+use super::uring::{CommitError, Write};
 use crate::config::Ack;
 use crate::limits::BLOCK_BYTES;
+use crate::planted::{Bug, is_planted};
 use crate::queue::{Health, Queue};
 use crate::ring::{Bell, Completion, FrameHeader, JournalEnd, Outcome};
 
@@ -40,17 +40,17 @@ const PATIENCE: Duration = Duration::from_hours(1);
 const DISK_FULL_RETRY_NS: u64 = 100_000_000;
 
 /// One queue as the journal thread holds it.
-pub struct QueueLog {
+pub struct QueueLog<P: Platform = System> {
     queue: Arc<Queue>,
     directory: PathBuf,
     catalogue: Arc<Catalogue>,
     appender: Appender,
-    file: Option<File>,
+    file: Option<P::File>,
     hot: Producer<u8>,
     sealed: Option<SealedBatch>,
 }
 
-impl QueueLog {
+impl<P: Platform> QueueLog<P> {
     /// Goes on where recovery ended; `hot` leads to the queue's drain.
     #[must_use]
     pub fn new(
@@ -58,7 +58,7 @@ impl QueueLog {
         directory: PathBuf,
         catalogue: Arc<Catalogue>,
         appender: Appender,
-        file: Option<File>,
+        file: Option<P::File>,
         hot: Producer<u8>,
     ) -> Self {
         Self { queue, directory, catalogue, appender, file, hot, sealed: None }
@@ -66,15 +66,16 @@ impl QueueLog {
 }
 
 /// The state of the journal thread.
-pub struct Writer {
+pub struct Writer<P: Platform = System> {
+    platform: P,
     epoch: u64,
-    logs: Vec<QueueLog>,
+    logs: Vec<QueueLog<P>>,
     rings: Vec<JournalEnd>,
     bell: Arc<Bell>,
-    pool: Arc<Pool>,
+    pool: Arc<Pool<P>>,
     health: Arc<Health>,
     chores: Sender<Chore>,
-    disk: Disk,
+    disk: P::Disk,
     /// What to complete when the commit that is being gathered is durable: ring and completion.
     gathered: Vec<(usize, Completion)>,
     gathering: Gathering,
@@ -87,25 +88,41 @@ pub struct Writer {
     disk_full_until_ns: u64,
 }
 
-impl Writer {
+/// What the journal thread has to do after a turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// Take the next turn at once: there is more to do.
+    Again,
+    /// Let requests collect for a while first.
+    Pause(Pause),
+    /// Sleep until there is news; so many executors had ended before it.
+    Sleep(usize),
+    /// Every executor is gone and everything that they sent is committed.
+    Finished,
+}
+
+impl<P: Platform> Writer<P> {
     /// Prepares the thread's state. Call it on the thread itself: the ring belongs to its thread.
     ///
     /// # Errors
     ///
     /// The kernel refuses an `io_uring`.
+    #[expect(clippy::too_many_arguments, reason = "each is what another thread shares with this one")]
     pub fn new(
+        platform: P,
         epoch: u64,
-        logs: Vec<QueueLog>,
+        logs: Vec<QueueLog<P>>,
         rings: Vec<JournalEnd>,
         bell: Arc<Bell>,
-        pool: Arc<Pool>,
+        pool: Arc<Pool<P>>,
         health: Arc<Health>,
         chores: Sender<Chore>,
     ) -> io::Result<Self> {
-        let disk = Disk::new(logs.len())?;
+        let disk = platform.disk(logs.len())?;
         let senders = vec![0; rings.len()];
         let answers_early = logs.iter().any(|log| log.queue.config.ack == Ack::Memory);
         Ok(Self {
+            platform,
             epoch,
             logs,
             rings,
@@ -116,7 +133,7 @@ impl Writer {
             disk,
             gathered: Vec::new(),
             gathering: Gathering::new(answers_early),
-            idle_cores: IdleCores::of_this_thread(),
+            idle_cores: None,
             senders,
             first_ring: 0,
             disk_full_until_ns: 0,
@@ -125,33 +142,52 @@ impl Writer {
 
     /// Runs until every executor is gone and everything that they sent is committed.
     pub fn run(mut self) {
+        self.idle_cores = IdleCores::of_this_thread();
         loop {
-            self.gather_enough();
-            let wrote = self.commit();
-            self.wake_all();
-            if wrote {
-                // Now that nobody waits for it.
-                self.look_for_idle_cores();
+            match self.turn() {
+                Turn::Again => {}
+                Turn::Pause(pause) => self.pause(&pause),
+                Turn::Sleep(finished) => self.bell.sleep_unless(PATIENCE, || self.has_news(finished)),
+                Turn::Finished => break,
             }
-            if wrote || self.rings.iter().any(|ring| !ring.is_empty()) {
-                continue;
-            }
-            let rings = &self.rings;
-            let finished = || rings.iter().filter(|ring| ring.is_finished()).count();
-            // Counted once: an executor that ends behind this line is news for the look below.
-            let finished_before = finished();
-            if finished_before == rings.len() {
-                break;
-            }
-            self.bell
-                .sleep_unless(PATIENCE, || rings.iter().any(|ring| !ring.is_empty()) || finished() != finished_before);
         }
         tracing::debug!("the journal has committed everything and stops");
     }
 
+    /// Gathers, and unless more is to be waited for, commits.
+    pub fn turn(&mut self) -> Turn {
+        if let Some(pause) = self.gather_enough() {
+            return Turn::Pause(pause);
+        }
+        let wrote = self.commit();
+        self.wake_all();
+        // An executor that sends nothing any more must not be waited for.
+        self.senders.fill(0);
+        if wrote {
+            // Now that nobody waits for it.
+            self.look_for_idle_cores();
+        }
+        if wrote || self.rings.iter().any(|ring| !ring.is_empty()) {
+            return Turn::Again;
+        }
+        // Counted once: an executor that ends behind this line is news for the look before the sleep.
+        let finished = self.finished();
+        if finished == self.rings.len() { Turn::Finished } else { Turn::Sleep(finished) }
+    }
+
+    /// Whether there is anything to do for a thread that is about to sleep.
+    #[must_use]
+    pub fn has_news(&self, finished: usize) -> bool {
+        self.rings.iter().any(|ring| !ring.is_empty()) || self.finished() != finished
+    }
+
+    fn finished(&self) -> usize {
+        self.rings.iter().filter(|ring| ring.is_finished()).count()
+    }
+
     fn look_for_idle_cores(&mut self) {
         let Some(cores) = &mut self.idle_cores else { return };
-        match cores.share(clock::monotonic_ns()) {
+        match cores.share(self.platform.monotonic_ns()) {
             Ok(None) => {}
             Ok(Some(share)) => self.gathering.cores_were_idle(share),
             Err(_) => {
@@ -166,27 +202,27 @@ impl Writer {
         self.rings.iter_mut().for_each(JournalEnd::wake);
     }
 
-    /// Gathers until it is time to commit.
-    fn gather_enough(&mut self) {
-        // An executor that sends nothing any more must not be waited for.
-        self.senders.fill(0);
-        loop {
-            let (requests, is_full) = self.gather();
-            // Whoever asked for no more than memory need not wait for the sync.
-            self.wake_all();
-            let now_ns = clock::monotonic_ns();
-            self.gathering.gathered(now_ns, requests);
-            let senders = self.senders.iter().copied().map(u64::from).sum();
-            match self.gathering.pause(now_ns, senders) {
-                Some(pause) if !is_full => self.pause(&pause, senders),
-                _ => return self.gathering.begin_commit(now_ns),
-            }
+    /// Gathers; `None` once it is time to commit.
+    fn gather_enough(&mut self) -> Option<Pause> {
+        let (requests, is_full) = self.gather();
+        // Whoever asked for no more than memory need not wait for the sync.
+        self.wake_all();
+        let now_ns = self.platform.monotonic_ns();
+        self.gathering.gathered(now_ns, requests);
+        let pause = self.gathering.pause(now_ns, self.senders_now()).filter(|_| !is_full);
+        if pause.is_none() {
+            self.gathering.begin_commit(now_ns);
         }
+        pause
+    }
+
+    fn senders_now(&self) -> u64 {
+        self.senders.iter().copied().map(u64::from).sum()
     }
 
     /// Lets requests collect in the rings. To be woken for each of them would cost what the pause is to save.
-    fn pause(&self, pause: &Pause, senders: u64) {
-        let rings = &self.rings;
+    fn pause(&self, pause: &Pause) {
+        let (rings, senders) = (&self.rings, self.senders_now());
         // Each executor is waited for as far as it has senders.
         let share = |senders_here: u16| (pause.requests * u64::from(senders_here)).div_ceil(senders.max(1)).max(1);
         for (ring, senders_here) in rings.iter().zip(&self.senders) {
@@ -200,7 +236,7 @@ impl Writer {
     /// Takes frames off the rings until they are empty or the batches full. Returns how many, and whether
     /// one has to wait for the next commit.
     fn gather(&mut self) -> (u64, bool) {
-        let now_s = clock::unix_us() / 1_000_000;
+        let now_s = self.platform.unix_us() / 1_000_000;
         let rings = self.rings.len();
         let (mut requests, mut is_full) = (0, false);
         for turn in 0..rings {
@@ -287,6 +323,15 @@ impl Writer {
 
     /// Writes and syncs what was gathered, then publishes it. Returns whether there was anything.
     fn commit(&mut self) -> bool {
+        if is_planted(Bug::AcknowledgeBeforeSync) {
+            for (ring, completion) in &self.gathered {
+                self.rings[*ring].complete(*completion);
+            }
+            let any = !self.gathered.is_empty();
+            self.gathered.clear();
+            self.write_and_publish();
+            return any;
+        }
         // What a failed commit left in the batches must never be written again, or shown to a drain.
         if !self.health.is_journal_failed() {
             self.write_and_publish();
@@ -304,12 +349,17 @@ impl Writer {
     }
 
     fn write_and_publish(&mut self) {
-        let now_us = clock::unix_us();
+        let now_us = self.platform.unix_us();
         for log in &mut self.logs {
             // Without a file nothing would be written, and then nothing may be published either.
             log.sealed = log.file.as_ref().and_then(|_| log.appender.seal_batch(now_us));
         }
-        match self.disk.commit(self.logs.iter().filter_map(QueueLog::write)) {
+        let mut committed = self.disk.commit(self.logs.iter().filter_map(QueueLog::write));
+        if is_planted(Bug::RetryFailedSync) && matches!(committed, Err(CommitError::Sync(_))) {
+            let again = self.logs.iter().filter_map(QueueLog::write).try_for_each(|write| write.file.sync_data());
+            committed = again.map_err(CommitError::Sync);
+        }
+        match committed {
             Ok(()) => self.logs.iter_mut().for_each(QueueLog::publish),
             Err(error) => self.fail(&error),
         }
@@ -329,21 +379,25 @@ impl Writer {
         if !self.health.is_disk_full() {
             tracing::error!(%error, "no other segment can be had; refusing records until one can");
         }
+        let now_ns = self.platform.monotonic_ns();
+        // A refusal without another look must not put the next look off, or under load there would be none.
+        if !self.health.is_disk_full() || now_ns >= self.disk_full_until_ns {
+            self.disk_full_until_ns = now_ns + DISK_FULL_RETRY_NS;
+        }
         self.health.set_disk_full(true);
-        self.disk_full_until_ns = clock::monotonic_ns() + DISK_FULL_RETRY_NS;
     }
 
     /// Takes a spare and writes its header. Nothing in use is touched, so a failure (no disk, no
     /// descriptors) is one that may pass.
-    fn prepare_segment(&mut self, index: usize) -> io::Result<Prepared> {
-        if self.health.is_disk_full() && clock::monotonic_ns() < self.disk_full_until_ns {
+    fn prepare_segment(&mut self, index: usize) -> io::Result<Prepared<P>> {
+        if self.health.is_disk_full() && self.platform.monotonic_ns() < self.disk_full_until_ns {
             return Err(io::ErrorKind::StorageFull.into());
         }
         let spare = self.pool.take()?;
         let prepared = self.write_header(index, &spare);
         if prepared.is_err() {
             // After a failed write or sync nothing about the file may be believed, so it is not used again.
-            if let Err(error) = fs::remove_file(&spare) {
+            if let Err(error) = self.platform.remove(&spare) {
                 tracing::warn!(path = %spare.display(), %error, "a spare segment of no use could not be removed");
             }
             let _ = self.chores.send(Chore::Replenish);
@@ -353,24 +407,25 @@ impl Writer {
         prepared
     }
 
-    fn write_header(&self, index: usize, spare: &Path) -> io::Result<Prepared> {
+    fn write_header(&self, index: usize, spare: &Path) -> io::Result<Prepared<P>> {
         let log = &self.logs[index];
-        let generation = getrandom::u64().map_err(io::Error::other)?.max(1);
+        let generation = self.platform.random()?.max(1);
         let identity = log.appender.next_segment(log.queue.id, generation, self.pool.segment_bytes());
-        let file = segment_file::open(spare, true)?;
-        segment_file::write_header(&file, &identity, self.epoch, clock::unix_us())?;
-        let directories = [fs::File::open(&log.directory)?, fs::File::open(self.pool.directory())?];
+        let file = self.platform.open(spare, Mode::Segment { write: true })?;
+        segment_file::write_header(&file, &identity, self.epoch, self.platform.unix_us())?;
+        let directories =
+            [self.platform.open_directory(&log.directory)?, self.platform.open_directory(self.pool.directory())?];
         Ok(Prepared { spare: spare.to_owned(), identity, file, directories })
     }
 
     /// Seals the queue's segment and opens the next one. The segment's name is durable before
     /// anything in it is acknowledged.
-    fn next_segment(&mut self, index: usize, prepared: Prepared) -> io::Result<()> {
+    fn next_segment(&mut self, index: usize, prepared: Prepared<P>) -> io::Result<()> {
         let Prepared { spare, identity, file, directories } = prepared;
         let log = &mut self.logs[index];
         log.seal_segment(&self.chores)?;
         let path = log.directory.join(format!("{:020}.seg", identity.first_sequence));
-        fs::rename(spare, &path)?;
+        self.platform.rename(&spare, &path)?;
         for directory in directories {
             directory.sync_all()?;
         }
@@ -384,16 +439,16 @@ impl Writer {
 }
 
 /// A spare segment that is ready to be taken into use.
-struct Prepared {
+struct Prepared<P: Platform> {
     spare: PathBuf,
     identity: SegmentIdentity,
-    file: File,
+    file: P::File,
     /// The queue's and the pool's, opened beforehand: once a segment is sealed, nothing may be missing.
-    directories: [File; 2],
+    directories: [P::File; 2],
 }
 
-impl QueueLog {
-    fn write(&self) -> Option<Write<'_>> {
+impl<P: Platform> QueueLog<P> {
+    fn write(&self) -> Option<Write<'_, P::File>> {
         let sealed = self.sealed.as_ref()?;
         Some(Write { file: self.file.as_ref()?, offset: sealed.offset, bytes: self.appender.batch(sealed) })
     }
@@ -407,7 +462,9 @@ impl QueueLog {
         self.queue.journal.keys_evicted.set(self.appender.keys_evicted());
         self.queue.journal.durable_bytes.set(sealed.end_byte);
         self.queue.journal.durable.set(sealed.next_sequence - 1);
-        self.queue.durable_moved.notify_one();
+        if !is_planted(Bug::LoseWakeUp) {
+            self.queue.durable_moved.notify_one();
+        }
     }
 
     fn seal_segment(&mut self, chores: &Sender<Chore>) -> io::Result<()> {

@@ -55,12 +55,28 @@ impl Bell {
     /// once the bell is armed. Only one thread may ever call this. May return early.
     pub fn sleep_unless(&self, patience: Duration, has_work: impl FnOnce() -> bool) {
         self.sleeper.get_or_init(thread::current);
-        self.armed.store(true, Ordering::Relaxed);
-        fence(Ordering::SeqCst);
+        self.arm();
         if !has_work() {
             thread::park_timeout(patience);
         }
+        self.disarm();
+    }
+
+    /// From here on the bell can ring. Look for work once more behind this, then sleep.
+    pub fn arm(&self) {
+        self.armed.store(true, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+    }
+
+    /// The sleep is over.
+    pub fn disarm(&self) {
         self.armed.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether it was armed and has not rung since.
+    #[must_use]
+    pub fn is_armed(&self) -> bool {
+        self.armed.load(Ordering::Relaxed)
     }
 }
 
