@@ -11,6 +11,7 @@ pub mod limits;
 pub mod scheduling;
 pub mod rate;
 pub mod record;
+pub mod record_text;
 pub mod ticket;
 pub mod config;
 pub mod dead_letter_index;

@@ -144,7 +144,7 @@ impl Server {
             queues: Arc::clone(&queues),
             limits: config.ingress.clone(),
             frame_bytes_max: journal.commit_bytes_max - BATCH_HEADER_BYTES,
-            secret: directory.idempotency_secret,
+            secret: directory.identity.idempotency_secret,
             health: Arc::clone(&health),
             connections: Arc::new(AtomicUsize::new(0)),
             grace_ms: config.shutdown.grace_ms,
@@ -261,12 +261,12 @@ fn recover_queue(
     queue: &config::Queue,
 ) -> Result<Recovered, StartError> {
     let path = directory.queue(name)?;
-    let id = directory.queue_id(name);
+    let id = directory.identity.queue_id(name);
     let keys = IdempotencyIndex::new(queue.idempotency_window_ms, queue.idempotency_keys_max);
     let now_s = clock::unix_us() / 1_000_000;
     let found = recover(&path, id, keys, now_s)?;
     let epochs = begin_epoch(&path, directory.epoch, found.next_sequence)?;
-    let tickets = TicketCodec::new(name, directory.ticket_secret, epochs);
+    let tickets = TicketCodec::new(name, directory.identity.ticket_secret, epochs);
     let queue = Arc::new(Queue::new(index, id, name, queue.clone(), tickets));
     let dead_letters = DeadLetterFile::open(&path, queue.config.dead_letters_bytes_max, &queue.dead_letters)?;
     let durable = found.next_sequence - 1;
@@ -394,7 +394,7 @@ fn start_drain(
         .into_iter()
         .map(|parts| {
             let queue = parts.queue;
-            let part = Part { queue: queue.name.clone(), id: directory.part(&queue.name) };
+            let part = Part { queue: queue.name.clone(), id: directory.identity.part(&queue.name) };
             let sink = sink::open(&queue.config.sink.with_default_url(data_dir, &queue.name), part);
             let feed = Feed::new(parts.hot, parts.catalogue);
             Runner::new(queue, feed, sink, parts.dead_letters, stop.clone())

@@ -6,7 +6,7 @@
 
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::record::Sequence;
 
@@ -21,19 +21,37 @@ pub fn save(directory: &Path, delivered: Sequence) -> io::Result<()> {
     let growing = directory.join("cursor-new");
     let number = delivered.to_string();
     fs::write(&growing, format!("{number} {:08x}\n", crc32c::crc32c(number.as_bytes())))?;
-    fs::rename(growing, directory.join(NAME))
+    fs::rename(growing, path(directory))
+}
+
+/// Where it is.
+#[must_use]
+pub fn path(directory: &Path) -> PathBuf {
+    directory.join(NAME)
 }
 
 /// Reads it back; 0 if there is none or it is garbled.
 #[must_use]
 pub fn load(directory: &Path) -> Sequence {
-    let read = || {
-        let text = fs::read_to_string(directory.join(NAME)).ok()?;
-        let (number, crc) = text.trim_end().split_once(' ')?;
-        let expected = u32::from_str_radix(crc, 16).ok()?;
-        if crc32c::crc32c(number.as_bytes()) == expected { number.parse().ok() } else { None }
+    read(directory).ok().flatten().unwrap_or(0)
+}
+
+/// Reads it back; `None` if there is none.
+///
+/// # Errors
+///
+/// The file cannot be read, or [`io::ErrorKind::InvalidData`] if it is garbled.
+pub fn read(directory: &Path) -> io::Result<Option<Sequence>> {
+    let text = match fs::read(path(directory)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        read => read?,
     };
-    read().unwrap_or(0)
+    let parse = || {
+        let (number, crc) = std::str::from_utf8(&text).ok()?.strip_suffix('\n')?.split_once(' ')?;
+        let expected = format!("{:08x}", crc32c::crc32c(number.as_bytes()));
+        if crc == expected { number.parse().ok() } else { None }
+    };
+    parse().map(Some).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "the cursor is garbled"))
 }
 
 #[cfg(test)]

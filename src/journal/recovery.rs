@@ -14,6 +14,7 @@ use super::catalogue::{Catalogue, Segment};
 use super::format::{FormatError, SegmentIdentity};
 use super::idempotency::{IdempotencyIndex, KeyEntry};
 use super::keys_file;
+use super::listing::QueueFiles;
 use super::scan::{Corruption, scan};
 use super::segment_file::{self, aligned_buffer};
 use crate::record::NO_KEY;
@@ -112,7 +113,12 @@ pub fn recover(
     keys: IdempotencyIndex,
     now_s: u64,
 ) -> Result<Recovered, RecoveryError> {
-    let files = list(directory)?;
+    let failed = |error| RecoveryError::Io { path: directory.to_owned(), error };
+    let files = QueueFiles::list(directory).map_err(failed)?;
+    for unfinished in &files.unfinished_keys {
+        // The segment is still there to make it anew.
+        fs::remove_file(unfinished).map_err(failed)?;
+    }
     let mut recovered =
         Recovered { catalogue: Catalogue::default(), open: None, next_sequence: 1, end_byte: 0, keys, torn: false };
     // Keys of segments that are gone come first: an index is filled in the order of sequences.
@@ -129,30 +135,6 @@ pub fn recover(
         recovered.add_segment(path, *first_sequence, queue_id, Some(index) == last, now_s)?;
     }
     Ok(recovered)
-}
-
-struct Files {
-    segments: Vec<(Sequence, PathBuf)>,
-    keys: Vec<(Sequence, PathBuf)>,
-}
-
-fn list(directory: &Path) -> Result<Files, RecoveryError> {
-    let failed = |error| RecoveryError::Io { path: directory.to_owned(), error };
-    let mut files = Files { segments: Vec::new(), keys: Vec::new() };
-    for entry in fs::read_dir(directory).map_err(failed)? {
-        let path = entry.map_err(failed)?.path();
-        let first = path.file_stem().and_then(|stem| stem.to_str()).and_then(|stem| stem.parse().ok());
-        match (first, path.extension().and_then(|extension| extension.to_str())) {
-            (Some(first), Some("seg")) => files.segments.push((first, path)),
-            (Some(first), Some("keys")) => files.keys.push((first, path)),
-            // A file of keys that was not finished; the segment is still there to make it anew.
-            (Some(_), Some("keys-new")) => fs::remove_file(&path).map_err(failed)?,
-            _ => {}
-        }
-    }
-    files.segments.sort_unstable();
-    files.keys.sort_unstable();
-    Ok(files)
 }
 
 impl Recovered {
