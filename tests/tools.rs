@@ -13,6 +13,11 @@
 
 mod server;
 
+#[path = "tools/export.rs"]
+mod export;
+#[path = "tools/flips.rs"]
+mod flips;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -100,7 +105,7 @@ fn an_intact_directory_is_described_verified_and_left_as_it_is() {
 #[test]
 fn a_directory_of_somebody_else_is_refused() {
     let site = site_with_backlog();
-    for command in ["inspect", "verify"] {
+    for command in ["inspect", "verify", "export"] {
         let (code, _, err) = site.tool(command, &["--queue", "other"]);
         assert_eq!(code, Some(2), "{err}");
         assert!(err.contains("it has: orders"), "{err}");
@@ -149,8 +154,8 @@ fn a_live_directory_is_described_and_intact_while_segments_come_and_go() {
     assert_intact(&site);
 }
 
-#[test]
-fn dead_letters_are_counted_and_shown() {
+/// A stopped server's site with a delivered record and a dead letter.
+fn site_with_dead_letter() -> Site {
     let site = Site::new(
         "[queues.orders]\nrate = \"unlimited\"\n[queues.orders.sink]\ntype = \"sqlite\"\ntable = \"orders\"\n\
          columns = { body = \"$body\" }\n",
@@ -162,6 +167,12 @@ fn dead_letters_are_counted_and_shown() {
     let bad = client.accept("orders", "bad");
     server::eventually("the dead letter", || (client.ticket(&bad)["state"] == "dead").then_some(()));
     server.stop();
+    site
+}
+
+#[test]
+fn dead_letters_are_counted_and_shown() {
+    let site = site_with_dead_letter();
     let report = inspect(&site);
     let queue = &report["queues"][0];
     assert_eq!((&queue["dead_letters"], &queue["last_dead_letter"]["sequence"]), (&1.into(), &2.into()), "{report:#}");

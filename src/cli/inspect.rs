@@ -74,9 +74,9 @@ struct QueueReport {
 ///
 /// Something cannot be read.
 pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    let survey = match Survey::open(&arguments.directory) {
+    let survey = match output::open_survey(&arguments.directory)? {
         Ok(survey) => survey,
-        Err(error) => return Ok(output::refuse_usage(&error)),
+        Err(refused) => return Ok(refused),
     };
     let queues = match output::chosen_queues(&survey, arguments.queue.as_deref())? {
         Ok(queues) => queues,

@@ -2,6 +2,7 @@
 
 mod check;
 mod demo;
+mod export;
 mod inspect;
 mod output;
 mod serve;
@@ -39,6 +40,8 @@ enum Command {
     Inspect(inspect::Arguments),
     /// Read and check everything in a data directory, also of a live forebay
     Verify(verify::Arguments),
+    /// Write a queue's undelivered records, or its dead letters, as NDJSON
+    Export(export::Arguments),
     /// Fire a flash sale at a server of its own and count what arrived in the database
     Demo(demo::Arguments),
 }
@@ -53,6 +56,7 @@ pub fn main() -> ExitCode {
         Command::Check(arguments) => check::run(&arguments),
         Command::Inspect(arguments) => inspect::run(&arguments),
         Command::Verify(arguments) => verify::run(&arguments),
+        Command::Export(arguments) => export::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
     };
     result.unwrap_or_else(|error| {

@@ -2,10 +2,12 @@
 
 use std::fmt::Display;
 use std::io::{self, Write as _};
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
 
+use crate::journal::directory::DirectoryError;
 use crate::journal::survey::{QueuePlace, Survey};
 
 /// Exit code for arguments that cannot be meant, as clap has it.
@@ -22,6 +24,14 @@ pub fn write_out(text: &str) -> anyhow::Result<()> {
     match io::stdout().lock().write_all(text.as_bytes()) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         written => written.context("standard output"),
+    }
+}
+
+/// Looks at a data directory; one that is none is refused.
+pub fn open_survey(path: &Path) -> anyhow::Result<Result<Survey, ExitCode>> {
+    match Survey::open(path) {
+        Err(error @ DirectoryError::NotOurs(_)) => Ok(Err(refuse_usage(&error))),
+        opened => Ok(Ok(opened?)),
     }
 }
 

@@ -53,7 +53,8 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
             output::write_out(&(text_of(&finding) + "Nothing else can be checked without it.\n"))?;
             return Ok(ExitCode::FAILURE);
         }
-        Err(error) => return Ok(output::refuse_usage(&error)),
+        Err(error @ DirectoryError::NotOurs(_)) => return Ok(output::refuse_usage(&error)),
+        Err(error) => return Err(error.into()),
     };
     let queues = match output::chosen_queues(&survey, arguments.queue.as_deref())? {
         Ok(queues) => queues,

@@ -21,6 +21,7 @@ mod keys_file;
 pub mod listing;
 pub mod maintenance;
 pub mod pool;
+pub mod records;
 pub mod recovery;
 pub mod salvage;
 pub mod scan;

@@ -166,6 +166,23 @@ fn read_all(file: &File, buffer: &mut [u8]) -> io::Result<(usize, Vec<usize>)> {
 }
 
 impl SegmentImage {
+    /// The image of a segment whose bytes are already here.
+    ///
+    /// # Errors
+    ///
+    /// No memory for a copy of them.
+    pub fn from_bytes(
+        queue_id: u64,
+        named_sequence: Sequence,
+        path: &Path,
+        neighbours: Neighbours,
+        bytes: &[u8],
+    ) -> io::Result<Self> {
+        let mut buffer = aligned_buffer(bytes.len().max(BLOCK_BYTES))?;
+        buffer[..bytes.len()].copy_from_slice(bytes);
+        Ok(Self::new(queue_id, named_sequence, path, neighbours, buffer, bytes.len(), Vec::new()))
+    }
+
     fn new(
         queue_id: u64,
         named_sequence: Sequence,
