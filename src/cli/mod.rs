@@ -5,6 +5,7 @@ mod demo;
 mod export;
 mod inspect;
 mod output;
+mod repair;
 mod serve;
 mod verify;
 
@@ -42,6 +43,8 @@ enum Command {
     Verify(verify::Arguments),
     /// Write a queue's undelivered records, or its dead letters, as NDJSON
     Export(export::Arguments),
+    /// Cut damage out of a stopped queue, so that the next start succeeds; says what is lost
+    Repair(repair::Arguments),
     /// Fire a flash sale at a server of its own and count what arrived in the database
     Demo(demo::Arguments),
 }
@@ -57,6 +60,7 @@ pub fn main() -> ExitCode {
         Command::Inspect(arguments) => inspect::run(&arguments),
         Command::Verify(arguments) => verify::run(&arguments),
         Command::Export(arguments) => export::run(&arguments),
+        Command::Repair(arguments) => repair::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
     };
     result.unwrap_or_else(|error| {

@@ -130,6 +130,9 @@ fn summary(report: &Report) -> String {
         grouped(report.batches),
         grouped(report.records)
     );
+    if report.lost > 0 {
+        text += &format!("{} records were lost earlier, and a repair has marked them\n", grouped(report.lost));
+    }
     text += &match report.findings.len() {
         0 => "intact\n".to_owned(),
         1 => "1 finding\n".to_owned(),

@@ -6,7 +6,8 @@
 //! the cores), [`recovery`], [`maintenance`] (the thread for everything beside the way of a record) and the files.
 //!
 //! The tools look at the same files from outside: [`survey`] and [`segment_image`] read them, [`salvage`]
-//! finds what is whole among what is damaged, [`summary`] puts it into figures, [`verify`] checks all of it.
+//! finds what is whole among what is damaged, [`summary`] puts it into figures, [`verify`] checks all of it, and
+//! [`repair`] puts a segment without the damage ([`rewrite`]) in a damaged one's place.
 
 pub mod append;
 pub mod catalogue;
@@ -23,6 +24,8 @@ pub mod maintenance;
 pub mod pool;
 pub mod records;
 pub mod recovery;
+pub mod repair;
+pub mod rewrite;
 pub mod salvage;
 pub mod scan;
 pub mod segment_file;

@@ -29,6 +29,9 @@ pub enum Cause {
     /// Their bytes are damaged.
     #[error("damaged")]
     Damaged,
+    /// They were lost before, and a repair has noted that in their place.
+    #[error("lost, as an earlier repair has noted")]
+    Lost,
     /// The file cannot be read.
     #[error("the file cannot be read: {0}")]
     Unreadable(String),
@@ -128,6 +131,10 @@ impl<F: FnMut(&WholeRecord<'_>) -> io::Result<()>> Visit<'_, F> {
             let place = Some((&image.path, offset));
             for found in &whole {
                 self.skip_to(found.sequence, place, &Cause::Damaged);
+                if found.record.is_lost() {
+                    self.skip_to(found.sequence + 1, place, &Cause::Lost);
+                    continue;
+                }
                 self.next = found.sequence + 1;
                 if self.range.contains(&found.sequence) {
                     (self.on_record)(found)?;
@@ -142,7 +149,12 @@ impl<F: FnMut(&WholeRecord<'_>) -> io::Result<()>> Visit<'_, F> {
     fn skip_to(&mut self, sequence: Sequence, place: Option<(&PathBuf, usize)>, cause: &Cause) {
         let first = self.next.max(*self.range.start());
         let last = sequence.saturating_sub(1).min(*self.range.end());
-        if first <= last {
+        if let Some(before) =
+            self.missing.last_mut().filter(|before| before.last + 1 == first && before.cause == *cause)
+            && first <= last
+        {
+            before.last = last;
+        } else if first <= last {
             let place = place.map(|(path, offset)| (path.clone(), offset));
             self.missing.push(Missing { first, last, place, cause: cause.clone() });
         }

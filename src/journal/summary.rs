@@ -14,7 +14,7 @@ use super::salvage::records_of;
 use super::scan::Piece;
 use super::segment_file;
 use super::segment_image::SegmentImage;
-use super::survey::QueuePlace;
+use super::survey::{LISTINGS_MAX, QueuePlace};
 use crate::record::Sequence;
 
 /// A queue as its directory shows it.
@@ -82,12 +82,8 @@ pub enum SegmentState {
 ///
 /// A file cannot be read.
 pub fn summarize(queue: &QueuePlace) -> io::Result<QueueSummary> {
-    let files = queue.files()?;
     let delivered = queue.delivered_min();
-    let mut segments = Vec::new();
-    for index in 0..files.segments.len() {
-        segments.extend(summarize_segment(queue, &files, index)?);
-    }
+    let (files, segments) = summarize_segments(queue)?;
     let trimmed = segments.first().map_or(0, |first| first.first_sequence.saturating_sub(1));
     let durable = segments.last().map_or(0, |last| last.next_sequence.saturating_sub(1));
     let delivered = delivered.clamp(trimmed, durable.max(trimmed));
@@ -110,6 +106,25 @@ pub fn summarize(queue: &QueuePlace) -> io::Result<QueueSummary> {
         saved_keys,
         segments,
     })
+}
+
+/// The queue's files at one moment, and its segments. The journal takes the oldest away first, so if the last
+/// one of a listing has gone, that listing is of no use.
+fn summarize_segments(queue: &QueuePlace) -> io::Result<(QueueFiles, Vec<SegmentSummary>)> {
+    for _ in 0..LISTINGS_MAX {
+        let files = queue.files()?;
+        let mut segments = Vec::new();
+        let mut last_is_there = true;
+        for index in 0..files.segments.len() {
+            let segment = summarize_segment(queue, &files, index)?;
+            last_is_there = segment.is_some();
+            segments.extend(segment);
+        }
+        if last_is_there {
+            return Ok((files, segments));
+        }
+    }
+    Err(io::Error::other("segments came and went faster than they could be read; try again"))
 }
 
 /// `None` if the journal has taken the segment away meanwhile.

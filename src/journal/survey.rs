@@ -14,7 +14,7 @@ use crate::record::Sequence;
 use crate::ticket::TicketCodec;
 
 /// Listings of a directory until two in a row are the same.
-const LISTINGS_MAX: usize = 8;
+pub const LISTINGS_MAX: usize = 8;
 
 /// A data directory.
 pub struct Survey {

@@ -36,6 +36,8 @@ pub struct Report {
     pub batches: u64,
     /// Records that are whole.
     pub records: u64,
+    /// Marks that a repair has put in the place of lost records.
+    pub lost: u64,
     /// Bytes that were read.
     pub bytes: u64,
 }
@@ -156,7 +158,9 @@ fn verify_log(image: &SegmentImage, report: &mut Report) -> Scan {
             Piece::Batch { offset, header, records } => {
                 let found = records_of(records, header.first_sequence.get(), u64::from(header.count.get()));
                 report.batches += 1;
-                report.records += found.whole.len() as u64;
+                let lost = found.whole.iter().filter(|found| found.record.is_lost()).count() as u64;
+                report.records += found.whole.len() as u64 - lost;
+                report.lost += lost;
                 if let Some((sequence, error)) = found.broken {
                     report.find(&image.path, Some(offset as u64), Damage::Record { sequence, error });
                 }

@@ -1,5 +1,5 @@
 //! Every byte of a segment, changed one at a time: verify notices, or nothing reads the byte; and
-//! what is intact can be exported.
+//! what is intact can be exported, and is kept by a repair.
 
 use std::ops::Range;
 
@@ -8,10 +8,13 @@ use forebay::journal::format::{
     BATCH_HEADER_BYTES, BatchHeader, BatchStart, FOOTER_BYTES, Footer, SEGMENT_HEADER_BYTES, SegmentIdentity,
 };
 use forebay::journal::records::stretches;
+use forebay::journal::rewrite::{Circumstances, rewrite};
+use forebay::journal::salvage::WholeRecord;
 use forebay::journal::segment_image::{Behind, Neighbours, SegmentImage};
 use forebay::journal::verify::{End, Report, verify_segment};
 use forebay::limits::BLOCK_BYTES;
 use forebay::record::{NO_KEY, Record, Sequence};
+use forebay::ticket::EpochStart;
 use zerocopy::IntoBytes;
 
 use super::*;
@@ -94,12 +97,37 @@ impl Made {
         let mut report = Report::default();
         verify_segment(&image, Some(End { next_sequence: 10, end_byte: 500 }), &mut report);
         let mut exported = Vec::new();
+        self.assert_repairable(&image, neighbours);
         for found in stretches(&image).flat_map(|stretch| stretch.whole) {
             let (sequence, place) = &self.records[exported_index(found.sequence)];
             assert_eq!((found.sequence, found.bytes), (*sequence, &self.bytes[place.clone()]));
             exported.push(found.sequence);
         }
         (report, exported)
+    }
+
+    /// Written anew, the segment is intact, and every record that it had has its place.
+    fn assert_repairable(&self, image: &SegmentImage, neighbours: Neighbours) {
+        let epochs = [EpochStart { epoch: EPOCH, first_sequence: 1 }];
+        let circumstances = Circumstances { generation: 1234, epoch: EPOCH, now_us: 5, epochs: &epochs };
+        let made = rewrite(image, &circumstances).unwrap();
+        let before = Some(End { next_sequence: 10, end_byte: 500 });
+        let again = SegmentImage::from_bytes(7, 10, Path::new("x.seg"), neighbours, &made.bytes).unwrap();
+        let mut report = Report::default();
+        assert_eq!(verify_segment(&again, before, &mut report), made.end);
+        assert_eq!((&report.findings[..], &report.notes[..]), (&[][..], &[][..]));
+        assert_eq!(made.bytes.len(), CAPACITY);
+        let (lost, kept): (Vec<_>, Vec<_>) =
+            stretches(&again).flat_map(|stretch| stretch.whole).partition(|found| found.record.is_lost());
+        let readable: Vec<_> = stretches(image).flat_map(|stretch| stretch.whole).collect();
+        let facts = |found: &WholeRecord<'_>| (found.sequence, found.bytes.to_vec());
+        assert_eq!(kept.iter().map(facts).collect::<Vec<_>>(), readable.iter().map(facts).collect::<Vec<_>>());
+        assert_eq!(made.kept, kept.len() as u64);
+        let said: Vec<_> = made.lost.iter().cloned().flatten().collect();
+        assert_eq!(said, lost.iter().map(|found| found.sequence).collect::<Vec<_>>());
+        if neighbours.behind.is_some() {
+            assert_eq!(made.end, self.end);
+        }
     }
 
     fn record_at(&self, offset: usize) -> Option<Sequence> {
