@@ -97,7 +97,8 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         Ok(queues) => queues.into_iter().next().context("the queue is gone")?,
         Err(refused) => return Ok(refused),
     };
-    let first = arguments.from.unwrap_or_else(|| if arguments.dead { 1 } else { queue.delivered_min() + 1 });
+    let first =
+        arguments.from.unwrap_or_else(|| if arguments.dead { 1 } else { queue.delivered_min().saturating_add(1) });
     let range = first..=arguments.to.unwrap_or(Sequence::MAX);
     if arguments.from.is_some() && range.is_empty() {
         return Ok(output::refuse_usage(&"--from is behind --to"));

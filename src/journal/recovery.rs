@@ -33,7 +33,7 @@ pub enum RecoveryError {
         error: io::Error,
     },
     /// A segment's header is damaged or of another format.
-    #[error("{}: segment header: {cause}", path.display())]
+    #[error("{}: segment header: {cause}; `forebay verify` says what is damaged and what to do", path.display())]
     Header {
         /// Which file.
         path: PathBuf,
@@ -42,8 +42,8 @@ pub enum RecoveryError {
     },
     /// A segment is damaged in the middle.
     #[error(
-        "{}: {cause}. The segment was left as it is. This is disk damage, not a crash: restore the file from a copy, or move the \
-         data directory away to start empty and keep it for analysis", path.display()
+        "{}: {cause}. The segment was left as it is. This is disk damage, not a crash: restore the file from a copy; if there is \
+         none, `forebay repair` gives up what is damaged and keeps the rest", path.display()
     )]
     Corrupt {
         /// Which file.
@@ -52,7 +52,10 @@ pub enum RecoveryError {
         cause: Corruption,
     },
     /// A sealed segment holds less than its footer says.
-    #[error("{}: damaged at byte {offset}; its footer says that batches go on up to byte {expected}", path.display())]
+    #[error(
+        "{}: damaged at byte {offset}; its footer says that batches go on up to byte {expected}; `forebay verify` says what is \
+         damaged and what to do", path.display()
+    )]
     Shorter {
         /// Which file.
         path: PathBuf,
@@ -62,7 +65,10 @@ pub enum RecoveryError {
         expected: u64,
     },
     /// A segment is missing between two others, or is not where it says it belongs.
-    #[error("{}: begins with sequence {found}, but the one before it ends with {}", path.display(), expected.saturating_sub(1))]
+    #[error(
+        "{}: begins with sequence {found}, but the one before it ends with {}; restore the missing file from a copy; if there is none, \
+         `forebay repair` marks its records as lost", path.display(), expected.saturating_sub(1)
+    )]
     Gap {
         /// Which file.
         path: PathBuf,

@@ -126,6 +126,24 @@ fn a_segment_of_which_nothing_is_left_and_one_that_is_gone_are_marked_as_lost() 
 }
 
 #[test]
+fn of_a_segment_that_was_cut_short_the_beginning_is_kept() {
+    let site = site_with_backlog();
+    let file = &site.files("orders", "seg")[1];
+    let batches = batches(file);
+    let (offset, header) = batches[1];
+    // No whole number of blocks or sectors, and in the middle of the second batch.
+    fs::OpenOptions::new().write(true).open(file).unwrap().set_len(offset as u64 + 9000).unwrap();
+    let (code, lines, said) = export(&site, &["--from", "1"]);
+    assert_eq!(code, Some(1), "{said}");
+    let kept: Vec<_> = lines.iter().map(|line| line["sequence"].as_u64().unwrap()).collect();
+    assert!(kept.contains(&(header.first_sequence.get() - 1)), "{kept:?}");
+    let lost: Vec<_> = (1..=240).filter(|sequence| !kept.contains(sequence)).collect();
+    assert!(lost.len() < batches.len() * 20, "{lost:?}");
+    repair(&site);
+    assert_delivers_all_but(&site, &lost);
+}
+
+#[test]
 fn a_damaged_file_of_keys_is_taken_away() {
     let site = site_with_backlog();
     flip(&site.files("orders", "keys")[0], 20);
