@@ -13,6 +13,7 @@ pub mod planted;
 pub mod scheduling;
 pub mod rate;
 pub mod record;
+pub mod record_text;
 pub mod ticket;
 pub mod config;
 pub mod dead_letter_index;

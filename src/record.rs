@@ -23,6 +23,9 @@ pub type Sequence = u64;
 /// A hash that stands for no key.
 pub const NO_KEY: [u8; 16] = [0; 16];
 
+/// Together with an empty idempotency key, which no record with a hash has: stands for a record that is lost.
+const LOST: [u8; 16] = [0xff; 16];
+
 /// Hashes an idempotency key of a queue. Never [`NO_KEY`].
 #[must_use]
 pub fn hash_key(secret: &[u8; 16], queue_id: u64, key: &[u8]) -> [u8; 16] {
@@ -101,6 +104,27 @@ pub enum RecordError {
 }
 
 impl<'a> Record<'a> {
+    /// What stands in the place of a record whose bytes the disk has lost, so that those behind it keep
+    /// their sequences. `body` takes the room that must be filled.
+    #[must_use]
+    pub fn lost(now_us: u64, body: &'a [u8]) -> Self {
+        Self {
+            received_at_us: now_us,
+            idempotency_hash: LOST,
+            group_count: 0,
+            key: b"",
+            idempotency_key: b"",
+            content_type: b"",
+            body,
+        }
+    }
+
+    /// Whether it stands in the place of a lost one. No client can make such a record: a hash comes with its key.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        self.idempotency_hash == LOST && self.idempotency_key.is_empty()
+    }
+
     /// Bytes that [`encode`](Self::encode) appends.
     #[must_use]
     pub fn encoded_bytes(&self) -> usize {
@@ -213,6 +237,16 @@ mod tests {
         fn garbage_is_refused_without_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..256)) {
             prop_assert!(Record::decode(&bytes).is_err());
         }
+    }
+
+    #[test]
+    fn a_lost_record_is_known_as_such_and_no_other_is() {
+        let lost = Record::lost(7, &[0; 5]);
+        let mut bytes = Vec::new();
+        lost.encode(&mut bytes).unwrap();
+        assert!(Record::decode(&bytes).unwrap().0.is_lost());
+        assert!(!Record { idempotency_key: b"k", ..lost }.is_lost());
+        assert!(!Record { idempotency_hash: NO_KEY, ..lost }.is_lost());
     }
 
     #[test]

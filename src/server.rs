@@ -130,7 +130,7 @@ impl Server {
             queues: Arc::clone(&queues),
             limits: config.ingress.clone(),
             frame_bytes_max: journal.commit_bytes_max - BATCH_HEADER_BYTES,
-            secret: directory.idempotency_secret,
+            secret: directory.identity.idempotency_secret,
             health: Arc::clone(&health),
             connections: Arc::new(AtomicUsize::new(0)),
             grace_ms: config.shutdown.grace_ms,
@@ -248,12 +248,12 @@ fn recover_queue(
 ) -> Result<RecoveredQueue, StartError> {
     let start = QueueStart {
         index,
-        id: directory.queue_id(name),
+        id: directory.identity.queue_id(name),
         name,
         config: queue,
         directory: directory.queue(name)?,
         epoch: directory.epoch,
-        ticket_secret: directory.ticket_secret,
+        ticket_secret: directory.identity.ticket_secret,
         commit_bytes_max: config.journal.commit_bytes_max,
     };
     RecoveredQueue::recover(System, start)
@@ -327,7 +327,7 @@ fn start_drain(
         .into_iter()
         .map(|parts| {
             let queue = &parts.queue;
-            let part = Part { queue: queue.name.clone(), id: directory.part(&queue.name) };
+            let part = Part { queue: queue.name.clone(), id: directory.identity.part(&queue.name) };
             let sink = sink::open(&queue.config.sink.with_default_url(data_dir, &queue.name), part);
             parts.runner(sink, stop.clone())
         })

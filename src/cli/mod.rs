@@ -2,7 +2,12 @@
 
 mod check;
 mod demo;
+mod export;
+mod inspect;
+mod output;
+mod repair;
 mod serve;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -17,7 +22,8 @@ use clap::{Parser, Subcommand};
     after_help = "Examples:\n  \
         forebay demo                                   see the main job on this machine, with nothing to install\n  \
         forebay check --config config/flash-sale.toml  find out whether a configuration will work\n  \
-        forebay serve --config config/flash-sale.toml  run until SIGTERM\n\n\
+        forebay serve --config config/flash-sale.toml  run until SIGTERM\n  \
+        forebay inspect data                           see what a data directory holds, beside a live forebay or not\n\n\
         RUST_LOG=debug says more; docs/ says everything."
 )]
 struct Arguments {
@@ -31,6 +37,14 @@ enum Command {
     Serve(serve::Arguments),
     /// Say everything that is wrong with a configuration, and try its sinks
     Check(check::Arguments),
+    /// Say what a data directory holds, also of a live forebay
+    Inspect(inspect::Arguments),
+    /// Read and check everything in a data directory, also of a live forebay
+    Verify(verify::Arguments),
+    /// Write a queue's undelivered records, or its dead letters, as NDJSON
+    Export(export::Arguments),
+    /// Cut damage out of a stopped queue, so that the next start succeeds; says what is lost
+    Repair(repair::Arguments),
     /// Fire a flash sale at a server of its own and count what arrived in the database
     Demo(demo::Arguments),
 }
@@ -43,6 +57,10 @@ pub fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Serve(arguments) => serve::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),
+        Command::Inspect(arguments) => inspect::run(&arguments),
+        Command::Verify(arguments) => verify::run(&arguments),
+        Command::Export(arguments) => export::run(&arguments),
+        Command::Repair(arguments) => repair::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
     };
     result.unwrap_or_else(|error| {

@@ -7,17 +7,17 @@
 //! One line is one record: `{"sequence":…,"reason":"…","ticket":"…", …}`, with the body as
 //! `body` if it is UTF-8 text and as `body_base64` if not.
 
+use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::{Deserialize, Serialize};
 
 use crate::dead_letter_index::{DeadLetterIndex, ReasonSpot};
 use crate::journal::platform::{Mode, Platform, RandomAccessFile, System};
 use crate::planted::{Bug, is_planted};
 use crate::record::Sequence;
+use crate::record_text::RecordText;
 use crate::sink::Delivery;
 
 /// Where a queue's dead letters are.
@@ -34,23 +34,31 @@ struct Line<'a> {
     reason: &'a str,
     ticket: &'a str,
     received_at_us: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    key: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    idempotency_key: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    content_type: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    body: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    body_base64: Option<String>,
+    #[serde(flatten)]
+    parts: RecordText,
 }
 
-/// What is read back of a line.
+/// What is read back of a line at the start.
 #[derive(Deserialize)]
 struct Head {
     sequence: Sequence,
     reason: String,
+}
+
+/// A line of the file as it is read back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeadLetter {
+    /// The record's sequence.
+    pub sequence: Sequence,
+    /// Why it is here.
+    pub reason: String,
+    /// Its ticket.
+    pub ticket: String,
+    /// Microseconds since the Unix epoch.
+    pub received_at_us: u64,
+    /// What the client sent, as text.
+    #[serde(flatten)]
+    pub parts: RecordText,
 }
 
 /// Writes the dead letters of one queue.
@@ -149,22 +157,43 @@ impl<P: Platform> DeadLetterFile<P> {
 }
 
 fn line(delivery: &Delivery<'_>, reason: &str) -> io::Result<Vec<u8>> {
-    let record = &delivery.record;
-    let text = |bytes: &[u8]| (!bytes.is_empty()).then(|| String::from_utf8_lossy(bytes).into_owned());
-    let body = std::str::from_utf8(record.body).ok();
     let mut line = serde_json::to_vec(&Line {
         sequence: delivery.sequence,
         reason,
         ticket: delivery.ticket,
-        received_at_us: record.received_at_us,
-        key: text(record.key),
-        idempotency_key: text(record.idempotency_key),
-        content_type: text(record.content_type),
-        body,
-        body_base64: body.is_none().then(|| BASE64.encode(record.body)),
+        received_at_us: delivery.record.received_at_us,
+        parts: RecordText::of(&delivery.record),
     })?;
     line.push(b'\n');
     Ok(line)
+}
+
+/// Reads a queue's dead letters without touching the file, which may be in use: each line's offset, and the
+/// letter or what is wrong with the line. A last line that is not finished is left out; returns
+/// where the whole lines end, and the file's bytes.
+///
+/// # Errors
+///
+/// The file cannot be read. A file that is not there has no letters.
+pub fn read(
+    directory: &Path,
+    mut on_line: impl FnMut(u64, Result<DeadLetter, serde_json::Error>) -> io::Result<()>,
+) -> io::Result<(u64, u64)> {
+    let mut reader = match File::open(path(directory)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((0, 0)),
+        opened => BufReader::new(opened?),
+    };
+    let mut offset = 0;
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        let length = reader.read_until(b'\n', &mut line)? as u64;
+        if line.last() != Some(&b'\n') {
+            return Ok((offset, offset + length));
+        }
+        on_line(offset, serde_json::from_slice(&line))?;
+        offset += length;
+    }
 }
 
 /// Finds the reason's JSON string in a line of ours.

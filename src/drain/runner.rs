@@ -23,8 +23,11 @@ use crate::limits::PACER_SLACK_MS;
 use crate::planted::{Bug, is_planted};
 use crate::queue::{DrainState, Queue};
 use crate::rate::Rate;
-use crate::record::Sequence;
+use crate::record::{Record, Sequence};
 use crate::sink::{Batch, Delivery, Sink, SinkError};
+
+/// What the dead letter says of a record that stands for a lost one.
+const LOST_REASON: &str = "lost: the disk had damaged the record's bytes, and `forebay repair` cut them out";
 
 /// Drains one queue.
 pub struct Runner<S: Scheduler = System> {
@@ -298,8 +301,14 @@ impl<S: Scheduler> Runner<S> {
         let mut deliveries = Vec::with_capacity(taken.len());
         for ((sequence, record), ticket) in taken.records().zip(tickets) {
             let record = record.map_err(|error| FeedError::Record { sequence, error })?;
-            if !self.queue.dead_letters.contains(sequence) {
-                deliveries.push(Delivery { sequence, record, ticket });
+            if self.queue.dead_letters.contains(sequence) {
+                continue;
+            }
+            let delivery = Delivery { sequence, record, ticket };
+            if !record.is_lost() {
+                deliveries.push(delivery);
+            } else if !self.set_aside_lost(&delivery).await {
+                return Ok(false);
             }
         }
         let whole = Span { from: 0, to: deliveries.len(), after: position, through: position + taken.len() as u64 };
@@ -384,20 +393,32 @@ impl<S: Scheduler> Runner<S> {
         }
     }
 
+    /// Notes that a record is lost, so that its ticket says so; `false` if a stop came before it could be.
+    async fn set_aside_lost(&mut self, delivery: &Delivery<'_>) -> bool {
+        // Its body is filling.
+        let record = Record { body: b"", ..delivery.record };
+        self.append_dead_letter(&Delivery { record, ..*delivery }, LOST_REASON).await
+    }
+
     /// Sets a record aside; `false` if a stop came before it could be.
     async fn set_aside(&mut self, delivery: Option<&Delivery<'_>>, reason: &str) -> bool {
         let Some(delivery) = delivery else { return true };
+        let appended = self.append_dead_letter(delivery, reason).await;
+        if appended {
+            tracing::warn!(
+                queue = self.queue.name,
+                ticket = delivery.ticket,
+                reason,
+                "the sink refuses this record for good; it is set aside as a dead letter"
+            );
+        }
+        appended
+    }
+
+    async fn append_dead_letter(&mut self, delivery: &Delivery<'_>, reason: &str) -> bool {
         loop {
             let error = match self.dead_letters.append(delivery, reason, &self.queue.dead_letters) {
-                Ok(()) => {
-                    tracing::warn!(
-                        queue = self.queue.name,
-                        ticket = delivery.ticket,
-                        reason,
-                        "the sink refuses this record for good; it is set aside as a dead letter"
-                    );
-                    return true;
-                }
+                Ok(()) => return true,
                 Err(error @ (DeadLetterError::Full { .. } | DeadLetterError::Io { .. })) => error,
             };
             if !self.pause_after(&error).await {

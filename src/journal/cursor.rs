@@ -5,7 +5,7 @@
 //! garbles it, tickets of delivered records read as queued for a moment longer.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::platform::{Mode, Platform, RandomAccessFile};
 use crate::record::Sequence;
@@ -22,19 +22,37 @@ pub fn save<P: Platform>(platform: &P, directory: &Path, delivered: Sequence) ->
     let number = delivered.to_string();
     let text = format!("{number} {:08x}\n", crc32c::crc32c(number.as_bytes()));
     platform.open(&growing, Mode::Replace { permissions: 0o666 })?.write_all_at(text.as_bytes(), 0)?;
-    platform.rename(&growing, &directory.join(NAME))
+    platform.rename(&growing, &path(directory))
+}
+
+/// Where it is.
+#[must_use]
+pub fn path(directory: &Path) -> PathBuf {
+    directory.join(NAME)
 }
 
 /// Reads it back; 0 if there is none or it is garbled.
 #[must_use]
 pub fn load<P: Platform>(platform: &P, directory: &Path) -> Sequence {
-    let read = || {
-        let text = String::from_utf8(platform.read(&directory.join(NAME)).ok()?).ok()?;
-        let (number, crc) = text.trim_end().split_once(' ')?;
-        let expected = u32::from_str_radix(crc, 16).ok()?;
-        if crc32c::crc32c(number.as_bytes()) == expected { number.parse().ok() } else { None }
+    read(platform, directory).ok().flatten().unwrap_or(0)
+}
+
+/// Reads it back; `None` if there is none.
+///
+/// # Errors
+///
+/// The file cannot be read, or [`io::ErrorKind::InvalidData`] if it is garbled.
+pub fn read<P: Platform>(platform: &P, directory: &Path) -> io::Result<Option<Sequence>> {
+    let text = match platform.read(&path(directory)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        read => read?,
     };
-    read().unwrap_or(0)
+    let parse = || {
+        let (number, crc) = std::str::from_utf8(&text).ok()?.strip_suffix('\n')?.split_once(' ')?;
+        let expected = format!("{:08x}", crc32c::crc32c(number.as_bytes()));
+        if crc == expected { number.parse().ok() } else { None }
+    };
+    parse().map(Some).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "the cursor is garbled"))
 }
 
 #[cfg(test)]

@@ -23,14 +23,21 @@ use crate::ticket::EpochStart;
 pub struct DataDirectory {
     path: PathBuf,
     _lock: File,
+    /// Who it is.
+    pub identity: Identity,
+    /// Counts the starts, from 1.
+    pub epoch: u64,
+}
+
+/// Who a data directory is: made once, and never changed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Identity {
     /// Says whose positions in a sink are ours.
     pub id: [u8; 16],
     /// Key of the tickets' checks.
     pub ticket_secret: [u8; 16],
     /// Key of the idempotency keys' hashes.
     pub idempotency_secret: [u8; 16],
-    /// Counts the starts, from 1.
-    pub epoch: u64,
 }
 
 /// Why a data directory cannot be used.
@@ -47,6 +54,9 @@ pub enum DirectoryError {
         /// What it said.
         error: io::Error,
     },
+    /// There is nothing of forebay's.
+    #[error("{} is not a data directory of forebay: it has no file `identity`. Name the `data_dir` of the configuration", .0.display())]
+    NotOurs(PathBuf),
     /// A small file of ours is not what we wrote.
     #[error("{} is damaged; restore it from a copy, or move the data directory away to start empty", .0.display())]
     Damaged(PathBuf),
@@ -59,23 +69,27 @@ impl DataDirectory {
     ///
     /// Another process has it, it is not writable, or a file in it is damaged.
     pub fn open(path: &Path) -> Result<Self, DirectoryError> {
-        let failed = |path: &Path, error| DirectoryError::Io { path: path.to_owned(), error };
-        fs::create_dir_all(path.join("queues")).map_err(|error| failed(path, error))?;
-        let lock_path = path.join("LOCK");
-        let lock = OpenOptions::new().write(true).create(true).truncate(false).open(&lock_path);
-        let lock = lock.map_err(|error| failed(&lock_path, error))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(DirectoryError::Locked(path.to_owned())),
-            Err(TryLockError::Error(error)) => return Err(failed(&lock_path, error)),
-        }
-        let [id, ticket_secret, idempotency_secret] = identity(path)?;
-        let epoch_path = path.join("epoch");
-        let epoch = 1 + match read(&System, &epoch_path)? {
-            Some(text) => text.trim_end().parse::<u64>().map_err(|_| DirectoryError::Damaged(epoch_path.clone()))?,
-            None => 0,
+        let made = fs::create_dir_all(path.join("queues"));
+        made.map_err(|error| DirectoryError::Io { path: path.to_owned(), error })?;
+        let lock = lock(path)?;
+        let identity = match Identity::read(path) {
+            Err(DirectoryError::NotOurs(_)) => Identity::make(path)?,
+            found => found?,
         };
-        Ok(Self { path: path.to_owned(), _lock: lock, id, ticket_secret, idempotency_secret, epoch })
+        let epoch = 1 + read_epoch(path)?;
+        Ok(Self { path: path.to_owned(), _lock: lock, identity, epoch })
+    }
+
+    /// Opens a directory that exists, to repair it: as [`open`](Self::open), but makes nothing.
+    ///
+    /// # Errors
+    ///
+    /// It is not a data directory, another process has it, or it is damaged.
+    pub fn open_existing(path: &Path) -> Result<Self, DirectoryError> {
+        let identity = Identity::read(path)?;
+        let lock = lock(path)?;
+        let epoch = 1 + read_epoch(path)?;
+        Ok(Self { path: path.to_owned(), _lock: lock, identity, epoch })
     }
 
     /// Stores that this start has happened. Recovery comes before, so that what it refuses leaves no trace.
@@ -105,6 +119,33 @@ impl DataDirectory {
         made.map_err(|error| DirectoryError::Io { path: path.clone(), error })?;
         Ok(path)
     }
+}
+
+impl Identity {
+    /// Reads the identity of a data directory, without touching it.
+    ///
+    /// # Errors
+    ///
+    /// There is none, or it is damaged.
+    pub fn read(path: &Path) -> Result<Self, DirectoryError> {
+        let file = path.join("identity");
+        let text = read(&System, &file)?.ok_or_else(|| DirectoryError::NotOurs(path.to_owned()))?;
+        let mut parts = text.lines().map(unhex);
+        let mut next = || parts.next().flatten().ok_or_else(|| DirectoryError::Damaged(file.clone()));
+        Ok(Self { id: next()?, ticket_secret: next()?, idempotency_secret: next()? })
+    }
+
+    fn make(path: &Path) -> Result<Self, DirectoryError> {
+        let file = path.join("identity");
+        let mut parts = [[0; 16]; 3];
+        for part in &mut parts {
+            let filled = getrandom::fill(part).map_err(io::Error::other);
+            filled.map_err(|error| DirectoryError::Io { path: file.clone(), error })?;
+        }
+        replace(&System, &file, &parts.map(|part| hex(&part) + "\n").concat())?;
+        let [id, ticket_secret, idempotency_secret] = parts;
+        Ok(Self { id, ticket_secret, idempotency_secret })
+    }
 
     /// Identifies a queue of this directory in its segments.
     #[must_use]
@@ -133,35 +174,50 @@ pub fn begin_epoch<P: Platform>(
     epoch: u64,
     first_sequence: Sequence,
 ) -> Result<Vec<EpochStart>, DirectoryError> {
-    let path = directory.join("epochs");
-    let mut epochs = Vec::new();
-    for line in read(platform, &path)?.unwrap_or_default().lines() {
-        let start = line.split_once(' ').and_then(|(epoch, first)| {
-            Some(EpochStart { epoch: epoch.parse().ok()?, first_sequence: first.parse().ok()? })
-        });
-        epochs.push(start.ok_or_else(|| DirectoryError::Damaged(path.clone()))?);
-    }
+    let mut epochs = read_epochs(platform, directory)?;
     epochs.retain(|start| start.first_sequence < first_sequence);
     epochs.push(EpochStart { epoch, first_sequence });
     let text: String = epochs.iter().map(|start| format!("{} {}\n", start.epoch, start.first_sequence)).collect();
-    replace(platform, &path, &text)?;
+    replace(platform, &directory.join("epochs"), &text)?;
     Ok(epochs)
 }
 
-fn identity(path: &Path) -> Result<[[u8; 16]; 3], DirectoryError> {
-    let path = path.join("identity");
-    if let Some(text) = read(&System, &path)? {
-        let mut parts = text.lines().map(unhex);
-        let mut next = || parts.next().flatten().ok_or_else(|| DirectoryError::Damaged(path.clone()));
-        return Ok([next()?, next()?, next()?]);
+/// The epochs of a queue, as [`begin_epoch`] has noted them.
+///
+/// # Errors
+///
+/// The file cannot be read, or is damaged.
+pub fn read_epochs<P: Platform>(platform: &P, directory: &Path) -> Result<Vec<EpochStart>, DirectoryError> {
+    let path = directory.join("epochs");
+    let damaged = || DirectoryError::Damaged(path.clone());
+    let text = read(platform, &path)?.unwrap_or_default();
+    let start = |line: &str| {
+        let (epoch, first) = line.split_once(' ')?;
+        Some(EpochStart { epoch: epoch.parse().ok()?, first_sequence: first.parse().ok()? })
+    };
+    text.lines().map(|line| start(line).ok_or_else(damaged)).collect()
+}
+
+/// How often the directory was started so far.
+///
+/// # Errors
+///
+/// The file cannot be read, or is damaged.
+pub fn read_epoch(path: &Path) -> Result<u64, DirectoryError> {
+    let path = path.join("epoch");
+    let Some(text) = read(&System, &path)? else { return Ok(0) };
+    text.trim_end().parse().map_err(|_| DirectoryError::Damaged(path))
+}
+
+fn lock(path: &Path) -> Result<File, DirectoryError> {
+    let lock_path = path.join("LOCK");
+    let failed = |error| DirectoryError::Io { path: lock_path.clone(), error };
+    let lock = OpenOptions::new().write(true).create(true).truncate(false).open(&lock_path).map_err(failed)?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(TryLockError::WouldBlock) => Err(DirectoryError::Locked(path.to_owned())),
+        Err(TryLockError::Error(error)) => Err(failed(error)),
     }
-    let mut parts = [[0; 16]; 3];
-    for part in &mut parts {
-        let filled = getrandom::fill(part).map_err(io::Error::other);
-        filled.map_err(|error| DirectoryError::Io { path: path.clone(), error })?;
-    }
-    replace(&System, &path, &parts.map(|part| hex(&part) + "\n").concat())?;
-    Ok(parts)
 }
 
 fn read<P: Platform>(platform: &P, path: &Path) -> Result<Option<String>, DirectoryError> {
@@ -206,13 +262,14 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let first = DataDirectory::open(directory.path()).unwrap();
         assert!(matches!(DataDirectory::open(directory.path()), Err(DirectoryError::Locked(_))));
-        let (id, secret) = (first.id, first.ticket_secret);
+        let identity = first.identity;
         assert_eq!(first.epoch, 1);
-        assert_ne!(first.ticket_secret, first.idempotency_secret);
+        assert_ne!(identity.ticket_secret, identity.idempotency_secret);
         first.count_start().unwrap();
         drop(first);
         let second = DataDirectory::open(directory.path()).unwrap();
-        assert_eq!((second.id, second.ticket_secret, second.epoch), (id, secret, 2));
+        assert!(second.identity == identity);
+        assert_eq!(second.epoch, 2);
     }
 
     #[test]

@@ -100,6 +100,10 @@ struct FooterBlock {
     crc32c: U32,
 }
 
+/// Bytes of a segment's header; zeros fill the rest of its block.
+pub const SEGMENT_HEADER_BYTES: usize = size_of::<SegmentHeader>();
+/// Bytes of a footer; zeros fill the rest of its block.
+pub const FOOTER_BYTES: usize = size_of::<FooterBlock>();
 /// Bytes of a [`BatchHeader`].
 pub const BATCH_HEADER_BYTES: usize = size_of::<BatchHeader>();
 const _: () = assert!(BATCH_HEADER_BYTES == 64);
@@ -194,6 +198,14 @@ impl SegmentIdentity {
             first_byte: header.first_byte.get(),
             capacity: header.capacity.get(),
         })
+    }
+
+    /// The start of the process that wrote block 0, if that is a header of this format.
+    #[must_use]
+    pub fn epoch_of_header(block: &[u8]) -> Option<u64> {
+        Self::read_header(block).ok()?;
+        let (header, _) = SegmentHeader::read_from_prefix(block).ok()?;
+        Some(header.epoch.get())
     }
 
     /// The footer block that seals this segment; `block` is zeroed first.

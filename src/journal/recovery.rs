@@ -12,6 +12,7 @@ use super::catalogue::{Catalogue, Segment};
 use super::format::{FormatError, SegmentIdentity};
 use super::idempotency::{IdempotencyIndex, KeyEntry};
 use super::keys_file;
+use super::listing::QueueFiles;
 use super::platform::{Mode, Platform, RandomAccessFile, System};
 use super::scan::{Corruption, scan};
 use super::segment_file::{self, aligned_buffer};
@@ -31,7 +32,7 @@ pub enum RecoveryError {
         error: io::Error,
     },
     /// A segment's header is damaged or of another format.
-    #[error("{}: segment header: {cause}", path.display())]
+    #[error("{}: segment header: {cause}; `forebay verify` says what is damaged and what to do", path.display())]
     Header {
         /// Which file.
         path: PathBuf,
@@ -40,8 +41,8 @@ pub enum RecoveryError {
     },
     /// A segment is damaged in the middle.
     #[error(
-        "{}: {cause}. The segment was left as it is. This is disk damage, not a crash: restore the file from a copy, or move the \
-         data directory away to start empty and keep it for analysis", path.display()
+        "{}: {cause}. The segment was left as it is. This is disk damage, not a crash: restore the file from a copy; if there is \
+         none, `forebay repair` gives up what is damaged and keeps the rest", path.display()
     )]
     Corrupt {
         /// Which file.
@@ -50,7 +51,10 @@ pub enum RecoveryError {
         cause: Corruption,
     },
     /// A sealed segment holds less than its footer says.
-    #[error("{}: damaged at byte {offset}; its footer says that batches go on up to byte {expected}", path.display())]
+    #[error(
+        "{}: damaged at byte {offset}; its footer says that batches go on up to byte {expected}; `forebay verify` says what is \
+         damaged and what to do", path.display()
+    )]
     Shorter {
         /// Which file.
         path: PathBuf,
@@ -60,7 +64,10 @@ pub enum RecoveryError {
         expected: u64,
     },
     /// A segment is missing between two others, or is not where it says it belongs.
-    #[error("{}: begins with sequence {found}, but the one before it ends with {}", path.display(), expected.saturating_sub(1))]
+    #[error(
+        "{}: begins with sequence {found}, but the one before it ends with {}; restore the missing file from a copy; if there is none, \
+         `forebay repair` marks its records as lost", path.display(), expected.saturating_sub(1)
+    )]
     Gap {
         /// Which file.
         path: PathBuf,
@@ -112,7 +119,12 @@ pub fn recover<P: Platform>(
     keys: IdempotencyIndex,
     now_s: u64,
 ) -> Result<Recovered<P>, RecoveryError> {
-    let files = list(platform, directory)?;
+    let failed = |error| RecoveryError::Io { path: directory.to_owned(), error };
+    let files = QueueFiles::list(platform, directory).map_err(failed)?;
+    for unfinished in &files.unfinished_keys {
+        // The segment is still there to make it anew.
+        platform.remove(unfinished).map_err(failed)?;
+    }
     let mut recovered =
         Recovered { catalogue: Catalogue::default(), open: None, next_sequence: 1, end_byte: 0, keys, torn: false };
     // Keys of segments that are gone come first: an index is filled in the order of sequences.
@@ -129,29 +141,6 @@ pub fn recover<P: Platform>(
         recovered.add_segment(platform, path, *first_sequence, queue_id, Some(index) == last, now_s)?;
     }
     Ok(recovered)
-}
-
-struct Files {
-    segments: Vec<(Sequence, PathBuf)>,
-    keys: Vec<(Sequence, PathBuf)>,
-}
-
-fn list<P: Platform>(platform: &P, directory: &Path) -> Result<Files, RecoveryError> {
-    let failed = |error| RecoveryError::Io { path: directory.to_owned(), error };
-    let mut files = Files { segments: Vec::new(), keys: Vec::new() };
-    for path in platform.list(directory).map_err(failed)? {
-        let first = path.file_stem().and_then(|stem| stem.to_str()).and_then(|stem| stem.parse().ok());
-        match (first, path.extension().and_then(|extension| extension.to_str())) {
-            (Some(first), Some("seg")) => files.segments.push((first, path)),
-            (Some(first), Some("keys")) => files.keys.push((first, path)),
-            // A file of keys that was not finished; the segment is still there to make it anew.
-            (Some(_), Some("keys-new")) => platform.remove(&path).map_err(failed)?,
-            _ => {}
-        }
-    }
-    files.segments.sort_unstable();
-    files.keys.sort_unstable();
-    Ok(files)
 }
 
 impl<P: Platform> Recovered<P> {

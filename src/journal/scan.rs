@@ -3,12 +3,13 @@
 //! A segment without a footer is read batch by batch. The first invalid batch ends the
 //! log, as a write that was cut off by a crash does, but only if no valid batch of the
 //! same life follows: the journal has one commit in flight, so a hole with something
-//! valid behind it is not a torn write but damage, and is refused. Nothing is ever
-//! skipped. Nothing here does I/O.
+//! valid behind it is not a torn write but damage, and is refused. Recovery never skips
+//! anything. The tools that look at damage do: [`Pieces`] goes on behind it.
+//! Nothing here does I/O.
 
 use super::format::{BatchHeader, FormatError, SegmentIdentity};
 use crate::limits::BLOCK_BYTES;
-use crate::record::Sequence;
+use crate::record::{RECORD_HEADER_BYTES, Sequence};
 
 /// Where a segment's log ends.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,34 +48,143 @@ pub fn scan(
     bytes: &[u8],
     mut on_batch: impl FnMut(&BatchHeader, &[u8]),
 ) -> Result<Scan, Corruption> {
-    let limit = bytes.len().min(usize::try_from(identity.footer_offset()).unwrap_or(usize::MAX));
-    let bytes = &bytes[..limit];
-    let mut end = Scan {
-        end_offset: BLOCK_BYTES.min(limit),
-        next_sequence: identity.first_sequence,
-        end_byte: identity.first_byte,
-        torn: false,
-    };
-    let cause = loop {
-        match BatchHeader::decode(identity, &bytes[end.end_offset..]) {
-            Ok((header, records)) if follows(&end, &header) => {
-                on_batch(&header, records);
-                end.end_offset = (end.end_offset + header.padded_bytes()).min(limit);
-                end.next_sequence = header.next_sequence();
-                end.end_byte += records.len() as u64;
+    let mut pieces = Pieces::new(identity, bytes, None);
+    for piece in pieces.by_ref() {
+        match piece {
+            Piece::Batch { header, records, .. } => on_batch(&header, records),
+            Piece::Damaged(DamagedRange { offset, cause, end_offset, .. }) => {
+                return Err(Corruption { offset, cause, valid_offset: end_offset });
             }
-            Ok(_) => break FormatError::Foreign,
-            Err(cause) => break cause,
-        }
-    };
-    end.torn = BatchHeader::peek(identity, &bytes[end.end_offset..]).is_ok();
-    for offset in (end.end_offset..limit).step_by(BLOCK_BYTES) {
-        let valid = BatchHeader::decode(identity, &bytes[offset..]);
-        if valid.is_ok_and(|(header, _)| header.first_sequence.get() >= end.next_sequence) {
-            return Err(Corruption { offset: end.end_offset, cause, valid_offset: offset });
         }
     }
-    Ok(end)
+    Ok(pieces.end())
+}
+
+/// A part of a segment's log.
+#[derive(Clone, Copy, Debug)]
+pub enum Piece<'a> {
+    /// A whole batch that follows the piece before it.
+    Batch {
+        /// Where it begins.
+        offset: usize,
+        /// Its header.
+        header: BatchHeader,
+        /// Its records.
+        records: &'a [u8],
+    },
+    /// Bytes that are no such batch, although the log goes on behind them.
+    Damaged(DamagedRange),
+}
+
+/// Bytes of a log that are damaged, and what they held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DamagedRange {
+    /// Where the first invalid batch begins.
+    pub offset: usize,
+    /// Where the next valid one begins, or the log ends.
+    pub end_offset: usize,
+    /// Why the first is invalid.
+    pub cause: FormatError,
+    /// First sequence that lay there.
+    pub first_sequence: Sequence,
+    /// The sequence behind the last that lay there.
+    pub next_sequence: Sequence,
+    /// Bytes of all the queue's records before it.
+    pub first_byte: u64,
+    /// Bytes of all the queue's records up to its end.
+    pub end_byte: u64,
+}
+
+/// Where a log must end, known from elsewhere: its footer, or the segment behind it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogEnd {
+    /// Offset behind the last batch, or a later one.
+    pub end_offset: usize,
+    /// The sequence behind the last.
+    pub next_sequence: Sequence,
+    /// Bytes of all the queue's records up to there, if that is known.
+    pub end_byte: Option<u64>,
+}
+
+/// Walks over a segment's log, from its first batch to its end, over damage too.
+pub struct Pieces<'a> {
+    identity: SegmentIdentity,
+    bytes: &'a [u8],
+    end: Scan,
+    known_end: Option<LogEnd>,
+}
+
+impl<'a> Pieces<'a> {
+    /// Walks over `bytes`, the whole file of a segment. If the log's end is known, what is
+    /// missing before it is damage; if not, it ends behind the last valid batch.
+    #[must_use]
+    pub fn new(identity: &SegmentIdentity, bytes: &'a [u8], known_end: Option<LogEnd>) -> Self {
+        let limit = bytes.len().min(usize::try_from(identity.footer_offset()).unwrap_or(usize::MAX));
+        let end = Scan {
+            end_offset: BLOCK_BYTES.min(limit),
+            next_sequence: identity.first_sequence,
+            end_byte: identity.first_byte,
+            torn: false,
+        };
+        Self { identity: *identity, bytes: &bytes[..limit], end, known_end }
+    }
+
+    /// Where the log ends, as far as it was walked over.
+    #[must_use]
+    pub fn end(&self) -> Scan {
+        let ahead = self.bytes.get(self.end.end_offset..).unwrap_or_default();
+        Scan { torn: BatchHeader::peek(&self.identity, ahead).is_ok(), ..self.end }
+    }
+
+    fn decode(&self, offset: usize) -> Result<(BatchHeader, &'a [u8]), FormatError> {
+        BatchHeader::decode(&self.identity, self.bytes.get(offset..).unwrap_or_default())
+    }
+
+    /// Where the log goes on behind something invalid, if it does.
+    fn find_next(&self) -> Option<LogEnd> {
+        let valid = (self.end.end_offset..self.bytes.len()).step_by(BLOCK_BYTES).find_map(|offset| {
+            let (header, _) = self.decode(offset).ok()?;
+            let (next_sequence, end_byte) = (header.first_sequence.get(), Some(header.first_byte.get()));
+            (next_sequence >= self.end.next_sequence).then_some(LogEnd { end_offset: offset, next_sequence, end_byte })
+        });
+        valid.or_else(|| self.known_end.filter(|known| known.next_sequence > self.end.next_sequence))
+    }
+}
+
+impl<'a> Iterator for Pieces<'a> {
+    type Item = Piece<'a>;
+
+    fn next(&mut self) -> Option<Piece<'a>> {
+        let offset = self.end.end_offset;
+        let cause = match self.decode(offset) {
+            Ok((header, records)) if follows(&self.end, &header) => {
+                self.end.end_offset = (offset + header.padded_bytes()).min(self.bytes.len());
+                self.end.next_sequence = header.next_sequence();
+                self.end.end_byte += records.len() as u64;
+                return Some(Piece::Batch { offset, header, records });
+            }
+            Ok(_) => FormatError::Foreign,
+            Err(cause) => cause,
+        };
+        let LogEnd { end_offset, next_sequence, end_byte } = self.find_next()?;
+        // A record is at least its header.
+        let end_byte_min =
+            self.end.end_byte + (next_sequence - self.end.next_sequence).saturating_mul(RECORD_HEADER_BYTES as u64);
+        let end_byte = end_byte.unwrap_or(end_byte_min);
+        let damaged = DamagedRange {
+            offset,
+            end_offset,
+            cause,
+            first_sequence: self.end.next_sequence,
+            next_sequence,
+            first_byte: self.end.end_byte,
+            end_byte,
+        };
+        self.end.end_offset = end_offset.min(self.bytes.len());
+        self.end.next_sequence = next_sequence;
+        self.end.end_byte = end_byte;
+        Some(Piece::Damaged(damaged))
+    }
 }
 
 fn follows(end: &Scan, header: &BatchHeader) -> bool {

@@ -155,6 +155,16 @@ impl Site {
         (output.status.code(), String::from_utf8(output.stdout).unwrap())
     }
 
+    /// Runs a command that looks at the data directory; returns its exit code and what it said on each output.
+    #[must_use]
+    pub fn tool(&self, subcommand: &str, arguments: &[&str]) -> (Option<i32>, String, String) {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_forebay"));
+        command.arg(subcommand).arg(self.data()).args(arguments);
+        let output = command.env_remove("RUST_LOG").stdin(Stdio::null()).output().unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (output.status.code(), text(output.stdout), text(output.stderr))
+    }
+
     fn command(&self, subcommand: &str) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_forebay"));
         command.arg(subcommand).arg("--config").arg(self.config());
