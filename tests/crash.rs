@@ -130,6 +130,9 @@ fn storm(site: &Site, kills: u64) -> (Orders, server::Server) {
         *stage.address.lock().unwrap() = Some(server.address());
         thread::sleep(Duration::from_micros(random.below(400_000)));
         server.kill9();
+        // What a kill leaves behind is no damage.
+        let (code, found, _) = site.tool("verify", &[]);
+        assert_eq!(code, Some(0), "{found}");
         *stage.address.lock().unwrap() = None;
     }
     let server = site.start();

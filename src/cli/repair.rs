@@ -139,7 +139,7 @@ fn conclude(survey: &Survey, queue: &QueuePlace, cut_directory: &Path) -> anyhow
     if intact {
         let _ = writeln!(
             text,
-            "The queue is intact now, with {} records and {} marks of lost ones. If the log of the next start says that the delivery has halted, see \
+            "The queue is intact now. Records: {}; marks of lost ones: {}. If the log of the next start says that the delivery has halted, see \
              docs/operating.md, A halted drain; the queue's part in forebay_position is {}.",
             grouped(report.records),
             grouped(report.lost),

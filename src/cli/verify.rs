@@ -124,14 +124,14 @@ fn text_of(finding: &Finding) -> String {
 fn summary(report: &Report) -> String {
     let mut text: String = report.notes.iter().map(|note| format!("note: {note}\n")).collect();
     text += &format!(
-        "read {} segments, {}: {} batches, {} records\n",
+        "segments read: {} ({}), batches: {}, records: {}\n",
         grouped(report.segments),
         ByteSize::b(report.bytes),
         grouped(report.batches),
         grouped(report.records)
     );
     if report.lost > 0 {
-        text += &format!("{} records were lost earlier, and a repair has marked them\n", grouped(report.lost));
+        text += &format!("records that were lost earlier, and that a repair has marked: {}\n", grouped(report.lost));
     }
     text += &match report.findings.len() {
         0 => "intact\n".to_owned(),

@@ -50,7 +50,7 @@ pub enum Damage {
     },
     /// Bytes that are no batch.
     #[error(
-        "damaged up to byte {} ({}); sequences {} to {} lay there, of which {whole} can still be read",
+        "damaged up to byte {} ({}); sequences {} to {} lay there; records of them that can still be read: {whole}",
         range.end_offset, range.cause, range.first_sequence, range.next_sequence.saturating_sub(1)
     )]
     Batch {
