@@ -9,12 +9,12 @@ use std::io::{self, Write as _};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
-use super::platform::{Platform, System};
 use super::directory::{DirectoryError, read_epochs};
 use super::findings::{Damage, Finding};
 use super::format::{FormatError, SegmentIdentity};
 use super::keys_file;
 use super::listing::QueueFiles;
+use super::platform::{Platform, System};
 use super::rewrite::{Circumstances, RewriteError, Rewritten, fill_gap, rewrite};
 use super::segment_image::SegmentImage;
 use super::survey::QueuePlace;
@@ -243,7 +243,8 @@ impl Job<'_> {
         on_repair: &mut impl FnMut(&Repair) -> io::Result<()>,
     ) -> Result<(), RepairError> {
         for (first, path) in &files.keys {
-            let is_damaged = keys_file::load(&System, path).is_err_and(|error| error.kind() == io::ErrorKind::InvalidData);
+            let is_damaged =
+                keys_file::load(&System, path).is_err_and(|error| error.kind() == io::ErrorKind::InvalidData);
             if !is_damaged || self.options.segment.is_some() {
                 continue;
             }

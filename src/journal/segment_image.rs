@@ -13,11 +13,11 @@ use std::path::{Path, PathBuf};
 
 use memmap2::MmapMut;
 
-use super::platform::{Mode, Platform, System};
 use super::format::{Footer, FormatError, SegmentIdentity};
+use super::platform::{Mode, Platform, System};
 use super::salvage::identity_without_header;
 use super::scan::{DamagedRange, LogEnd, Piece, Pieces};
-use super::segment_file::{self, aligned_buffer};
+use super::segment_file::aligned_buffer;
 use crate::limits::BLOCK_BYTES;
 use crate::record::Sequence;
 

@@ -7,10 +7,10 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::platform::{Mode, Platform, System};
 use super::format::{Footer, SegmentIdentity};
 use super::keys_file;
 use super::listing::QueueFiles;
+use super::platform::{Mode, Platform, System};
 use super::salvage::records_of;
 use super::scan::Piece;
 use super::segment_file;
@@ -93,7 +93,8 @@ pub fn summarize(queue: &QueuePlace) -> io::Result<QueueSummary> {
         let segments = segments.iter().skip_while(|segment| segment.next_sequence <= delivered + 1);
         segments.map(|segment| segment.record_bytes).sum::<u64>().saturating_sub(first.bytes_before)
     };
-    let saved_keys = files.keys.iter().filter_map(|(_, path)| keys_file::load(&System, path).ok()).map(|keys| keys.len()).sum();
+    let saved_keys =
+        files.keys.iter().filter_map(|(_, path)| keys_file::load(&System, path).ok()).map(|keys| keys.len()).sum();
     Ok(QueueSummary {
         queue: queue.name.clone(),
         part: queue.part.clone(),

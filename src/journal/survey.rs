@@ -7,9 +7,9 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::cursor;
-use super::platform::{Platform, System};
 use super::directory::{DirectoryError, Identity, read_epochs};
 use super::listing::QueueFiles;
+use super::platform::System;
 use super::segment_image::{self, Behind, Neighbours, SegmentImage};
 use crate::record::Sequence;
 use crate::ticket::TicketCodec;

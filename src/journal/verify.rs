@@ -8,12 +8,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::cursor;
-use super::platform::{Platform, System};
 use super::directory::{DirectoryError, read_epoch, read_epochs};
 use super::findings::{Damage, Finding};
 use super::format::{BATCH_HEADER_BYTES, BatchHeader, FOOTER_BYTES, SEGMENT_HEADER_BYTES};
 use super::keys_file;
 use super::listing::QueueFiles;
+use super::platform::System;
 use super::salvage::{records_of, salvage};
 use super::scan::{Piece, Scan};
 use super::segment_image::SegmentImage;
