@@ -52,7 +52,10 @@ pub struct Rewritten {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RewriteError {
     /// The numbers of sequences and bytes contradict each other.
-    #[error("{count} sequences from {first} on would be lost, which is more than these bytes can have held")]
+    #[error(
+        "{count} sequences from {first} on would be lost, which is more than these bytes can have held; move away the .seg file \
+         that does not belong here, most likely the one behind it"
+    )]
     Implausible {
         /// The first of them.
         first: Sequence,

@@ -167,10 +167,10 @@ impl<'a> Iterator for Pieces<'a> {
             Err(cause) => cause,
         };
         let LogEnd { end_offset, next_sequence, end_byte } = self.find_next()?;
+        let count = next_sequence.saturating_sub(self.end.next_sequence);
         // A record is at least its header.
-        let end_byte_min =
-            self.end.end_byte + (next_sequence - self.end.next_sequence).saturating_mul(RECORD_HEADER_BYTES as u64);
-        let end_byte = end_byte.unwrap_or(end_byte_min);
+        let bytes_min = count.saturating_mul(RECORD_HEADER_BYTES as u64);
+        let end_byte = end_byte.unwrap_or(self.end.end_byte.saturating_add(bytes_min));
         let damaged = DamagedRange {
             offset,
             end_offset,

@@ -157,6 +157,19 @@ fn a_damaged_file_of_keys_is_taken_away() {
 }
 
 #[test]
+fn a_file_that_cannot_belong_there_is_not_repaired_around() {
+    let site = site_with_backlog();
+    fs::write(site.queue("orders").join(format!("{}.seg", u64::MAX)), "not ours").unwrap();
+    let (code, out, _) = site.tool("verify", &[]);
+    assert_eq!(code, Some(1), "{out}");
+    let (code, lines, said) = export(&site, &["--from", "1"]);
+    assert_eq!((code, lines.len()), (Some(1), 240), "{said}");
+    let (code, _, said) = site.tool("repair", &["--queue", "orders", "--cut-damaged", "--yes"]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("more than these bytes can have held"), "{said}");
+}
+
+#[test]
 fn a_live_directory_and_a_repair_without_a_choice_are_refused() {
     let site = site_with_backlog();
     let server = site.start();
