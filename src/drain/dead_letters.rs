@@ -235,9 +235,15 @@ fn load<F: RandomAccessFile>(file: &F, index: &DeadLetterIndex) -> io::Result<u6
         if length == 0 || line.last() != Some(&b'\n') {
             return Ok(offset);
         }
-        let head: Head = serde_json::from_slice(&line).map_err(|error| {
-            io::Error::new(io::ErrorKind::InvalidData, format!("the line at byte {offset} is damaged: {error}"))
-        })?;
+        let head: Head = match serde_json::from_slice(&line) {
+            Ok(head) => head,
+            // The last line was not synced yet when the power went, and some of its blocks were never written.
+            Err(_) if line.contains(&0) && reader.fill_buf()?.is_empty() => return Ok(offset),
+            Err(error) => {
+                let damaged = format!("the line at byte {offset} is damaged: {error}");
+                return Err(io::Error::new(io::ErrorKind::InvalidData, damaged));
+            }
+        };
         debug_assert!(!head.reason.is_empty());
         if !is_planted(Bug::ForgetDeadLetters) {
             index.insert(head.sequence, spot(&line, offset));
@@ -291,6 +297,30 @@ mod tests {
                 prop_assert_eq!(index.reason(sequence as u64).unwrap(), Some(expected.clone()));
             }
         }
+    }
+
+    #[test]
+    fn only_the_last_line_may_have_blocks_that_were_never_written() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = path(directory.path());
+        let open = |index: &DeadLetterIndex| DeadLetterFile::open(&System, directory.path(), 1 << 20, index);
+        let index = DeadLetterIndex::default();
+        let mut file = open(&index).unwrap();
+        for sequence in [1, 2] {
+            file.append(&delivery(sequence, b"x"), "why", &index).unwrap();
+        }
+        drop(file);
+        let whole = std::fs::read(&path).unwrap();
+        let second = whole.len() / 2;
+        let zeroed = |at: usize| {
+            let mut bytes = whole.clone();
+            bytes[at..at + 10].fill(0);
+            std::fs::write(&path, bytes).unwrap();
+            let index = DeadLetterIndex::default();
+            open(&index).map(|_| index.count())
+        };
+        assert_eq!(zeroed(second + 20).unwrap(), 1);
+        assert!(matches!(zeroed(20), Err(DeadLetterError::Io { .. })));
     }
 
     #[test]
