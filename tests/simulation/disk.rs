@@ -35,7 +35,7 @@ pub struct Faults {
     pub short_write: u64,
     pub sync_error: u64,
     pub misdirected_write: u64,
-    pub power_cut_at_operation: u64,
+    pub stop_at_operation: u64,
     /// Behind an error, up to so many operations are likely to fail as well.
     pub streak_max: u64,
     pub full: bool,
@@ -72,8 +72,8 @@ pub struct Disk {
     unsynced_names: Vec<NameChange>,
     /// Whether a bit has flipped or a write has gone astray since the beginning.
     pub is_damaged: bool,
-    /// Whether the power went off in the midst of an operation.
-    pub is_off: bool,
+    /// Whether the process was killed, or the power cut, in the midst of something.
+    pub has_stopped: bool,
     pub operations: u64,
     streak_left: u64,
 }
@@ -120,11 +120,11 @@ fn apply_name(names: &mut BTreeMap<String, usize>, change: NameChange) {
 }
 
 impl Disk {
-    /// An operation begins: the power may go off.
+    /// An operation begins; it may be one that does not come about any more.
     fn begin(&mut self, random: &mut Random) -> io::Result<()> {
         self.operations += 1;
-        if self.is_off || random.chance(self.faults.power_cut_at_operation) {
-            self.is_off = true;
+        if self.has_stopped || random.chance(self.faults.stop_at_operation) {
+            self.has_stopped = true;
             return Err(io_error());
         }
         Ok(())
@@ -348,7 +348,6 @@ impl Disk {
 
     /// The power is cut, or it was and comes back: what is left is what was durable and some of the rest.
     pub fn cut_power(&mut self, random: &mut Random) {
-        self.is_off = false;
         let kept = random.index(self.unsynced_names.len() + 1);
         for change in self.unsynced_names.drain(..).take(kept) {
             apply_name(&mut self.durable_names, change);

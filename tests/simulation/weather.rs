@@ -39,7 +39,7 @@ impl Weather {
             sync_error: some(15),
             streak_max: some(4),
             misdirected_write: 0,
-            power_cut_at_operation: some(15),
+            stop_at_operation: some(15),
             full: false,
         };
         let sink = sink::Faults {

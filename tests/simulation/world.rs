@@ -157,7 +157,7 @@ impl World {
             98 => self.change_disk(),
             _ => self.jump(),
         }
-        self.look_for_power_cut();
+        self.look_for_crash();
         let is_failed = self.process.as_ref().is_some_and(|process| process.health.is_journal_failed());
         if is_failed && self.random.chance(300) {
             self.crash();
@@ -195,12 +195,12 @@ impl World {
                 }
             }
         }
-        self.look_for_power_cut();
+        self.look_for_crash();
     }
 
     /// The process ends at once, and perhaps the machine with it.
     fn crash(&mut self) {
-        let cuts_power = self.random.chance(self.weather.power_cuts) || self.machine.state().disk.is_off;
+        let cuts_power = self.random.chance(self.weather.power_cuts);
         // What was answered before the end counts.
         self.collect();
         self.process = None;
@@ -211,6 +211,7 @@ impl World {
         {
             let mut state = self.machine.state();
             let crate::machine::State { disk, random, .. } = &mut *state;
+            disk.has_stopped = false;
             if cuts_power {
                 disk.cut_power(random);
             }
@@ -224,7 +225,7 @@ impl World {
         for _ in 0..TURNS_TO_STOP {
             self.run_journal();
             self.collect();
-            self.look_for_power_cut();
+            self.look_for_crash();
             self.pass(1_000_000);
             let Some(process) = &mut self.process else { return };
             if !self.clients.have_requests_in_flight() {
@@ -242,8 +243,8 @@ impl World {
         self.database().model.complain("a stop does not end".to_owned());
     }
 
-    fn look_for_power_cut(&mut self) {
-        if self.machine.state().disk.is_off {
+    fn look_for_crash(&mut self) {
+        if self.machine.state().disk.has_stopped {
             self.crash();
         }
     }
