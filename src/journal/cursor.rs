@@ -37,7 +37,8 @@ pub fn load<P: Platform>(platform: &P, directory: &Path) -> Sequence {
     read(platform, directory).ok().flatten().unwrap_or(0)
 }
 
-/// Reads it back; `None` if there is none.
+/// Reads it back; `None` if there is none, or if it is empty or zeros, which is what a cut of the power leaves of a file
+/// that was not synced.
 ///
 /// # Errors
 ///
@@ -47,6 +48,9 @@ pub fn read<P: Platform>(platform: &P, directory: &Path) -> io::Result<Option<Se
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         read => read?,
     };
+    if text.iter().all(|byte| *byte == 0) {
+        return Ok(None);
+    }
     let parse = || {
         let (number, crc) = std::str::from_utf8(&text).ok()?.strip_suffix('\n')?.split_once(' ')?;
         let expected = format!("{:08x}", crc32c::crc32c(number.as_bytes()));
