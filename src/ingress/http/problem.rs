@@ -26,7 +26,7 @@ pub enum Problem {
     BacklogFull,
     /// Too many requests wait for the disk, or bodies fill the memory.
     Busy,
-    /// The disk has no room for another segment.
+    /// The disk has no room for another segment, or refuses it for another reason.
     DiskFull,
     /// The journal failed; nothing is acknowledged until a restart.
     JournalFailed,
@@ -85,7 +85,7 @@ impl Problem {
             }
             Self::BacklogFull => ("backlog-full", StatusCode::TOO_MANY_REQUESTS, "The queue's backlog is full"),
             Self::Busy => ("busy", StatusCode::SERVICE_UNAVAILABLE, "Too many requests are in flight"),
-            Self::DiskFull => ("disk-full", StatusCode::SERVICE_UNAVAILABLE, "The disk is full"),
+            Self::DiskFull => ("disk-full", StatusCode::SERVICE_UNAVAILABLE, "The disk takes no more"),
             Self::JournalFailed => ("journal-failed", StatusCode::SERVICE_UNAVAILABLE, "The journal has failed"),
             Self::Stopping => ("stopping", StatusCode::SERVICE_UNAVAILABLE, "The server is stopping"),
             Self::Internal => ("internal", StatusCode::INTERNAL_SERVER_ERROR, "Something here is broken"),

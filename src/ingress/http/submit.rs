@@ -90,7 +90,7 @@ pub fn settle(core: &Core, completion: &Completion, arrived_ns: u64, body_bytes:
     match completion.outcome {
         Outcome::Stored | Outcome::Replayed => {}
         Outcome::DiskFull => {
-            let detail = "there is no room on the disk for another segment";
+            let detail = "no other segment can be had: the disk is full or refuses it; the server's log says why";
             return Err(Refusal::new(Problem::DiskFull, detail).retry_after(10));
         }
         Outcome::Failed => return Err(journal_failed()),
