@@ -9,9 +9,10 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Once;
 use std::time::{Duration, UNIX_EPOCH};
 
-use rustix::fs::{FallocateFlags, OFlags};
+use rustix::fs::{Advice, FallocateFlags, OFlags};
 
 use super::uring::{CommitError, Disk, Write};
 use crate::clock;
@@ -163,6 +164,13 @@ pub trait RandomAccessFile: Send + Sync + Sized + 'static {
     ///
     /// As [`sync_data`](Self::sync_data).
     fn sync_all(&self) -> io::Result<()>;
+    /// Drops what a page cache holds of it, so that the next read comes from the disk. Only what is synced can be
+    /// dropped.
+    ///
+    /// # Errors
+    ///
+    /// The file system cannot.
+    fn drop_cached(&self) -> io::Result<()>;
     /// Its length.
     ///
     /// # Errors
@@ -315,7 +323,10 @@ fn open_direct(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
     let direct = i32::try_from(OFlags::DIRECT.bits()).unwrap_or(0);
     match options.custom_flags(direct).open(path) {
         Err(error) if error.raw_os_error() == Some(rustix::io::Errno::INVAL.raw_os_error()) => {
-            tracing::warn!(path = %path.display(), "no O_DIRECT on this file system; using the page cache");
+            static WARNING: Once = Once::new();
+            WARNING.call_once(|| {
+                tracing::warn!(path = %path.display(), "no O_DIRECT on this file system; using the page cache");
+            });
             options.custom_flags(0).open(path)
         }
         other => other,
@@ -338,6 +349,10 @@ impl RandomAccessFile for File {
 
     fn sync_all(&self) -> io::Result<()> {
         File::sync_all(self)
+    }
+
+    fn drop_cached(&self) -> io::Result<()> {
+        rustix::fs::fadvise(self, 0, None, Advice::DontNeed).map_err(io::Error::from)
     }
 
     fn bytes(&self) -> io::Result<u64> {

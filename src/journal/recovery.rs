@@ -1,7 +1,7 @@
 //! Recovery of one queue's directory at the start.
 //!
-//! Sealed segments are believed by their footer and not scanned; others are scanned
-//! ([`scan`]) and synced, since a crash may have come before the sync of what it wrote.
+//! Sealed segments are believed by their footer and not scanned; others are synced, since a
+//! crash may have come before the sync of what was written, and then scanned ([`scan`]).
 //! Segments must follow one another without a gap. Recovery writes nothing to a segment,
 //! so what it refuses is left as it was found.
 
@@ -235,6 +235,9 @@ impl<P: Platform> Recovered<P> {
         let failed = |error| RecoveryError::Io { path: path.to_owned(), error };
         let length = usize::try_from(identity.capacity).map_err(|error| failed(io::Error::other(error)))?;
         let mut bytes = aligned_buffer(length).map_err(failed)?;
+        // A crash may have come between a write and its sync, so what is read is on disk for certain only behind a sync. Without
+        // O_DIRECT there is a page cache as well, which goes on showing what an earlier sync failed to write.
+        file.sync_data().and_then(|()| file.drop_cached()).map_err(failed)?;
         file.read_exact_at(&mut bytes[..length], 0).map_err(failed)?;
         let mut key_count = 0;
         let keys = &mut self.keys;
@@ -252,8 +255,6 @@ impl<P: Platform> Recovered<P> {
         })
         .map_err(|cause| RecoveryError::Corrupt { path: path.to_owned(), cause })?;
         self.torn |= found.torn;
-        // A crash may have come between a write and its sync: what was read is on disk for certain only now.
-        file.sync_data().map_err(failed)?;
         self.next_sequence = found.next_sequence;
         self.end_byte = found.end_byte;
         Ok((found.end_offset as u64, key_count))

@@ -167,6 +167,11 @@ impl RandomAccessFile for File {
         }
     }
 
+    fn drop_cached(&self) -> io::Result<()> {
+        // It has no page cache: it is a disk with O_DIRECT.
+        Ok(())
+    }
+
     fn bytes(&self) -> io::Result<u64> {
         self.with(|disk, random, inode, _| disk.bytes(random, inode))
     }
