@@ -17,6 +17,8 @@ mod server;
 mod damage;
 #[path = "recovery/recycling.rs"]
 mod recycling;
+#[path = "recovery/restored.rs"]
+mod restored;
 
 use std::net::TcpListener;
 use std::thread;

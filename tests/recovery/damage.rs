@@ -209,6 +209,40 @@ fn damage_in_a_sealed_segment_ends_the_delivery_before_it() {
 }
 
 #[test]
+fn a_damaged_footer_is_no_loss_and_one_that_promises_more_is_refused() {
+    let site = recycling::site_with_many_segments();
+    let segment = Segment::read(&site.files("orders", "seg")[1]);
+    let footer_offset = usize::try_from(segment.identity.footer_offset()).unwrap();
+    segment.flip(footer_offset + 20);
+    // Without a footer it is scanned, and found whole.
+    site.configure(&format!("{}{UNLIMITED}", server::SMALL_JOURNAL));
+    let server = site.start();
+    until_sqlite_has(&site.database("orders"), 400, BODIES);
+    server.stop();
+
+    // An open segment whose last batch is damaged is cut there, but not if a footer says that it goes on. The footer
+    // counts a key that no file has, so that the segment is scanned in spite of it.
+    let (site, _) = site_with_ten_batches();
+    let segment = Segment::last_of(&site);
+    let (_, last) = segment.batches.last().unwrap();
+    let footer = Footer {
+        next_sequence: last.next_sequence(),
+        end_offset: segment.end as u64,
+        end_byte: last.first_byte.get() + u64::from(last.length.get()),
+        key_count: 1,
+    };
+    let mut block = [0; BLOCK_BYTES];
+    segment.identity.write_footer(&footer, &mut block);
+    segment.write(usize::try_from(segment.identity.footer_offset()).unwrap(), &block);
+    segment.flip(segment.batches[9].0 + 100);
+    let before = everything(&site.data());
+    let offset = segment.batches[9].0;
+    let name = segment.path.display().to_string();
+    assert_refused(&site, &[&name, &format!("damaged at byte {offset}"), "its footer says"]);
+    assert!(everything(&site.data()) == before, "something on disk was changed");
+}
+
+#[test]
 fn a_crash_between_two_segments_loses_no_sequence() {
     let site = Site::new(UNLIMITED);
     let server = site.start();
