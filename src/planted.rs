@@ -1,8 +1,8 @@
-//! Bugs that can be planted, to prove that the simulation finds them.
+//! Bugs that can be planted, to prove that the simulation and the cuts of the power find them.
 //!
-//! Without the feature `planted-bugs`, which nothing but the simulation is built with,
+//! Without the feature `planted-bugs`, which nothing but `tests/simulation/` and `tests/kernel/` is built with,
 //! [`is_planted`] is a constant and every bug is compiled away. With it a thread still has to
-//! [`plant`] one, which no code outside `tests/simulation/` does.
+//! [`plant`] one, which no code outside `tests/simulation/` does, or the environment has to name one.
 
 /// A mistake that somebody could make.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,11 +31,13 @@ pub enum Bug {
     AssumeNotCommitted,
     /// The idempotency keys of sealed segments are not saved.
     ForgetKeys,
+    /// Batches are written and not synced.
+    SkipSync,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::AcknowledgeBeforeSync,
         Self::RetryFailedSync,
         Self::AcceptStaleBatch,
@@ -48,12 +50,22 @@ impl Bug {
         Self::ReuseSequence,
         Self::AssumeNotCommitted,
         Self::ForgetKeys,
+        Self::SkipSync,
     ];
 }
 
 #[cfg(feature = "planted-bugs")]
 thread_local! {
-    static PLANTED: std::cell::Cell<Option<Bug>> = const { std::cell::Cell::new(None) };
+    static PLANTED: std::cell::Cell<Option<Bug>> = std::cell::Cell::new(planted_everywhere());
+}
+
+/// The bug that the environment plants into every thread of the process: a server is another process than its test.
+#[cfg(feature = "planted-bugs")]
+fn planted_everywhere() -> Option<Bug> {
+    let name = std::env::var("FOREBAY_PLANTED_BUG").ok()?;
+    let bug = Bug::ALL.into_iter().find(|bug| format!("{bug:?}") == name);
+    assert!(bug.is_some(), "FOREBAY_PLANTED_BUG={name}: there is no such bug");
+    bug
 }
 
 /// Plants a bug into everything that this thread runs, or takes it out again.

@@ -354,7 +354,14 @@ impl<P: Platform> Writer<P> {
             // Without a file nothing would be written, and then nothing may be published either.
             log.sealed = log.file.as_ref().and_then(|_| log.appender.seal_batch(now_us));
         }
-        let mut committed = self.disk.commit(self.logs.iter().filter_map(QueueLog::write));
+        let mut committed = if is_planted(Bug::SkipSync) {
+            self.logs
+                .iter()
+                .filter_map(QueueLog::write)
+                .try_for_each(|write| write.file.write_all_at(write.bytes, write.offset).map_err(CommitError::Ring))
+        } else {
+            self.disk.commit(self.logs.iter().filter_map(QueueLog::write))
+        };
         if is_planted(Bug::RetryFailedSync) && matches!(committed, Err(CommitError::Sync(_))) {
             let again = self.logs.iter().filter_map(QueueLog::write).try_for_each(|write| write.file.sync_data());
             committed = again.map_err(CommitError::Sync);

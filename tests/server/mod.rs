@@ -9,9 +9,11 @@
 pub mod client;
 pub mod database;
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
@@ -54,6 +56,8 @@ pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
 /// A configuration and a data directory that outlive the processes that use them.
 pub struct Site {
     directory: TempDir,
+    environment: Vec<(String, String)>,
+    user: Option<u32>,
 }
 
 impl Site {
@@ -61,9 +65,43 @@ impl Site {
     /// an admin address on free ports, and a journal of modest size.
     #[must_use]
     pub fn new(config: &str) -> Self {
-        let site = Self { directory: tempfile::Builder::new().prefix("forebay-site-").tempdir().unwrap() };
+        let directory = tempfile::Builder::new().prefix("forebay-site-").tempdir().unwrap();
+        let site = Self { directory, environment: Vec::new(), user: None };
         site.configure(config);
         site
+    }
+
+    /// Sets a variable of the environment for every process of this site.
+    pub fn set_environment(&mut self, name: &str, value: &str) {
+        self.environment.push((name.to_owned(), value.to_owned()));
+    }
+
+    /// Runs the processes of this site as another user, who can read the configuration and a copy of the program.
+    pub fn run_as(&mut self, user: u32) {
+        fs::set_permissions(self.path(), Permissions::from_mode(0o755)).unwrap();
+        if !self.program().exists() {
+            fs::copy(env!("CARGO_BIN_EXE_forebay"), self.program()).unwrap();
+        }
+        self.user = Some(user);
+    }
+
+    /// The program's copy, for users who cannot read the original.
+    fn program(&self) -> PathBuf {
+        self.path().join("forebay")
+    }
+
+    fn forebay(&self) -> Command {
+        let mut command = match self.user {
+            None => Command::new(env!("CARGO_BIN_EXE_forebay")),
+            Some(user) => {
+                let mut command = Command::new(self.program());
+                command.uid(user).gid(user);
+                command
+            }
+        };
+        command.env_remove("RUST_LOG").stdin(Stdio::null());
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        command
     }
 
     /// Writes another configuration, as [`new`](Self::new) does.
@@ -158,17 +196,14 @@ impl Site {
     /// Runs a command that looks at the data directory; returns its exit code and what it said on each output.
     #[must_use]
     pub fn tool(&self, subcommand: &str, arguments: &[&str]) -> (Option<i32>, String, String) {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_forebay"));
-        command.arg(subcommand).arg(self.data()).args(arguments);
-        let output = command.env_remove("RUST_LOG").stdin(Stdio::null()).output().unwrap();
+        let output = self.forebay().arg(subcommand).arg(self.data()).args(arguments).output().unwrap();
         let text = |bytes| String::from_utf8(bytes).unwrap();
         (output.status.code(), text(output.stdout), text(output.stderr))
     }
 
     fn command(&self, subcommand: &str) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_forebay"));
-        command.arg(subcommand).arg("--config").arg(self.config());
-        command.current_dir(self.path()).env_remove("RUST_LOG").stdin(Stdio::null());
+        let mut command = self.forebay();
+        command.arg(subcommand).arg("--config").arg(self.config()).current_dir(self.path());
         command
     }
 
