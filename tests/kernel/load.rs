@@ -28,6 +28,7 @@ struct Stage {
     address: Mutex<Option<SocketAddr>>,
     acknowledged: AtomicU64,
     over: AtomicBool,
+    is_abandoned: AtomicBool,
 }
 
 /// Clients that send for as long as there is a server.
@@ -59,6 +60,12 @@ impl Load {
         eventually("acknowledgements", || (self.stage.acknowledged.load(Ordering::Acquire) >= goal).then_some(()));
     }
 
+    /// Ends at once: there will be no server any more.
+    pub fn abandon(self) {
+        self.stage.is_abandoned.store(true, Ordering::Release);
+        self.finish();
+    }
+
     /// Ends when every order that was begun is acknowledged.
     pub fn finish(self) -> Orders {
         self.stage.over.store(true, Ordering::Release);
@@ -77,7 +84,7 @@ fn client(stage: &Stage, name: u64, seed: u64) -> Orders {
         let id = format!("{seed:x}-{name}-{number}");
         let body = format!("{{\"id\":\"{id}\",\"padding\":\"{}\"}}", "x".repeat(number % 700));
         let headers = [("idempotency-key", id.as_str()), ("content-type", "application/json")];
-        loop {
+        while !stage.is_abandoned.load(Ordering::Acquire) {
             let address = *stage.address.lock().unwrap();
             if connection.is_none() {
                 connection = address.and_then(|address| Client::connect(address).ok());

@@ -18,6 +18,7 @@ mod server;
 
 mod access;
 mod errors;
+mod fuse;
 mod load;
 mod mount;
 mod power;

@@ -15,26 +15,45 @@ const CUTS: u64 = 6;
 /// As long as an ordinary disk's.
 const SYNC_PAUSE: Duration = Duration::from_millis(2);
 
-/// Cuts the power again and again, while clients send; returns what became of the orders, and how many sectors were lost.
-fn cut_under_load(kind: Kind, cuts: u64, planted_bug: Option<&str>) -> (Account, usize) {
+/// What cuts of the power led to.
+enum Aftermath {
+    /// What became of the orders, and how many sectors the cuts lost.
+    Counted { account: Account, sectors_lost: usize },
+    /// A start was refused, for this reason.
+    Refused(String),
+}
+
+/// Cuts the power of a server again and again, while clients send. Its database is cut as well, unless a bug is planted.
+fn cut_under_load(kind: Kind, cuts: u64, planted_bug: Option<&str>) -> Aftermath {
     let mut random = Random::from_environment("FOREBAY_POWER_SEED");
-    let mut site = Site::new(&format!(
-        "{SMALL_JOURNAL}[queues.orders]\nrate = \"2000/s\"\nretry = {{ backoff_ms_max = 200 }}\n[queues.orders.sink]\n{COLUMNS}"
-    ));
+    let mut site = Site::new("");
+    let mut database = site.database("orders");
     if let Some(bug) = planted_bug {
         site.set_environment("FOREBAY_PLANTED_BUG", bug);
+        // Elsewhere, since its syncs make the whole image durable and would hide that there are no others.
+        database = site.path().join("orders.db");
     }
+    let url = format!("sqlite:{}", database.display());
+    site.configure(&format!(
+        "{SMALL_JOURNAL}[queues.orders]\nrate = \"2000/s\"\nretry = {{ backoff_ms_max = 200 }}\n\
+         [queues.orders.sink]\nurl = \"{url}\"\n{COLUMNS}"
+    ));
     let disk_path = site.path().join("disk");
     std::fs::create_dir(&disk_path).unwrap();
     let disk =
         VolatileDisk::mount(&disk_path, Abilities { direct: true, sync_pause: SYNC_PAUSE, ..Abilities::default() });
     let mut volume = Volume::new(kind, &disk_path.join("image"), &site.data());
-    let database = site.database("orders");
     sqlite_execute(&database, TABLE);
     let load = Load::start(&mut random);
     let mut sectors_lost = 0;
     for _ in 0..cuts {
-        let server = site.start();
+        let server = match site.try_start() {
+            Ok(server) => server,
+            Err(log) => {
+                load.abandon();
+                return Aftermath::Refused(log);
+            }
+        };
         load.aim(Some(server.address()));
         load.until_more(1 + random.below(500));
         std::thread::sleep(Duration::from_micros(random.below(30_000)));
@@ -51,16 +70,22 @@ fn cut_under_load(kind: Kind, cuts: u64, planted_bug: Option<&str>) -> (Account,
             assert_eq!(code, Some(0), "{found}");
         }
     }
-    let server = site.start();
+    let server = match site.try_start() {
+        Ok(server) => server,
+        Err(log) => {
+            load.abandon();
+            return Aftermath::Refused(log);
+        }
+    };
     load.aim(Some(server.address()));
     let orders = load.finish();
     until_drained(&server);
     assert!(orders.len() as u64 >= cuts, "the clients got hardly anything through: {}", orders.len());
-    let found = account(&orders, &database);
+    let account = account(&orders, &database);
     eprintln!("{kind:?}: {} orders over {cuts} cuts, which lost {sectors_lost} sectors", orders.len());
     server.stop();
     assert_eq!(sqlite_column(&database, "PRAGMA integrity_check"), ["ok"]);
-    (found, sectors_lost)
+    Aftermath::Counted { account, sectors_lost }
 }
 
 fn until_drained(server: &Server) {
@@ -72,27 +97,40 @@ fn cuts_from_environment() -> u64 {
     std::env::var("FOREBAY_POWER_CUTS").map_or(CUTS, |text| text.parse().expect("FOREBAY_POWER_CUTS must be a number"))
 }
 
+fn assert_nothing_is_lost(kind: Kind) {
+    match cut_under_load(kind, cuts_from_environment(), None) {
+        Aftermath::Counted { account, sectors_lost } => {
+            assert_eq!(account, Account::default());
+            assert!(sectors_lost > 0, "the cuts lost nothing, so they show nothing");
+        }
+        Aftermath::Refused(log) => panic!("a start was refused:\n{log}"),
+    }
+}
+
 #[test]
 fn xfs_has_everything_that_was_acknowledged_before_the_power_was_cut() {
-    let (found, sectors_lost) = cut_under_load(Kind::Xfs, cuts_from_environment(), None);
-    assert_eq!(found, Account::default());
-    assert!(sectors_lost > 0, "the cuts lost nothing, so they show nothing");
+    assert_nothing_is_lost(Kind::Xfs);
 }
 
 #[test]
 fn ext4_has_everything_that_was_acknowledged_before_the_power_was_cut() {
-    let (found, sectors_lost) = cut_under_load(Kind::Ext4, cuts_from_environment(), None);
-    assert_eq!(found, Account::default());
-    assert!(sectors_lost > 0, "the cuts lost nothing, so they show nothing");
+    assert_nothing_is_lost(Kind::Ext4);
 }
 
-/// The proof that these tests can fail: a server that acknowledges without a sync loses orders.
+/// The proof that these tests can fail: a server that acknowledges without a sync loses orders, or damages its journal.
 #[cfg(feature = "planted-bugs")]
 #[test]
 fn an_acknowledgement_without_a_sync_is_caught() {
     for bug in ["AcknowledgeBeforeSync", "SkipSync"] {
-        let (found, _) = cut_under_load(Kind::Xfs, cuts_from_environment(), Some(bug));
-        eprintln!("{bug}: {} orders lost", found.lost.len());
-        assert!(!found.lost.is_empty(), "{bug} lost nothing");
+        match cut_under_load(Kind::Xfs, CUTS, Some(bug)) {
+            Aftermath::Counted { account, .. } => {
+                eprintln!("{bug}: {} orders lost", account.lost.len());
+                assert!(!account.lost.is_empty(), "{bug} lost nothing");
+            }
+            Aftermath::Refused(log) => {
+                eprintln!("{bug}: a start was refused");
+                assert!(log.contains("damaged at byte"), "{log}");
+            }
+        }
     }
 }

@@ -7,7 +7,7 @@
 //! - A cut loses each 512-byte sector that was not synced, or keeps it, as the seed decides.
 //! - A sync that fails loses everything that it should have made durable, as Linux drops the pages whose write-back
 //!   failed; the page cache of the kernel above goes on showing it.
-//! - Names and sizes are durable at once, which spares the tests nothing: forebay syncs its directories anyhow.
+//! - Names and sizes are durable at once. Where that matters, there is a real file system between forebay and this disk.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -15,20 +15,13 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, UNIX_EPOCH};
 
-use fuser::{
-    BackgroundSession, BsdFileFlags, Config, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation,
-    INodeNo, InitFlags, KernelConfig, LockOwner, MountOption, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate,
-    ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyWrite, Request, TimeOrNow,
-    WriteFlags,
-};
+use fuser::{BackgroundSession, Config, Errno, FileAttr, FileType, INodeNo, MountOption};
 
+use super::fuse::Files;
 use super::random::Random;
 
 const BLOCK: usize = 4096;
 const SECTOR: usize = 512;
-/// Nothing changes behind the kernel's back, but for what a failed sync or a cut loses.
-const KEPT: Duration = Duration::from_hours(1);
-
 type Blocks = BTreeMap<u64, Box<[u8; BLOCK]>>;
 
 /// What can fail.
@@ -67,20 +60,20 @@ pub struct Abilities {
 }
 
 #[derive(Default)]
-struct Contents {
-    name: String,
-    bytes: u64,
+pub struct Contents {
+    pub name: String,
+    pub bytes: u64,
     durable: Blocks,
     unsynced: Blocks,
 }
 
-enum Node {
+pub enum Node {
     Directory(BTreeMap<String, u64>),
     File(Contents),
 }
 
-struct State {
-    nodes: BTreeMap<u64, Node>,
+pub struct State {
+    pub nodes: BTreeMap<u64, Node>,
     next_node: u64,
     faults: Vec<Fault>,
     is_off: bool,
@@ -92,12 +85,7 @@ pub struct VolatileDisk {
     session: Option<BackgroundSession>,
 }
 
-struct Files {
-    state: Arc<Mutex<State>>,
-    abilities: Abilities,
-}
-
-fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+pub fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
     state.lock().unwrap()
 }
 
@@ -172,25 +160,25 @@ impl Drop for VolatileDisk {
 }
 
 impl State {
-    fn file(&mut self, node: INodeNo) -> Option<&mut Contents> {
+    pub fn file(&mut self, node: INodeNo) -> Option<&mut Contents> {
         match self.nodes.get_mut(&node.0)? {
             Node::File(file) => Some(file),
             Node::Directory(_) => None,
         }
     }
 
-    fn directory(&mut self, node: INodeNo) -> Option<&mut BTreeMap<String, u64>> {
+    pub fn directory(&mut self, node: INodeNo) -> Option<&mut BTreeMap<String, u64>> {
         match self.nodes.get_mut(&node.0)? {
             Node::Directory(entries) => Some(entries),
             Node::File(_) => None,
         }
     }
 
-    fn find(&mut self, parent: INodeNo, name: &OsStr) -> Option<u64> {
+    pub fn find(&mut self, parent: INodeNo, name: &OsStr) -> Option<u64> {
         self.directory(parent)?.get(name.to_str()?).copied()
     }
 
-    fn add(&mut self, parent: INodeNo, name: &OsStr, node: Node) -> Option<FileAttr> {
+    pub fn add(&mut self, parent: INodeNo, name: &OsStr, node: Node) -> Option<FileAttr> {
         let name = name.to_str()?.to_owned();
         let number = self.next_node;
         self.directory(parent)?.insert(name, number);
@@ -199,12 +187,12 @@ impl State {
         self.attributes(INodeNo(number))
     }
 
-    fn remove(&mut self, parent: INodeNo, name: &OsStr) -> Option<()> {
+    pub fn remove(&mut self, parent: INodeNo, name: &OsStr) -> Option<()> {
         // An open file keeps its contents until the end of the test.
         self.directory(parent)?.remove(name.to_str()?).map(|_| ())
     }
 
-    fn attributes(&self, node: INodeNo) -> Option<FileAttr> {
+    pub fn attributes(&self, node: INodeNo) -> Option<FileAttr> {
         let (kind, bytes, permissions) = match self.nodes.get(&node.0)? {
             Node::Directory(_) => (FileType::Directory, 0, 0o755),
             Node::File(file) => (FileType::RegularFile, file.bytes, 0o644),
@@ -228,7 +216,7 @@ impl State {
         })
     }
 
-    fn failure(&mut self, operation: Operation, node: INodeNo) -> Option<Failure> {
+    pub fn failure(&mut self, operation: Operation, node: INodeNo) -> Option<Failure> {
         if self.is_off {
             return Some(Failure::Error(Errno::EIO));
         }
@@ -239,7 +227,11 @@ impl State {
 }
 
 impl Contents {
-    fn read(&self, offset: u64, length: usize) -> Vec<u8> {
+    pub fn named(name: &OsStr) -> Self {
+        Self { name: name.to_string_lossy().into_owned(), ..Self::default() }
+    }
+
+    pub fn read(&self, offset: u64, length: usize) -> Vec<u8> {
         let end = self.bytes.min(offset + length as u64);
         let mut out = Vec::with_capacity(length);
         let mut at = offset;
@@ -255,7 +247,7 @@ impl Contents {
         out
     }
 
-    fn write(&mut self, offset: u64, mut bytes: &[u8]) {
+    pub fn write(&mut self, offset: u64, mut bytes: &[u8]) {
         let mut at = offset;
         while !bytes.is_empty() {
             let (index, from) = (at / BLOCK as u64, at as usize % BLOCK);
@@ -272,7 +264,18 @@ impl Contents {
         self.bytes = self.bytes.max(at);
     }
 
-    fn cut_to(&mut self, bytes: u64) {
+    /// Everything written becomes durable.
+    pub fn sync(&mut self) {
+        let unsynced = std::mem::take(&mut self.unsynced);
+        self.durable.extend(unsynced);
+    }
+
+    /// Everything that is not durable is lost.
+    pub fn lose_unsynced(&mut self) {
+        self.unsynced.clear();
+    }
+
+    pub fn cut_to(&mut self, bytes: u64) {
         let first_gone = bytes.div_ceil(BLOCK as u64);
         for blocks in [&mut self.durable, &mut self.unsynced] {
             blocks.split_off(&first_gone);
@@ -281,240 +284,5 @@ impl Contents {
             }
         }
         self.bytes = bytes;
-    }
-}
-
-impl Files {
-    fn opened(&self, flags: i32) -> Result<FopenFlags, Errno> {
-        if flags & libc::O_DIRECT != 0 && !self.abilities.direct {
-            return Err(Errno::EINVAL);
-        }
-        Ok(if self.abilities.keeps_cache { FopenFlags::FOPEN_KEEP_CACHE } else { FopenFlags::empty() })
-    }
-}
-
-/// Answers with what was found, or that there is none.
-fn entry(reply: ReplyEntry, found: Option<FileAttr>) {
-    match found {
-        Some(attributes) => reply.entry(&KEPT, &attributes, Generation(0)),
-        None => reply.error(Errno::ENOENT),
-    }
-}
-
-fn done(reply: ReplyEmpty, found: Option<()>) {
-    match found {
-        Some(()) => reply.ok(),
-        None => reply.error(Errno::ENOENT),
-    }
-}
-
-impl Filesystem for Files {
-    fn init(&mut self, _: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
-        // Several writes may be in flight to one file that is open with O_DIRECT.
-        let _ = config.add_capabilities(InitFlags::FUSE_ASYNC_DIO);
-        Ok(())
-    }
-
-    fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let mut state = lock(&self.state);
-        let found = state.find(parent, name);
-        entry(reply, found.and_then(|node| state.attributes(INodeNo(node))));
-    }
-
-    fn getattr(&self, _: &Request, node: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
-        match lock(&self.state).attributes(node) {
-            Some(attributes) => reply.attr(&KEPT, &attributes),
-            None => reply.error(Errno::ENOENT),
-        }
-    }
-
-    fn setattr(
-        &self,
-        _: &Request,
-        node: INodeNo,
-        _: Option<u32>,
-        _: Option<u32>,
-        _: Option<u32>,
-        bytes: Option<u64>,
-        _: Option<TimeOrNow>,
-        _: Option<TimeOrNow>,
-        _: Option<std::time::SystemTime>,
-        _: Option<FileHandle>,
-        _: Option<std::time::SystemTime>,
-        _: Option<std::time::SystemTime>,
-        _: Option<std::time::SystemTime>,
-        _: Option<BsdFileFlags>,
-        reply: ReplyAttr,
-    ) {
-        let mut state = lock(&self.state);
-        if let (Some(bytes), Some(file)) = (bytes, state.file(node)) {
-            file.cut_to(bytes);
-        }
-        match state.attributes(node) {
-            Some(attributes) => reply.attr(&KEPT, &attributes),
-            None => reply.error(Errno::ENOENT),
-        }
-    }
-
-    fn mkdir(&self, _: &Request, parent: INodeNo, name: &OsStr, _: u32, _: u32, reply: ReplyEntry) {
-        entry(reply, lock(&self.state).add(parent, name, Node::Directory(BTreeMap::new())));
-    }
-
-    fn unlink(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        done(reply, lock(&self.state).remove(parent, name));
-    }
-
-    fn rmdir(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        done(reply, lock(&self.state).remove(parent, name));
-    }
-
-    fn rename(
-        &self,
-        _: &Request,
-        parent: INodeNo,
-        name: &OsStr,
-        new_parent: INodeNo,
-        new_name: &OsStr,
-        _: RenameFlags,
-        reply: ReplyEmpty,
-    ) {
-        let mut state = lock(&self.state);
-        let moved = state.find(parent, name).and_then(|number| {
-            let new_name = new_name.to_str()?.to_owned();
-            state.remove(parent, name)?;
-            if let Some(file) = state.file(INodeNo(number)) {
-                file.name.clone_from(&new_name);
-            }
-            state.directory(new_parent)?.insert(new_name, number);
-            Some(())
-        });
-        done(reply, moved);
-    }
-
-    fn open(&self, _: &Request, _: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        match self.opened(flags.0) {
-            Ok(opened) => reply.opened(FileHandle(0), opened),
-            Err(error) => reply.error(error),
-        }
-    }
-
-    fn create(&self, _: &Request, parent: INodeNo, name: &OsStr, _: u32, _: u32, flags: i32, reply: ReplyCreate) {
-        let opened = match self.opened(flags) {
-            Ok(opened) => opened,
-            Err(error) => return reply.error(error),
-        };
-        let contents = Contents { name: name.to_string_lossy().into_owned(), ..Contents::default() };
-        match lock(&self.state).add(parent, name, Node::File(contents)) {
-            Some(attributes) => reply.created(&KEPT, &attributes, Generation(0), FileHandle(0), opened),
-            None => reply.error(Errno::ENOENT),
-        }
-    }
-
-    fn read(
-        &self,
-        _: &Request,
-        node: INodeNo,
-        _: FileHandle,
-        offset: u64,
-        length: u32,
-        _: OpenFlags,
-        _: Option<LockOwner>,
-        reply: ReplyData,
-    ) {
-        let mut state = lock(&self.state);
-        match (state.failure(Operation::Read, node), state.file(node)) {
-            (Some(Failure::Error(error)), _) => reply.error(error),
-            (_, Some(file)) => reply.data(&file.read(offset, length as usize)),
-            (_, None) => reply.error(Errno::ENOENT),
-        }
-    }
-
-    fn write(
-        &self,
-        _: &Request,
-        node: INodeNo,
-        _: FileHandle,
-        offset: u64,
-        bytes: &[u8],
-        _: WriteFlags,
-        _: OpenFlags,
-        _: Option<LockOwner>,
-        reply: ReplyWrite,
-    ) {
-        let mut state = lock(&self.state);
-        let taken = match state.failure(Operation::Write, node) {
-            Some(Failure::Error(error)) => return reply.error(error),
-            Some(Failure::Short) => &bytes[..bytes.len() / 2],
-            None => bytes,
-        };
-        let Some(file) = state.file(node) else { return reply.error(Errno::ENOENT) };
-        file.write(offset, taken);
-        reply.written(taken.len() as u32);
-    }
-
-    fn fsync(&self, _: &Request, node: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
-        std::thread::sleep(self.abilities.sync_pause);
-        let mut state = lock(&self.state);
-        let failure = state.failure(Operation::Sync, node);
-        let Some(file) = state.file(node) else { return reply.error(Errno::ENOENT) };
-        let unsynced = std::mem::take(&mut file.unsynced);
-        if let Some(Failure::Error(error)) = failure {
-            return reply.error(error);
-        }
-        file.durable.extend(unsynced);
-        reply.ok();
-    }
-
-    fn fsyncdir(&self, _: &Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
-        reply.ok();
-    }
-
-    fn flush(&self, _: &Request, _: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
-        reply.ok();
-    }
-
-    fn fallocate(
-        &self,
-        _: &Request,
-        node: INodeNo,
-        _: FileHandle,
-        offset: u64,
-        bytes: u64,
-        mode: i32,
-        reply: ReplyEmpty,
-    ) {
-        // Zeroing and punching are what a loop device asks for when it discards; it can do without.
-        if mode & !libc::FALLOC_FL_KEEP_SIZE != 0 {
-            return reply.error(Errno::EOPNOTSUPP);
-        }
-        let mut state = lock(&self.state);
-        let Some(file) = state.file(node) else { return reply.error(Errno::ENOENT) };
-        if mode == 0 {
-            file.bytes = file.bytes.max(offset + bytes);
-        }
-        reply.ok();
-    }
-
-    fn readdir(&self, _: &Request, node: INodeNo, _: FileHandle, offset: u64, mut reply: ReplyDirectory) {
-        let state = lock(&self.state);
-        let Some(Node::Directory(entries)) = state.nodes.get(&node.0) else { return reply.error(Errno::ENOTDIR) };
-        let of = |number: &u64| match state.nodes.get(number) {
-            Some(Node::Directory(_)) => FileType::Directory,
-            _ => FileType::RegularFile,
-        };
-        let entries = entries.iter().map(|(name, number)| (*number, of(number), name.as_str()));
-        let dots = [(node.0, FileType::Directory, "."), (1, FileType::Directory, "..")];
-        for (next, (number, kind, name)) in (1..).zip(dots.into_iter().chain(entries)).skip(offset as usize) {
-            if reply.add(INodeNo(number), next, kind, name) {
-                break;
-            }
-        }
-        reply.ok();
-    }
-
-    fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {
-        // A terabyte, all of it free.
-        let blocks = 1 << 28;
-        reply.statfs(blocks, blocks, blocks, 1 << 20, 1 << 20, 4096, 255, 4096);
     }
 }

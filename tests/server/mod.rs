@@ -166,16 +166,28 @@ impl Site {
     /// With the server's log, if it ends instead.
     #[must_use]
     pub fn start(&self) -> Server {
+        self.try_start().unwrap_or_else(|log| panic!("the server ended at once:\n{log}"))
+    }
+
+    /// Starts a server and waits until it is ready.
+    ///
+    /// # Errors
+    ///
+    /// The server's log, if it ends instead.
+    pub fn try_start(&self) -> Result<Server, String> {
         let mut server = self.spawn();
         let ready = eventually("the server's start", || match server.child.try_wait().unwrap() {
             Some(_) => Some(false),
             None => server.said("admin on http://").then_some(true),
         });
-        assert!(ready, "the server ended at once:\n{}", server.log());
+        if !ready {
+            server.wait();
+            return Err(server.log());
+        }
         server.learn_addresses();
         let mut admin = Client::connect(server.admin).unwrap();
         eventually("readiness", || (admin.get("/readyz").status == 200).then_some(()));
-        server
+        Ok(server)
     }
 
     /// Starts a server that must refuse to run; returns its exit code and all that it said.
