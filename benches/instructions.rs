@@ -14,7 +14,7 @@ mod stand;
 
 use std::hint::black_box;
 
-use forebay::drain::pacer::Pacer;
+use forebay::drain::pacer::{Pace, Pacer, Tolerance};
 use forebay::ingress::http::fast_path::request::{Bounds, Look, look};
 use forebay::ingress::http::fast_path::response::ResponseWriter;
 use forebay::journal::append::SealedBatch;
@@ -119,7 +119,7 @@ fn recovery_scan((identity, bytes): (SegmentIdentity, Vec<u8>)) -> (Scan, Vec<u8
 }
 
 fn pacer() -> Pacer {
-    Pacer::new("5000/s".parse().unwrap(), 9_000_000, 0)
+    Pacer::new(Pace { rate: "5000/s".parse().unwrap(), tolerance: Tolerance::Time(9_000_000) }, 0)
 }
 
 #[library_benchmark]

@@ -14,7 +14,7 @@ use std::thread::{self, JoinHandle, Thread};
 use std::time::Duration;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use forebay::drain::pacer::Pacer;
+use forebay::drain::pacer::{Pace, Pacer, Tolerance};
 use forebay::ingress::http::fast_path::request::{Bounds, look};
 use forebay::ingress::http::fast_path::response::ResponseWriter;
 use forebay::journal::platform::{Platform as _, System};
@@ -171,7 +171,7 @@ fn pacing(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("pacer");
     group.throughput(Throughput::Elements(LOOKS));
     group.bench_function("due", |bencher| {
-        let mut pacer = Pacer::new("5000/s".parse().unwrap(), 9_000_000, 0);
+        let mut pacer = Pacer::new(Pace { rate: "5000/s".parse().unwrap(), tolerance: Tolerance::Time(9_000_000) }, 0);
         let mut now_ns = 0;
         bencher.iter(|| {
             for _ in 0..LOOKS {

@@ -12,6 +12,7 @@ pub mod limits;
 pub mod planted;
 pub mod scheduling;
 pub mod rate;
+pub mod schedule;
 pub mod record;
 pub mod record_text;
 pub mod ticket;
@@ -29,6 +30,7 @@ pub mod drain;
 
 // Around it.
 pub mod metrics;
+pub mod control;
 pub mod admin;
 pub mod server;
 pub mod cli;

@@ -83,6 +83,12 @@ pub const BATCH_RECORDS_MAX: u64 = 10_000;
 pub const BATCH_BYTES_MAX: u64 = 4 * MIB;
 /// Time for which due records are gathered into one transaction, in milliseconds of the rate.
 pub const BATCH_LINGER_MS_MAX: u64 = 5;
+/// Records that `burst` may let leave at once (fixed upper bound; the default follows from the rate).
+pub const BURST_MAX: u64 = 1_000_000_000;
+/// Entries of one queue's schedule (fixed).
+pub const SCHEDULE_ENTRIES_MAX: usize = 64;
+/// How long a schedule is believed before the clock is looked at again, in milliseconds (fixed).
+pub const SCHEDULE_LOOK_MS: u64 = 1000;
 /// Lateness that the pacer makes good beyond `linger_ms_max`, in milliseconds (fixed). With the default of
 /// 5 ms the sink sees, within any second, at most 0.9 % of the rate and one record on top of it.
 pub const PACER_SLACK_MS: u64 = 4;

@@ -9,7 +9,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use crate::config;
 use crate::dead_letter_index::DeadLetterIndex;
@@ -25,8 +25,10 @@ pub struct Queue {
     pub id: u64,
     /// Its name.
     pub name: String,
-    /// Its settings.
+    /// Its settings as they were at the start; what can be changed since is in `instructions`.
     pub config: config::Queue,
+    /// What the drain is told; it follows at once.
+    pub instructions: watch::Sender<Instructions>,
     /// Makes and reads its tickets.
     pub tickets: TicketCodec,
     /// Written by the journal alone.
@@ -37,6 +39,15 @@ pub struct Queue {
     pub dead_letters: DeadLetterIndex,
     /// Rung by the journal when `durable` has moved.
     pub durable_moved: Notify,
+}
+
+/// What a queue's drain is told while it runs.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Instructions {
+    /// How records leave.
+    pub shaping: config::Shaping,
+    /// Nothing leaves, and everything is accepted.
+    pub is_paused: bool,
 }
 
 /// Watermarks and counters of which the journal is the only writer.
@@ -71,6 +82,8 @@ pub struct DrainMarks {
     pub batches: Mark,
     /// Attempts that failed and were repeated.
     pub retries: Mark,
+    /// Picoseconds between two departures at the rate of this moment; 0 for no limit.
+    pub interval_ps: Mark,
     /// Records a second, measured over the last seconds; 0 while unknown.
     pub rate_measured: Mark,
     state: AtomicU8,
@@ -107,6 +120,8 @@ pub enum DrainState {
     Running,
     /// The last attempt failed; waiting to try again.
     Retrying,
+    /// Somebody has told it to.
+    Paused,
     /// It cannot go on without a person: another process took over, or the positions contradict.
     Halted,
 }
@@ -119,6 +134,7 @@ impl DrainMarks {
             0 => DrainState::Connecting,
             1 => DrainState::Running,
             2 => DrainState::Retrying,
+            3 => DrainState::Paused,
             _ => DrainState::Halted,
         }
     }
@@ -133,14 +149,18 @@ impl Queue {
     /// A queue at the start of its life; recovery moves the watermarks afterwards.
     #[must_use]
     pub fn new(index: u16, id: u64, name: &str, config: config::Queue, tickets: TicketCodec) -> Self {
+        let instructions = Instructions { shaping: config.shaping.clone(), is_paused: false };
+        let drain = DrainMarks::default();
+        drain.interval_ps.set(config.shaping.rate.interval_ps());
         Self {
             index,
             id,
             name: name.to_owned(),
             config,
+            instructions: watch::Sender::new(instructions),
             tickets,
             journal: JournalMarks::default(),
-            drain: DrainMarks::default(),
+            drain,
             dead_letters: DeadLetterIndex::default(),
             durable_moved: Notify::new(),
         }
@@ -167,7 +187,16 @@ impl Queue {
         sequence.saturating_sub(self.drain.delivered.get())
     }
 
-    /// Milliseconds until `position` records are delivered, at the configured rate or, when
+    /// The ceiling of this moment.
+    #[must_use]
+    pub fn rate(&self) -> Rate {
+        match self.drain.interval_ps.get() {
+            0 => Rate::Unlimited,
+            interval_ps => Rate::Limited { records: 1000, period_ns: interval_ps },
+        }
+    }
+
+    /// Milliseconds until `position` records are delivered, at the rate of this moment or, when
     /// that is unlimited, at the measured one. `None` while the drain delivers nothing.
     #[must_use]
     pub fn eta_ms(&self, position: u64) -> Option<u64> {
@@ -177,7 +206,7 @@ impl Queue {
         if self.drain.state() != DrainState::Running {
             return None;
         }
-        match self.config.rate {
+        match self.rate() {
             Rate::Unlimited => {
                 let measured = self.drain.rate_measured.get();
                 (measured > 0).then(|| position.saturating_mul(1000).div_ceil(measured))

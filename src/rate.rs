@@ -38,6 +38,17 @@ impl Rate {
         }
     }
 
+    /// Picoseconds between two records, rounded down; 0 for [`Rate::Unlimited`].
+    #[must_use]
+    pub fn interval_ps(self) -> u64 {
+        match self {
+            Rate::Unlimited => 0,
+            Rate::Limited { records, period_ns } => {
+                u64::try_from(u128::from(period_ns) * 1000 / u128::from(records)).unwrap_or(u64::MAX)
+            }
+        }
+    }
+
     /// Time that `records` take at this rate, in nanoseconds, rounded up; 0 for [`Rate::Unlimited`].
     #[must_use]
     pub fn time_for_ns(self, count: u64) -> u64 {

@@ -20,6 +20,7 @@ use tokio::sync::watch;
 
 use crate::admin;
 use crate::config::{Config, Listener};
+use crate::control::Control;
 use crate::drain::dead_letters::DeadLetterError;
 use crate::drain::runner::Runner;
 use crate::ingress::core::Shared;
@@ -88,6 +89,7 @@ pub struct Server {
     maintenance: JoinHandle<()>,
     /// Keeps the maintenance thread alive until the drain has ended.
     chores: mpsc::Sender<Chore>,
+    control: Arc<Control>,
     /// Held until everything has stopped.
     _directory: DataDirectory,
 }
@@ -143,6 +145,8 @@ impl Server {
         }
 
         let (chores, chores_out) = mpsc::channel();
+        let controlled = recovered.iter().map(RecoveredQueue::controlled).collect();
+        let control = Arc::new(Control::new(controlled, config.clone()));
         let kept = recovered.iter().map(RecoveredQueue::kept).collect();
         let maintenance = Maintenance::new(System, Arc::clone(&pool), kept, chores_out);
         let maintenance = spawn("maintenance", &others, move || maintenance.run())?;
@@ -159,7 +163,8 @@ impl Server {
         let journal = start_writer(writer, &others)?;
         let (stop_drain, stop) = watch::channel(false);
         let drain = start_drain(drains, &directory, &config.data_dir, &stop, &others)?;
-        start_admin(admin, Sources { queues, executors: counters, health: Arc::clone(&health) }, &others)?;
+        let sources = Sources { queues, executors: counters, health: Arc::clone(&health) };
+        start_admin(admin, sources, Arc::clone(&control), &others)?;
         Ok(Self {
             addresses,
             admin_address,
@@ -172,6 +177,7 @@ impl Server {
             stop_drain,
             maintenance,
             chores,
+            control,
             _directory: directory,
         })
     }
@@ -180,6 +186,12 @@ impl Server {
     #[must_use]
     pub fn addresses(&self) -> &[(Listener, SocketAddr)] {
         &self.addresses
+    }
+
+    /// Changes queues while they run.
+    #[must_use]
+    pub fn control(&self) -> &Control {
+        &self.control
     }
 
     /// Where the admin address is.
@@ -347,11 +359,16 @@ fn start_drain(
     })
 }
 
-fn start_admin(listener: std::net::TcpListener, sources: Sources, cpus: &CpuSet) -> Result<(), StartError> {
+fn start_admin(
+    listener: std::net::TcpListener,
+    sources: Sources,
+    control: Arc<Control>,
+    cpus: &CpuSet,
+) -> Result<(), StartError> {
     let runtime = current_thread_runtime()?;
     // It has nothing to finish, so it ends with the process.
     spawn("admin", cpus, move || {
-        if let Err(error) = runtime.block_on(admin::serve(listener, Arc::new(sources))) {
+        if let Err(error) = runtime.block_on(admin::serve(listener, Arc::new(sources), control)) {
             tracing::error!(%error, "the admin address is no longer served");
         }
     })?;

@@ -122,7 +122,7 @@ fn the_flash_sale_file_works_with_and_without_its_variable() {
     let config =
         parse(FLASH_SALE, "f", &|name| (name == "DATABASE_URL").then(|| "postgres://db/x".to_owned())).unwrap();
     assert_eq!(config.queues["orders"].sink.url, "postgres://db/x");
-    assert_eq!(config.queues["orders"].rate.to_string(), "5000/s");
+    assert_eq!(config.queues["orders"].shaping.rate.to_string(), "5000/s");
 }
 
 #[test]
@@ -133,7 +133,7 @@ fn the_smallest_file_has_every_default() {
     assert_eq!(config.data_dir.to_str(), Some("./data"));
     assert_eq!(config.ingress.executors, 0);
     let queue = &config.queues["orders"];
-    assert_eq!((queue.ack, queue.rate.to_string().as_str()), (Ack::Durable, "1000/s"));
+    assert_eq!((queue.ack, queue.shaping.rate.to_string().as_str()), (Ack::Durable, "1000/s"));
     assert_eq!((queue.sink.kind, queue.sink.url.as_str()), (SinkKind::Sqlite, ""));
     assert_eq!(queue.sink.target, Target::Created { table: "forebay_orders".to_owned() });
     let dashed = accepted("[queues.a-b]").queues["a-b"].sink.target.clone();

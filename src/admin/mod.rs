@@ -1,4 +1,6 @@
-//! The admin address: health, readiness and metrics, on a thread of its own.
+//! The admin address: health, readiness, metrics and the control of queues, on a thread of its own.
+
+mod queues;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -15,6 +17,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
+use crate::control::Control;
 use crate::metrics::{self, Sources};
 use crate::queue::DrainState;
 
@@ -30,26 +33,39 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// # Errors
 ///
 /// The listener cannot be used.
-pub async fn serve(listener: std::net::TcpListener, sources: Arc<Sources>) -> std::io::Result<()> {
+pub async fn serve(
+    listener: std::net::TcpListener,
+    sources: Arc<Sources>,
+    control: Arc<Control>,
+) -> std::io::Result<()> {
     listener.set_nonblocking(true)?;
     let listener = TcpListener::from_std(listener)?;
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
         // The semaphore is never closed.
         let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return Ok(()) };
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
+        let (stream, peer) = match listener.accept().await {
+            Ok(accepted) => accepted,
             Err(error) => {
                 tracing::warn!(%error, "an admin connection could not be accepted");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }
         };
-        let sources = Arc::clone(&sources);
+        let (sources, control) = (Arc::clone(&sources), Arc::clone(&control));
         tokio::spawn(async move {
-            let service = service_fn(move |request| {
-                let response = answer(&sources, &request);
-                async move { Ok::<_, Infallible>(response) }
+            let service = service_fn(move |request: Request<Incoming>| {
+                let (sources, control) = (Arc::clone(&sources), Arc::clone(&control));
+                async move {
+                    let path = request.uri().path();
+                    let is_of_queues =
+                        path.strip_prefix(queues::PATH).is_some_and(|r| r.is_empty() || r.starts_with('/'));
+                    Ok::<_, Infallible>(if is_of_queues {
+                        queues::answer(&control, &peer.to_string(), request).await
+                    } else {
+                        answer(&sources, &request)
+                    })
+                }
             });
             let mut builder = hyper::server::conn::http1::Builder::new();
             builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
@@ -70,9 +86,12 @@ pub fn bind(address: SocketAddr) -> std::io::Result<std::net::TcpListener> {
     std::net::TcpListener::bind(address)
 }
 
-fn answer(sources: &Arc<Sources>, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+/// What is answered.
+type Answer = Response<Full<Bytes>>;
+
+fn answer(sources: &Arc<Sources>, request: &Request<Incoming>) -> Answer {
     if request.method() != Method::GET {
-        let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "the admin paths take GET\n".to_owned());
+        let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "this path takes GET\n".to_owned());
         response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET"));
         return response;
     }
@@ -80,11 +99,11 @@ fn answer(sources: &Arc<Sources>, request: &Request<Incoming>) -> Response<Full<
         "/healthz" => health(sources),
         "/readyz" => readiness(sources),
         "/metrics" => metrics(sources),
-        _ => text(StatusCode::NOT_FOUND, "the paths are /healthz, /readyz and /metrics\n".to_owned()),
+        _ => text(StatusCode::NOT_FOUND, "the paths are /healthz, /readyz, /metrics and /v1/queues\n".to_owned()),
     }
 }
 
-fn health(sources: &Sources) -> Response<Full<Bytes>> {
+fn health(sources: &Sources) -> Answer {
     if sources.health.is_journal_failed() {
         let why = "a write to the journal failed; mend the disk and restart\n";
         return text(StatusCode::SERVICE_UNAVAILABLE, why.to_owned());
@@ -94,7 +113,7 @@ fn health(sources: &Sources) -> Response<Full<Bytes>> {
 
 /// Ready is whoever accepts records. A sink that is down does not make us unready: taking the
 /// records in the meantime is what we are for. The text says it all the same.
-fn readiness(sources: &Sources) -> Response<Full<Bytes>> {
+fn readiness(sources: &Sources) -> Answer {
     let health = &sources.health;
     let (status, mut lines) = if health.is_stopping() || health.is_journal_failed() {
         (StatusCode::SERVICE_UNAVAILABLE, "not ready\n".to_owned())
@@ -106,6 +125,7 @@ fn readiness(sources: &Sources) -> Response<Full<Bytes>> {
             DrainState::Connecting => "connecting to the sink",
             DrainState::Running => "delivering",
             DrainState::Retrying => "retrying",
+            DrainState::Paused => "paused",
             DrainState::Halted => "halted, see the log",
         };
         lines += &format!("queue {}: {drain}, backlog {} records\n", queue.name, queue.backlog_records());
@@ -113,7 +133,7 @@ fn readiness(sources: &Sources) -> Response<Full<Bytes>> {
     text(status, lines)
 }
 
-fn metrics(sources: &Arc<Sources>) -> Response<Full<Bytes>> {
+fn metrics(sources: &Arc<Sources>) -> Answer {
     let Ok(body) = metrics::text(sources) else {
         return text(StatusCode::INTERNAL_SERVER_ERROR, "the metrics could not be written\n".to_owned());
     };
@@ -123,9 +143,13 @@ fn metrics(sources: &Arc<Sources>) -> Response<Full<Bytes>> {
     response
 }
 
-fn text(status: StatusCode, body: String) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(Bytes::from(body)));
+fn text(status: StatusCode, body: String) -> Answer {
+    let mut response = Response::new(full(body));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     response
+}
+
+fn full(body: String) -> Full<Bytes> {
+    Full::new(Bytes::from(body))
 }

@@ -1,10 +1,12 @@
 //! The command line: one file for each command.
 
+mod admin_client;
 mod check;
 mod demo;
 mod export;
 mod inspect;
 mod output;
+mod queues;
 mod repair;
 mod serve;
 mod verify;
@@ -23,6 +25,7 @@ use clap::{Parser, Subcommand};
         forebay demo                                   see the main job on this machine, with nothing to install\n  \
         forebay check --config config/flash-sale.toml  find out whether a configuration will work\n  \
         forebay serve --config config/flash-sale.toml  run until SIGTERM\n  \
+        forebay rate orders 8000/s                     change a rate while the server runs\n  \
         forebay inspect data                           see what a data directory holds, beside a live forebay or not\n\n\
         RUST_LOG=debug says more; docs/ says everything."
 )]
@@ -37,6 +40,14 @@ enum Command {
     Serve(serve::Arguments),
     /// Say everything that is wrong with a configuration, and try its sinks
     Check(check::Arguments),
+    /// Say what the queues of a running forebay do
+    Queues(queues::QueuesArguments),
+    /// Change the rate, the burst or the batches of a queue of a running forebay
+    Rate(queues::RateArguments),
+    /// Deliver nothing of a queue until somebody resumes it; it still accepts
+    Pause(queues::PauseArguments),
+    /// Deliver a paused queue again
+    Resume(queues::PauseArguments),
     /// Say what a data directory holds, also of a live forebay
     Inspect(inspect::Arguments),
     /// Read and check everything in a data directory, also of a live forebay
@@ -57,6 +68,10 @@ pub fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Serve(arguments) => serve::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),
+        Command::Queues(arguments) => queues::list(&arguments),
+        Command::Rate(arguments) => queues::rate(&arguments),
+        Command::Pause(arguments) => queues::pause(&arguments),
+        Command::Resume(arguments) => queues::resume(&arguments),
         Command::Inspect(arguments) => inspect::run(&arguments),
         Command::Verify(arguments) => verify::run(&arguments),
         Command::Export(arguments) => export::run(&arguments),

@@ -1,16 +1,17 @@
 //! `forebay serve`: runs until it is told to stop.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::mpsc;
 use std::thread;
 
 use anyhow::Context as _;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::config;
+use crate::control::Control;
 use crate::server::Server;
 
 /// Descriptors for everything but connections: segments, databases, rings, logs.
@@ -24,6 +25,9 @@ const EXIT_IMPATIENT: i32 = 130;
 /// written to disk, the transaction in progress is finished and the position stored. Records that
 /// are not delivered yet stay in the data directory for the next start. A second signal exits at once,
 /// which loses nothing that was acknowledged either.
+///
+/// SIGHUP reads the configuration again. Rates, bursts, schedules, batches and retries of the queues take effect at once;
+/// whatever else has changed is named in the log and waits for a restart. If anything in the file is wrong, nothing changes.
 #[derive(clap::Args)]
 pub struct Arguments {
     /// The configuration; `config/forebay.toml` shows every option
@@ -41,15 +45,17 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     abort_on_panic();
     raise_file_limit(config.ingress.connections_max);
     // The signals are caught before anything starts, so that none is missed.
-    let signals = Signals::new([SIGINT, SIGTERM]).context("cannot catch signals")?;
-    let stop = watch_signals(signals)?;
+    let signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).context("cannot catch signals")?;
+    let orders = watch_signals(signals)?;
     let server = Server::start(&config)?;
     for (_, address) in server.addresses() {
         println!("listening on http://{address}");
     }
-    println!("admin on http://{} (/healthz /readyz /metrics)", server.admin_address());
+    println!("admin on http://{} (/healthz /readyz /metrics /v1/queues)", server.admin_address());
     // The sender lives in the signal thread, which never ends.
-    let _ = stop.recv();
+    while let Ok(Order::Reload) = orders.recv() {
+        reload(&arguments.config, server.control());
+    }
     tracing::info!("stopping: answering what was accepted; a second signal exits at once");
     let clean = server.stop();
     tracing::info!("stopped");
@@ -74,20 +80,52 @@ fn raise_file_limit(connections_max: usize) {
     }
 }
 
-/// The first signal is for the receiver; the second ends the process.
-fn watch_signals(mut signals: Signals) -> anyhow::Result<mpsc::Receiver<()>> {
-    let (first, stop) = mpsc::channel();
+/// What a signal asks for.
+enum Order {
+    Stop,
+    Reload,
+}
+
+/// The first signal to stop is for the receiver; the second ends the process.
+fn watch_signals(mut signals: Signals) -> anyhow::Result<mpsc::Receiver<Order>> {
+    let (orders_in, orders) = mpsc::channel();
     thread::Builder::new()
         .name("signals".to_owned())
         .spawn(move || {
-            for (count, _) in signals.forever().enumerate() {
-                if count > 0 || first.send(()).is_err() {
+            let mut is_stopping = false;
+            for signal in signals.forever() {
+                let sent = if signal == SIGHUP {
+                    orders_in.send(Order::Reload)
+                } else if std::mem::replace(&mut is_stopping, true) {
+                    std::process::exit(EXIT_IMPATIENT);
+                } else {
+                    orders_in.send(Order::Stop)
+                };
+                if sent.is_err() && signal != SIGHUP {
                     std::process::exit(EXIT_IMPATIENT);
                 }
             }
         })
         .context("cannot start a thread")?;
-    Ok(stop)
+    Ok(orders)
+}
+
+/// Reads the configuration again and says what came of it.
+fn reload(path: &Path, control: &Control) {
+    let config = match config::load(path) {
+        Ok(config) => config,
+        Err(errors) => {
+            tracing::error!("the configuration is not taken over, since it has errors; nothing has changed:\n{errors}");
+            return;
+        }
+    };
+    let needs_restart = control.reload(&config, "SIGHUP");
+    if needs_restart.is_empty() {
+        tracing::info!("the configuration was read again");
+    } else {
+        let keys = needs_restart.join(", ");
+        tracing::warn!(keys, "the configuration was read again; what these keys say takes effect with a restart");
+    }
 }
 
 /// A thread that panicked would leave a server that accepts and never answers, or answers and never

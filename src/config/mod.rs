@@ -10,6 +10,7 @@ mod grammar;
 mod load;
 mod queue;
 mod reader;
+mod shaping;
 mod sink;
 mod wording;
 
@@ -18,9 +19,11 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use crate::rate::Rate;
+use crate::schedule::Schedule;
 
 pub use error::{ConfigError, ConfigErrors};
 pub use load::{known_keys, load, parse};
+pub use shaping::{patch, written};
 
 /// A whole configuration.
 #[derive(Clone, Debug, PartialEq)]
@@ -116,8 +119,8 @@ pub struct Shutdown {
 /// One queue.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Queue {
-    /// The ceiling of the drain.
-    pub rate: Rate,
+    /// How records leave; all of it can be changed while the server runs.
+    pub shaping: Shaping,
     /// When a record is acknowledged.
     pub ack: Ack,
     /// Bytes of undelivered records; beyond it requests are refused.
@@ -128,12 +131,23 @@ pub struct Queue {
     pub idempotency_keys_max: usize,
     /// Bytes of the dead-letter file.
     pub dead_letters_bytes_max: u64,
+    /// Where the records go.
+    pub sink: Sink,
+}
+
+/// How a queue's records leave.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Shaping {
+    /// The ceiling of the drain, at times of which `schedule` says nothing.
+    pub rate: Rate,
+    /// Records that may leave at once; `None` for what `linger_ms_max` and a little lateness make of the rate.
+    pub burst: Option<u64>,
+    /// Other ceilings by the time of day.
+    pub schedule: Schedule,
     /// How records are gathered into transactions.
     pub batch: Batch,
     /// How long to wait between attempts.
     pub retry: Retry,
-    /// Where the records go.
-    pub sink: Sink,
 }
 
 /// When a record is acknowledged.

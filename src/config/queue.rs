@@ -5,14 +5,12 @@ use std::collections::BTreeMap;
 use super::grammar::is_queue_name;
 use super::load::HOUR_MS;
 use super::reader::Section;
+use super::shaping::read_shaping;
 use super::sink::read_sink;
 use super::wording::shown_key;
-use super::{Ack, Batch, Queue, Retry, Sink, Target};
+use super::{Ack, Queue, Sink, Target};
 use crate::limits::{self, GIB, QUEUE_NAME_BYTES_MAX, QUEUES_MAX};
-use crate::rate::Rate;
 
-/// The rate of a queue that asks for none: what a small PostgreSQL takes without effort.
-const RATE: Rate = Rate::Limited { records: 1, period_ns: 1_000_000 };
 /// Bytes of the largest backlog that can be meant.
 const BACKLOG_BYTES_MAX: u64 = 1024 * 1024 * GIB;
 
@@ -62,7 +60,7 @@ fn same_table(a: &Sink, b: &Sink) -> bool {
 fn read_queue(section: &mut Section<'_>, name: &str) -> Queue {
     let s = section;
     Queue {
-        rate: read_rate(s),
+        shaping: read_shaping(s),
         ack: s.choice("ack", Ack::Durable, &[("durable", Ack::Durable), ("memory", Ack::Memory)]).value,
         max_backlog_bytes: s.size("max_backlog_bytes", limits::MAX_BACKLOG_BYTES, 1..=BACKLOG_BYTES_MAX).value,
         idempotency_window_ms: s
@@ -70,45 +68,6 @@ fn read_queue(section: &mut Section<'_>, name: &str) -> Queue {
             .value,
         idempotency_keys_max: s.integer("idempotency_keys_max", limits::IDEMPOTENCY_KEYS_MAX, 1..=100_000_000).count(),
         dead_letters_bytes_max: s.size("dead_letters_bytes_max", limits::DEAD_LETTERS_BYTES_MAX, 1..=1024 * GIB).value,
-        batch: read_batch(s.section("batch")),
-        retry: read_retry(s.section("retry")),
         sink: read_sink(s.section("sink"), name),
     }
-}
-
-fn read_rate(section: &mut Section<'_>) -> Rate {
-    let Ok(Some(text)) = section.text("rate", "1000/s") else { return RATE };
-    text.value.parse().unwrap_or_else(|_| {
-        // The error's own text shows the value, which may come from the environment.
-        let advice = "write records per time such as \"5000/s\", \"0.1/s\", \"300/min\" or \"10/h\", at most \
-                      1000000000/s, or \"unlimited\"";
-        section.context().wrong(&text, &format!("cannot be {}; {advice}", text.quoted()));
-        RATE
-    })
-}
-
-fn read_batch(mut section: Section<'_>) -> Batch {
-    let batch = Batch {
-        records_max: section.integer("records_max", limits::BATCH_RECORDS_MAX, 1..=1_000_000).count(),
-        bytes_max: section.size("bytes_max", limits::BATCH_BYTES_MAX, 1..=GIB).count(),
-        linger_ms_max: section.integer("linger_ms_max", limits::BATCH_LINGER_MS_MAX, 0..=60_000).value,
-    };
-    section.finish();
-    batch
-}
-
-fn read_retry(mut section: Section<'_>) -> Retry {
-    let min = section.integer("backoff_ms_min", limits::RETRY_BACKOFF_MS_MIN, 1..=HOUR_MS);
-    let max = section.integer("backoff_ms_max", limits::RETRY_BACKOFF_MS_MAX, 1..=HOUR_MS);
-    if let Some(line) = max.line.or(min.line).filter(|_| min.sound && max.sound && min.value > max.value) {
-        let (low, high) = (section.key("backoff_ms_min"), section.key("backoff_ms_max"));
-        let key = if max.line.is_some() { &high } else { &low };
-        let message = format!(
-            "`{high}` ({}) must be at least `{low}` ({}); write `backoff_ms_max = {}` or a smaller `backoff_ms_min`",
-            max.value, min.value, min.value
-        );
-        section.context().error(line, key, message);
-    }
-    section.finish();
-    Retry { backoff_ms_min: min.value, backoff_ms_max: max.value }
 }

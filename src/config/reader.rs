@@ -145,31 +145,52 @@ impl<'a> Section<'a> {
 
     /// The sections of a list that is written as `[[key]]`. If there are none, the error says `missing`.
     pub(super) fn list(&mut self, key: &'static str, missing: &str) -> Vec<Section<'a>> {
-        let pattern = join(&self.pattern, key);
-        let absent = Section::absent(self.context, self.key(key), pattern.clone(), self.line);
-        let Some(found) = self.find(key) else {
-            self.wrong(self.line, key, missing);
-            return vec![absent];
-        };
+        match self.find(key) {
+            None => {
+                self.wrong(self.line, key, missing);
+                vec![self.absent_item(key)]
+            }
+            Some(found) => {
+                if found.value.as_array().is_some_and(|items| items.is_empty()) {
+                    self.wrong(found.line, key, missing);
+                }
+                self.items(key, &found)
+            }
+        }
+    }
+
+    /// As [`list`](Self::list), where there may be none: then one section that is absent stands for them all.
+    pub(super) fn optional_list(&mut self, key: &'static str) -> Vec<Section<'a>> {
+        match self.find(key) {
+            None => vec![self.absent_item(key)],
+            Some(found) => self.items(key, &found),
+        }
+    }
+
+    fn absent_item(&self, key: &'static str) -> Section<'a> {
+        Section::absent(self.context, self.key(key), join(&self.pattern, key), self.line)
+    }
+
+    fn items(&self, key: &'static str, found: &Found<'a>) -> Vec<Section<'a>> {
+        let full = self.key(key);
         let Some(items) = found.value.as_array() else {
-            self.wrong(found.line, key, &format!("is a list; write `[[{key}]]` with two brackets on each side"));
+            self.wrong(found.line, key, &format!("is a list; write `[[{full}]]` with two brackets on each side"));
             return Vec::new();
         };
-        if items.is_empty() {
-            self.wrong(found.line, key, missing);
-        }
         let mut sections = Vec::new();
         for item in items {
             let line = self.context.line(item.span().start);
             match item.get_ref().as_table() {
-                Some(table) => sections.push(Section {
-                    table: Some(table),
-                    ..Section::absent(self.context, self.key(key), pattern.clone(), line)
-                }),
-                None => self.wrong(line, key, &format!("holds something that is no section; write `[[{key}]]`")),
+                Some(table) => sections.push(Section { table: Some(table), line, ..self.absent_item(key) }),
+                None => self.wrong(line, key, &format!("holds something that is no section; write `[[{full}]]`")),
             }
         }
         sections
+    }
+
+    /// Whether the file has this key here.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.table.is_some_and(|table| table.contains_key(key))
     }
 
     /// The sections that the user names, as `[key.NAME]`, in the file's order. If there are none, the error
@@ -271,6 +292,14 @@ impl<'a> Section<'a> {
         }
         self.wrong(found.line, key, &format!("cannot be {}; {allowed}", one_line(&integer.to_string())));
         Field::refused(default, found.line)
+    }
+
+    /// An integer within a range, or none.
+    pub(super) fn optional_integer(&mut self, key: &'static str, range: RangeInclusive<u64>) -> Field<Option<u64>> {
+        let has = self.has(key);
+        let field = self.integer(key, *range.start(), range);
+        let value = has.then_some(field.value);
+        Field { value, line: field.line, sound: field.sound, shown: field.shown }
     }
 
     /// A size in bytes within a range: an integer, or a string with a unit.

@@ -3,13 +3,31 @@
 //! This is the generic cell rate algorithm (ITU-T I.371) in its virtual-scheduling form.
 //! Each record has a departure time, one interval behind the one before. Being late by
 //! up to the tolerance is made good; what is lost beyond it stays lost, so that no window
-//! of any length T ever sees more than `rate × (T + tolerance) + 1` records. There is no
-//! bucket that could be full at the start, after a pause or after a change of the rate.
+//! of any length T ever sees more than `rate × T + burst` records. There is no bucket
+//! that could be full at the start, after a pause or after a change of the rate.
 //!
 //! Time is counted in units of a nanosecond divided by the rate's numerator, so that
 //! every interval is a whole number and no rounding ever adds up.
 
 use crate::rate::Rate;
+
+/// How fast records may leave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pace {
+    /// The ceiling.
+    pub rate: Rate,
+    /// How much lateness is made good.
+    pub tolerance: Tolerance,
+}
+
+/// How much lateness is made good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tolerance {
+    /// So many nanoseconds. No window sees more than `rate × (T + this) + 1` records.
+    Time(u64),
+    /// As much as lets so many records, at least one, leave at once. No window sees more than `rate × T + this`.
+    Records(u64),
+}
 
 /// Paces one queue.
 #[derive(Clone, Debug)]
@@ -32,17 +50,15 @@ struct Limit {
 impl Pacer {
     /// A pacer whose first record may leave one interval from now.
     #[must_use]
-    pub fn new(rate: Rate, tolerance_ns: u64, now_ns: u64) -> Self {
-        let limit = match rate {
-            Rate::Unlimited => None,
-            Rate::Limited { records, period_ns } => {
-                let units_per_ns = u128::from(records);
-                let interval = u128::from(period_ns);
-                let next = u128::from(now_ns) * units_per_ns + interval;
-                Some(Limit { units_per_ns, interval, tolerance: u128::from(tolerance_ns) * units_per_ns, next })
-            }
-        };
-        Self { limit }
+    pub fn new(pace: Pace, now_ns: u64) -> Self {
+        Self { limit: Limit::new(pace, now_ns, 1) }
+    }
+
+    /// Goes on at another pace. Lateness that could have been made good is lost, as at the start; records that were
+    /// taken early are still waited for, at the new pace.
+    pub fn change(&mut self, pace: Pace, now_ns: u64) {
+        let owed = self.limit.as_ref().map_or(1, |limit| limit.owed(now_ns));
+        self.limit = Limit::new(pace, now_ns, owed);
     }
 
     /// How many records may leave now.
@@ -72,15 +88,30 @@ impl Pacer {
         u64::try_from(last.div_ceil(limit.units_per_ns)).unwrap_or(u64::MAX)
     }
 
-    /// How many records make up `span_ns` of the rate, at least one.
+    /// How many records make up `span_ns` of the rate, at least one, and at most what may leave at once.
     #[must_use]
     pub fn records_in(&self, span_ns: u64) -> u64 {
         let Some(limit) = &self.limit else { return u64::MAX };
-        u64::try_from(u128::from(span_ns) * limit.units_per_ns / limit.interval).unwrap_or(u64::MAX).max(1)
+        let records = u128::from(span_ns) * limit.units_per_ns / limit.interval;
+        let at_once = limit.tolerance / limit.interval + 1;
+        u64::try_from(records.min(at_once)).unwrap_or(u64::MAX).max(1)
     }
 }
 
 impl Limit {
+    /// `owed` departures, at least one, lie before the next record.
+    fn new(pace: Pace, now_ns: u64, owed: u64) -> Option<Self> {
+        let Rate::Limited { records, period_ns } = pace.rate else { return None };
+        let (units_per_ns, interval) = (u128::from(records), u128::from(period_ns));
+        let tolerance = match pace.tolerance {
+            Tolerance::Time(ns) => u128::from(ns) * units_per_ns,
+            // One unit short of as many intervals: with all of it, one more record would be due.
+            Tolerance::Records(burst) => u128::from(burst.max(1)) * interval - 1,
+        };
+        let next = u128::from(now_ns) * units_per_ns + u128::from(owed.max(1)) * interval;
+        Some(Self { units_per_ns, interval, tolerance, next })
+    }
+
     fn now(&self, now_ns: u64) -> u128 {
         u128::from(now_ns) * self.units_per_ns
     }
@@ -88,6 +119,12 @@ impl Limit {
     /// The next departure, moved up to what the tolerance still makes good.
     fn next_at(&self, now: u128) -> u128 {
         self.next.max(now.saturating_sub(self.tolerance))
+    }
+
+    /// Departures between now and the next record, that one included.
+    fn owed(&self, now_ns: u64) -> u64 {
+        let ahead = self.next.saturating_sub(self.now(now_ns));
+        u64::try_from(ahead.div_ceil(self.interval)).unwrap_or(u64::MAX).max(1)
     }
 }
 
@@ -98,9 +135,13 @@ mod tests {
 
     const SECOND: u64 = 1_000_000_000;
 
+    fn pacer(rate: &str, tolerance_ns: u64) -> Pacer {
+        Pacer::new(Pace { rate: rate.parse().unwrap(), tolerance: Tolerance::Time(tolerance_ns) }, 0)
+    }
+
     #[test]
     fn the_first_second_is_like_every_other() {
-        let mut pacer = Pacer::new("5000/s".parse().unwrap(), 8_000_000, 0);
+        let mut pacer = pacer("5000/s", 8_000_000);
         let mut sent = [0_u64; 3];
         for ms in 0..3000 {
             let now = ms * 1_000_000;
@@ -113,7 +154,7 @@ mod tests {
 
     #[test]
     fn a_tenth_of_a_record_a_second_is_one_in_ten_seconds() {
-        let pacer = Pacer::new("0.1/s".parse().unwrap(), 8_000_000, 0);
+        let pacer = pacer("0.1/s", 8_000_000);
         assert_eq!(pacer.due(10 * SECOND - 1), 0);
         assert_eq!(pacer.due(10 * SECOND), 1);
         assert_eq!(pacer.when_due_ns(1, 0), 10 * SECOND);
@@ -121,13 +162,13 @@ mod tests {
 
     #[test]
     fn a_long_idle_time_hoards_only_the_tolerance() {
-        let pacer = Pacer::new("1000/s".parse().unwrap(), 8_000_000, 0);
+        let pacer = pacer("1000/s", 8_000_000);
         assert_eq!(pacer.due(3600 * SECOND), 9);
     }
 
     #[test]
     fn what_is_sent_again_is_paid_for() {
-        let mut pacer = Pacer::new("1000/s".parse().unwrap(), 8_000_000, 0);
+        let mut pacer = pacer("1000/s", 8_000_000);
         pacer.take(10, 0);
         assert_eq!(pacer.due(10_999_999), 0);
         assert_eq!(pacer.due(11_000_000), 1);
@@ -135,7 +176,7 @@ mod tests {
 
     #[test]
     fn three_a_second_never_drifts() {
-        let mut pacer = Pacer::new("3/s".parse().unwrap(), 1000, 0);
+        let mut pacer = pacer("3/s", 1000);
         for count in 1..=3_000_000_u64 {
             let due = pacer.when_due_ns(1, 0);
             assert_eq!(u128::from(due), (u128::from(count) * u128::from(SECOND)).div_ceil(3));
@@ -143,7 +184,78 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_burst_is_all_that_may_leave_at_once() {
+        for burst in [1, 5, 1000] {
+            let pace = Pace { rate: "1000/s".parse().unwrap(), tolerance: Tolerance::Records(burst) };
+            let mut pacer = Pacer::new(pace, 0);
+            assert_eq!(pacer.due(3600 * SECOND), burst);
+            assert_eq!(pacer.records_in(u64::MAX), burst);
+            pacer.take(burst, 3600 * SECOND);
+            assert_eq!(pacer.due(3600 * SECOND), 0);
+        }
+    }
+
+    #[test]
+    fn a_change_neither_hoards_nor_forgets_what_is_owed() {
+        let pace = |rate: &str| Pace { rate: rate.parse().unwrap(), tolerance: Tolerance::Time(8_000_000) };
+        // From one in ten seconds to a thousand in one: nobody waits for the old departure.
+        let mut slow = Pacer::new(pace("0.1/s"), 0);
+        slow.change(pace("1000/s"), SECOND);
+        assert_eq!(slow.when_due_ns(1, SECOND), SECOND + 1_000_000);
+        // After a long idle time a change leaves nothing that could be made good.
+        let mut idle = Pacer::new(pace("1000/s"), 0);
+        idle.change(pace("2000/s"), 3600 * SECOND);
+        assert_eq!(idle.due(3600 * SECOND), 0);
+        // A hundred records that were taken early are waited for, each at the new rate.
+        let mut early = Pacer::new(pace("10/s"), 0);
+        early.take(100, 0);
+        early.change(pace("1000/s"), 0);
+        assert_eq!(early.when_due_ns(1, 0), 101_000_000);
+        // Without a limit nothing is owed.
+        early.change(pace("unlimited"), 0);
+        assert_eq!(early.due(0), u64::MAX);
+        early.change(pace("10/s"), 0);
+        assert_eq!(early.when_due_ns(1, 0), 100_000_000);
+    }
+
     proptest! {
+        /// However often the rate changes: no window sees more than the rates allow in it, and one burst.
+        #[test]
+        fn no_window_sees_more_than_the_rates_of_its_time_and_one_burst(
+            steps in prop::collection::vec((0_u64..40_000_000, prop::option::weighted(0.1, 1_u64..100_000)), 1..150),
+            burst in 1_u64..50,
+        ) {
+            let pace = |records| Pace { rate: Rate::Limited { records, period_ns: SECOND }, tolerance: Tolerance::Records(burst) };
+            let mut rate = 1000;
+            let mut pacer = Pacer::new(pace(rate), 0);
+            let (mut now, mut changes) = (0, 0);
+            // When, how many left, how many the rates allow until then (in billionths), and the changes until then.
+            let mut sent: Vec<(u64, u128, u128)> = Vec::new();
+            let mut allowed: u128 = 0;
+            for (pause, change) in steps {
+                now += pause;
+                allowed += u128::from(pause) * u128::from(rate);
+                let due = pacer.due(now);
+                pacer.take(due, now);
+                sent.push((u64::from(changes), u128::from(due), allowed));
+                if let Some(other) = change {
+                    rate = other;
+                    changes += 1_u32;
+                    pacer.change(pace(rate), now);
+                }
+            }
+            for from in 0..sent.len() {
+                let mut total = 0;
+                for (changes, count, allowed) in &sent[from..] {
+                    total += count;
+                    let window = (allowed - sent[from].2) / u128::from(SECOND);
+                    let bound = window + u128::from(burst) + 1 + u128::from(changes - sent[from].0);
+                    prop_assert!(total <= bound, "{total} where {bound} may leave");
+                }
+            }
+        }
+
         /// Whatever the rate, the tolerance and the moments at which somebody looks: no window
         /// between two looks sees more than the bound.
         #[test]
@@ -154,7 +266,7 @@ mod tests {
             pauses in prop::collection::vec(0_u64..40_000_000, 1..120),
         ) {
             let rate = Rate::Limited { records, period_ns: period_ms * 1_000_000 };
-            let mut pacer = Pacer::new(rate, tolerance_ns, 0);
+            let mut pacer = Pacer::new(Pace { rate, tolerance: Tolerance::Time(tolerance_ns) }, 0);
             let mut now = 0;
             let mut sent = Vec::new();
             for pause in pauses {

@@ -21,6 +21,11 @@ impl Backoff {
         Self { ms_min: retry.backoff_ms_min, ms_max: retry.backoff_ms_max, failures: 0 }
     }
 
+    /// Other bounds for the pauses to come.
+    pub fn change(&mut self, retry: &config::Retry) {
+        (self.ms_min, self.ms_max) = (retry.backoff_ms_min, retry.backoff_ms_max);
+    }
+
     /// The sink works again.
     pub fn reset(&mut self) {
         self.failures = 0;

@@ -15,13 +15,14 @@ use tokio::sync::watch;
 use super::dead_letters::{DeadLetterError, DeadLetterFile};
 use super::feed::{Feed, FeedError, Taken};
 use super::meter::Meter;
-use super::pacer::Pacer;
+use super::pacer::{Pace, Pacer, Tolerance};
 use super::retry::Backoff;
 use super::scheduler::Scheduler;
+use crate::config;
 use crate::journal::platform::System;
-use crate::limits::PACER_SLACK_MS;
+use crate::limits::{PACER_SLACK_MS, SCHEDULE_LOOK_MS};
 use crate::planted::{Bug, is_planted};
-use crate::queue::{DrainState, Queue};
+use crate::queue::{DrainState, Instructions, Queue};
 use crate::rate::Rate;
 use crate::record::{Record, Sequence};
 use crate::sink::{Batch, Delivery, Sink, SinkError};
@@ -36,6 +37,10 @@ pub struct Runner<S: Scheduler = System> {
     feed: Feed<S>,
     sink: Box<dyn Sink>,
     dead_letters: DeadLetterFile<S>,
+    /// What it is told, as it was last looked at.
+    told: Instructions,
+    instructions: watch::Receiver<Instructions>,
+    pace: Pace,
     pacer: Pacer,
     backoff: Backoff,
     meter: Meter,
@@ -125,10 +130,10 @@ impl Lot {
         feed: &mut Feed<S>,
         queue: &Queue,
         count: u64,
+        bytes_max: usize,
         through: Sequence,
     ) -> Result<(), FeedError> {
         self.tickets.clear();
-        let bytes_max = queue.config.batch.bytes_max;
         feed.take(count, bytes_max, through, &mut self.taken).await?;
         for (sequence, _) in self.taken.records() {
             self.tickets.push(queue.tickets.ticket(sequence).to_string());
@@ -138,13 +143,20 @@ impl Lot {
 
     /// Reads the batch behind `delivered` while that is being delivered, if nothing but the sink limits the rate
     /// and there is a whole batch to read.
-    async fn look<S: Scheduler>(&mut self, feed: &mut Feed<S>, queue: &Queue, delivered: Sequence) {
-        let count = queue.config.batch.records_max as u64;
+    async fn look<S: Scheduler>(
+        &mut self,
+        feed: &mut Feed<S>,
+        queue: &Queue,
+        pace: Pace,
+        batch: &config::Batch,
+        delivered: Sequence,
+    ) {
+        let count = batch.records_max as u64;
         let durable = queue.journal.durable.get();
-        if queue.config.rate != Rate::Unlimited || !self.taken.is_empty() || durable < delivered + count {
+        if pace.rate != Rate::Unlimited || !self.taken.is_empty() || durable < delivered + count {
             return;
         }
-        if self.take(feed, queue, count, delivered + count).await.is_err() {
+        if self.take(feed, queue, count, batch.bytes_max, delivered + count).await.is_err() {
             // The error is found again, and dealt with, when it is this batch's turn.
             self.clear();
         }
@@ -162,15 +174,13 @@ impl<S: Scheduler> Runner<S> {
         dead_letters: DeadLetterFile<S>,
         stop: watch::Receiver<bool>,
     ) -> Self {
-        let mut tolerance_ns =
-            queue.config.batch.linger_ms_max.saturating_add(PACER_SLACK_MS).saturating_mul(1_000_000);
-        if is_planted(Bug::DoubleFirstSecond) {
-            tolerance_ns += 1_000_000_000;
-        }
-        let pacer = Pacer::new(queue.config.rate, tolerance_ns, platform.monotonic_ns());
-        let backoff = Backoff::new(&queue.config.retry);
+        let instructions = queue.instructions.subscribe();
+        let told = instructions.borrow().clone();
+        let pace = pace_of(&told.shaping, platform.unix_us());
+        let pacer = Pacer::new(pace, platform.monotonic_ns());
+        let backoff = Backoff::new(&told.shaping.retry);
         let (meter, ahead) = (Meter::default(), Lot::default());
-        Self { platform, queue, feed, sink, dead_letters, pacer, backoff, meter, stop, ahead }
+        Self { platform, queue, feed, sink, dead_letters, told, instructions, pace, pacer, backoff, meter, stop, ahead }
     }
 
     /// Runs until a stop is asked for, or until it cannot go on without a person.
@@ -186,6 +196,11 @@ impl<S: Scheduler> Runner<S> {
         self.begin_at(position).await?;
         let mut lot = Lot::default();
         while !self.is_stopping() {
+            self.follow();
+            if self.told.is_paused {
+                self.wait_while_paused().await;
+                continue;
+            }
             std::mem::swap(&mut lot, &mut self.ahead);
             self.ahead.clear();
             if lot.taken.is_empty() && !self.take(position, &mut lot).await? {
@@ -216,7 +231,8 @@ impl<S: Scheduler> Runner<S> {
         if count == 0 {
             return Ok(false);
         }
-        match lot.take(&mut self.feed, &self.queue, count, position + available).await {
+        let bytes_max = self.told.shaping.batch.bytes_max;
+        match lot.take(&mut self.feed, &self.queue, count, bytes_max, position + available).await {
             Ok(()) => Ok(true),
             Err(error) if error.is_transient() => {
                 self.pause_after(&error).await;
@@ -274,26 +290,80 @@ impl<S: Scheduler> Runner<S> {
         Ok(())
     }
 
+    /// Does from here on what it is told, and what the time of day says.
+    fn follow(&mut self) {
+        if self.instructions.has_changed().unwrap_or(false) {
+            let told = self.instructions.borrow_and_update().clone();
+            self.backoff.change(&told.shaping.retry);
+            let was_paused = std::mem::replace(&mut self.told, told).is_paused;
+            if was_paused && !self.told.is_paused {
+                // What could have left meanwhile is lost, or the database would see more than the rate now.
+                self.pacer.change(self.pace, self.platform.monotonic_ns());
+                self.queue.drain.set_state(DrainState::Running);
+            }
+        }
+        let pace = pace_of(&self.told.shaping, self.platform.unix_us());
+        if pace != self.pace {
+            if pace.rate != self.pace.rate {
+                tracing::info!(queue = self.queue.name, rate = %pace.rate, "delivering at another rate");
+            }
+            self.pace = pace;
+            self.pacer.change(pace, self.platform.monotonic_ns());
+        }
+        self.queue.drain.interval_ps.set(pace.rate.interval_ps());
+    }
+
+    async fn wait_while_paused(&mut self) {
+        self.queue.drain.set_state(DrainState::Paused);
+        tokio::select! {
+            biased;
+            _ = self.instructions.changed() => self.instructions.mark_changed(),
+            _ = self.stop.changed() => {}
+        }
+    }
+
     async fn wait_for_records(&mut self) {
         // In a fixed order, so that nothing is left to chance that a simulation could not repeat.
         tokio::select! {
             biased;
             () = self.queue.durable_moved.notified() => {}
+            _ = self.instructions.changed() => self.instructions.mark_changed(),
             _ = self.stop.changed() => {}
         }
     }
 
-    /// Waits until a batch is due and returns how many records may leave; 0 if a stop came first.
+    /// Sleeps until so much time has passed, or there is something else to follow, or a stop.
+    async fn sleep_unless_told(&mut self, time: Duration) {
+        let look = Duration::from_millis(SCHEDULE_LOOK_MS);
+        let time = if self.told.shaping.schedule.entries.is_empty() { time } else { time.min(look) };
+        tokio::select! {
+            biased;
+            () = self.platform.sleep(time) => {}
+            _ = self.instructions.changed() => self.instructions.mark_changed(),
+            _ = self.stop.changed() => {}
+        }
+    }
+
+    /// Waits until a batch is due and returns how many records may leave; 0 if the caller should look again.
     async fn wait_until_due(&mut self, available: u64) -> u64 {
-        let batch = &self.queue.config.batch;
+        let batch = &self.told.shaping.batch;
+        let records_max = batch.records_max as u64;
         let lingered = self.pacer.records_in(batch.linger_ms_max.saturating_mul(1_000_000));
-        let wanted = lingered.min(batch.records_max as u64).min(available).max(1);
+        let wanted = lingered.min(records_max).min(available).max(1);
         let now_ns = self.platform.monotonic_ns();
         let due_ns = self.pacer.when_due_ns(wanted, now_ns);
-        if due_ns > now_ns && !self.sleep(Duration::from_nanos(due_ns - now_ns)).await {
-            return 0;
+        if due_ns > now_ns {
+            self.sleep_unless_told(Duration::from_nanos(due_ns - now_ns)).await;
+            // Whoever was told something else meanwhile, or was waked early, looks again.
+            if self.is_stopping() || self.is_told_otherwise() || self.platform.monotonic_ns() < due_ns {
+                return 0;
+            }
         }
-        self.pacer.due(self.platform.monotonic_ns()).min(self.queue.config.batch.records_max as u64)
+        self.pacer.due(self.platform.monotonic_ns()).min(records_max)
+    }
+
+    fn is_told_otherwise(&self) -> bool {
+        self.instructions.has_changed().unwrap_or(false)
     }
 
     /// Commits what was taken; `false` if a stop came first.
@@ -354,7 +424,9 @@ impl<S: Scheduler> Runner<S> {
     async fn commit(&mut self, span: Span, deliveries: &[Delivery<'_>]) -> Result<Attempt, DrainError> {
         let batch = Batch { after: span.after, through: span.through, deliveries: &deliveries[span.from..span.to] };
         loop {
-            let committed = zip(self.sink.commit(batch), self.ahead.look(&mut self.feed, &self.queue, batch.through));
+            let sizes = &self.told.shaping.batch;
+            let look = self.ahead.look(&mut self.feed, &self.queue, self.pace, sizes, batch.through);
+            let committed = zip(self.sink.commit(batch), look);
             let error = match committed.await.0 {
                 Ok(()) => {
                     self.works_again();
@@ -432,12 +504,25 @@ impl<S: Scheduler> Runner<S> {
         if count == 0 {
             return true;
         }
-        let now_ns = self.platform.monotonic_ns();
-        let due_ns = self.pacer.when_due_ns(count as u64, now_ns);
-        let is_due = self.sleep(Duration::from_nanos(due_ns.saturating_sub(now_ns))).await;
+        loop {
+            if self.is_stopping() {
+                return false;
+            }
+            self.follow();
+            if self.told.is_paused {
+                self.wait_while_paused().await;
+                continue;
+            }
+            let now_ns = self.platform.monotonic_ns();
+            let due_ns = self.pacer.when_due_ns(count as u64, now_ns);
+            if due_ns <= now_ns {
+                break;
+            }
+            self.sleep_unless_told(Duration::from_nanos(due_ns - now_ns)).await;
+        }
         // Only now: a sleep that lasts too long must not be made good twice, by these records and by the next.
         self.pacer.take(count as u64, self.platform.monotonic_ns());
-        is_due
+        true
     }
 
     /// Logs a failure and waits before the next attempt; `false` if a stop came first.
@@ -466,4 +551,18 @@ impl<S: Scheduler> Runner<S> {
     fn is_stopping(&self) -> bool {
         *self.stop.borrow()
     }
+}
+
+/// The pace that a queue is to have at a moment, in microseconds since the Unix epoch.
+fn pace_of(shaping: &config::Shaping, unix_us: u64) -> Pace {
+    let rate = shaping.schedule.rate_at(unix_us).unwrap_or(shaping.rate);
+    let tolerance_ms = shaping.batch.linger_ms_max.saturating_add(PACER_SLACK_MS);
+    let mut tolerance = match shaping.burst {
+        Some(burst) => Tolerance::Records(burst),
+        None => Tolerance::Time(tolerance_ms.saturating_mul(1_000_000)),
+    };
+    if is_planted(Bug::DoubleFirstSecond) {
+        tolerance = Tolerance::Time((tolerance_ms + 1000) * 1_000_000);
+    }
+    Pace { rate, tolerance }
 }

@@ -7,8 +7,10 @@ use rtrb::{Consumer, RingBuffer};
 
 use super::{StartError, system};
 use crate::config;
+use crate::control::Controlled;
 use crate::drain::dead_letters::DeadLetterFile;
 use crate::drain::feed::Feed;
+use crate::drain::pause;
 use crate::drain::runner::Runner;
 use crate::drain::scheduler::Scheduler;
 use crate::journal::append::Appender;
@@ -87,6 +89,11 @@ impl<P: Scheduler> RecoveredQueue<P> {
         let tickets = TicketCodec::new(name, ticket_secret, epochs);
         let queue = Arc::new(Queue::new(index, id, name, config.clone(), tickets));
         let dead_letters = DeadLetterFile::open(&platform, &path, config.dead_letters_bytes_max, &queue.dead_letters)?;
+        let failed = |error| StartError::System { what: "the mark of a paused queue", error };
+        if pause::is_marked(&platform, &path).map_err(failed)? {
+            queue.instructions.send_modify(|told| told.is_paused = true);
+            tracing::warn!(queue = name, "the queue is paused, as it was before; `forebay resume` lets it deliver");
+        }
         let durable = found.next_sequence - 1;
         let first = found.catalogue.first().map(|segment| segment.identity);
         let (trimmed, first_byte) = first.map_or((0, 0), |first| (first.first_sequence - 1, first.first_byte));
@@ -115,6 +122,12 @@ impl<P: Scheduler> RecoveredQueue<P> {
         });
         let catalogue = Arc::new(found.catalogue);
         Ok(Self { platform, queue, directory: path, catalogue, appender, file, dead_letters })
+    }
+
+    /// What changes it while it runs.
+    #[must_use]
+    pub fn controlled(&self) -> Controlled {
+        Controlled { queue: Arc::clone(&self.queue), directory: self.directory.clone() }
     }
 
     /// What the maintenance thread gets.

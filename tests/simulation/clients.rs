@@ -212,7 +212,7 @@ fn is_admitted(queue: &Queue, bytes: u64) -> bool {
         backlog_records: queue.backlog_records(),
         backlog_bytes: queue.backlog_bytes(),
         max_backlog_bytes: queue.config.max_backlog_bytes,
-        rate: queue.config.rate,
+        rate: queue.config.shaping.rate,
         rate_measured: queue.drain.rate_measured.get(),
     };
     admission::admit(&load, bytes).is_ok()

@@ -82,7 +82,7 @@ impl Database {
     /// A process has started, and its drain serves this part.
     pub fn begin_life(&mut self, part: usize, queue: &Arc<Queue>) {
         let part = &mut self.parts[part];
-        if part.queue.as_ref().is_some_and(|before| before.config.rate != queue.config.rate) {
+        if part.queue.as_ref().is_some_and(|before| before.config.shaping.rate != queue.config.shaping.rate) {
             part.sends.clear();
         }
         part.queue = Some(Arc::clone(queue));
@@ -182,7 +182,7 @@ impl Database {
     /// No window may see more rows than the pacer's bound.
     fn note_send(&mut self, part: usize, rows: u64, now_ns: u64) {
         let Part { queue: Some(queue), sends, .. } = &mut self.parts[part] else { return };
-        let Rate::Limited { records, period_ns } = queue.config.rate else { return };
+        let Rate::Limited { records, period_ns } = queue.config.shaping.rate else { return };
         if rows == 0 {
             return;
         }
@@ -190,7 +190,7 @@ impl Database {
         if sends.len() > SENDS_KEPT {
             sends.pop_front();
         }
-        let tolerance_ns = (queue.config.batch.linger_ms_max + PACER_SLACK_MS) * 1_000_000;
+        let tolerance_ns = (queue.config.shaping.batch.linger_ms_max + PACER_SLACK_MS) * 1_000_000;
         let mut total = 0;
         for (from_ns, sent) in sends.iter().rev() {
             total += sent;

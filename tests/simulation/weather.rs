@@ -96,14 +96,14 @@ pub fn rate(random: &mut Random) -> Rate {
 
 pub fn config(random: &mut Random) -> config::Queue {
     let mut config = base().clone();
-    config.rate = rate(random);
+    config.shaping.rate = rate(random);
     config.ack = if random.chance(1500) { Ack::Memory } else { Ack::Durable };
     config.max_backlog_bytes = [20_000, 100_000, 10_000_000][random.index(3)];
     config.idempotency_window_ms = 1_000_000_000;
-    config.batch.records_max = [1, 5, 100][random.index(3)];
-    config.batch.bytes_max = [100, 5000, 100_000][random.index(3)];
-    config.batch.linger_ms_max = random.below(6);
-    config.retry.backoff_ms_min = 1;
-    config.retry.backoff_ms_max = 20;
+    config.shaping.batch.records_max = [1, 5, 100][random.index(3)];
+    config.shaping.batch.bytes_max = [100, 5000, 100_000][random.index(3)];
+    config.shaping.batch.linger_ms_max = random.below(6);
+    config.shaping.retry.backoff_ms_min = 1;
+    config.shaping.retry.backoff_ms_max = 20;
     config
 }

@@ -170,7 +170,7 @@ impl World {
         self.summary.starts += 1;
         if self.weather.rates_change {
             for config in &mut self.configs {
-                config.rate = weather::rate(&mut self.random);
+                config.shaping.rate = weather::rate(&mut self.random);
             }
         }
         let started = Process::start(&machine, self.epoch, &self.configs, self.sizes, &self.database);

@@ -137,7 +137,7 @@ mod tests {
         let config = config::parse(&text, "config.toml", &|_| None).unwrap();
         assert_eq!(config.data_dir, PathBuf::from(format!("{directory}/data")));
         let queue = &config.queues[QUEUE];
-        assert_eq!((queue.rate, queue.ack), (Rate::Unlimited, Ack::Durable));
+        assert_eq!((queue.shaping.rate, queue.ack), (Rate::Unlimited, Ack::Durable));
         assert_eq!(queue.idempotency_keys_max, 2_000_000);
         assert_eq!((queue.sink.kind, &queue.sink.url), (SinkKind::Sqlite, &database));
         assert!(matches!(&queue.sink.target, Target::Table { columns, .. } if columns.len() == 6));

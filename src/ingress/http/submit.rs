@@ -143,7 +143,7 @@ fn check_backlog(queue: &Queue, bytes: u64) -> Result<(), Refusal> {
         backlog_records: queue.backlog_records(),
         backlog_bytes: queue.backlog_bytes(),
         max_backlog_bytes: queue.config.max_backlog_bytes,
-        rate: queue.config.rate,
+        rate: queue.rate(),
         rate_measured: queue.drain.rate_measured.get(),
     };
     admission::admit(&load, bytes).map_err(|shed| {
