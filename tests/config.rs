@@ -53,7 +53,9 @@ fn accepted(rest: &str) -> Config {
 
 /// The reference file with its examples switched on.
 fn uncommented() -> String {
-    let example = |line: &str| line.starts_with('#') && !line.starts_with("# ") && line.contains(" = ");
+    let example = |line: &str| {
+        line.starts_with("#[[") || (line.starts_with('#') && !line.starts_with("# ") && line.contains(" = "))
+    };
     FULL.lines().map(|line| if example(line) { &line[1..] } else { line }).collect::<Vec<_>>().join("\n")
 }
 
@@ -188,7 +190,7 @@ fn an_unknown_key_names_the_nearest_or_all() {
     one_error("[queues.orders.sink]\nurll = \"postgres://u:hunter2@h/d\"", 2, &["did you mean `url`?"]);
     one_error("[shutdown]\nzzz = 1", 2, &["unknown key `zzz`; the keys here are `grace_ms`"]);
     one_error("[ingres]\n", 1, &["did you mean `ingress`?"]);
-    one_error("\"a\\nb\" = 1", 1, &["unknown key `\"a\\nb\"`; the keys here are `rate`, `ack`"]);
+    one_error("\"a\\nb\" = 1", 1, &["unknown key `\"a\\nb\"`; the keys here are `rate`, `burst`"]);
     one_error(&format!("{} = 1", "k".repeat(5000)), 1, &["unknown key `kkk"]);
 }
 
