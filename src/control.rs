@@ -163,6 +163,7 @@ fn describe(queue: &Queue) -> Value {
     let backlog = queue.backlog_records();
     value["now"] = json!({
         "state": state_name(queue.drain.state()),
+        "ceiling_per_second": Some(queue.ceiling().per_second()).filter(|rate| rate.is_finite()),
         "rate_per_second": Some(queue.rate().per_second()).filter(|rate| rate.is_finite()),
         "rate_measured_per_second": queue.drain.rate_measured.get(),
         "backlog_records": backlog,

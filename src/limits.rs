@@ -92,6 +92,10 @@ pub const SCHEDULE_LOOK_MS: u64 = 1000;
 /// Lateness that the pacer makes good beyond `linger_ms_max`, in milliseconds (fixed). With the default of
 /// 5 ms the sink sees, within any second, at most 0.9 % of the rate and one record on top of it.
 pub const PACER_SLACK_MS: u64 = 4;
+/// Hundredths of the ceiling that a sink in trouble always gets.
+pub const ADAPTIVE_SHARE_MIN_PERCENT: u64 = 5;
+/// Failures in a row after which a sink is tried with single records.
+pub const RETRY_FAILURES_MAX: u64 = 5;
 /// First pause after a transient failure, in milliseconds.
 pub const RETRY_BACKOFF_MS_MIN: u64 = 100;
 /// Longest pause between two attempts, in milliseconds.

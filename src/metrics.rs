@@ -76,6 +76,7 @@ impl Collector for Scrape {
         self.latency(&mut encoder)?;
         self.queue_counters(&mut encoder)?;
         self.queue_gauges(&mut encoder)?;
+        self.queue_rates(&mut encoder)?;
         let failed = u64::from(self.0.health.is_journal_failed());
         single(&mut encoder, "forebay_journal_failed", "1 after a failed write or sync", &ConstGauge::new(failed))?;
         let full = u64::from(self.0.health.is_disk_full());
@@ -159,8 +160,21 @@ impl Scrape {
         gauge("forebay_drain_running", "1 while the drain delivers or waits for records", |q| {
             u64::from(q.drain.state() == DrainState::Running)
         })?;
+        gauge("forebay_drain_paused", "1 while somebody has paused the drain", |q| {
+            u64::from(q.drain.state() == DrainState::Paused)
+        })?;
         gauge("forebay_drain_halted", "1 when the drain needs a person", |q| {
             u64::from(q.drain.state() == DrainState::Halted)
         })
+    }
+
+    fn queue_rates(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let mut gauge = |name, help, pick: fn(&Queue) -> f64| {
+            self.per_queue(encoder, name, help, |queue| ConstGauge::new(pick(queue)))
+        };
+        gauge("forebay_drain_ceiling", "Records a second that the configuration allows now; +Inf for no limit", |q| {
+            q.ceiling().per_second()
+        })?;
+        gauge("forebay_drain_rate_limit", "Of these, as many as the sink bears now", |q| q.rate().per_second())
     }
 }

@@ -84,6 +84,8 @@ pub struct DrainMarks {
     pub retries: Mark,
     /// Picoseconds between two departures at the rate of this moment; 0 for no limit.
     pub interval_ps: Mark,
+    /// The same at the ceiling of this moment, which is more where the sink is in trouble.
+    pub ceiling_interval_ps: Mark,
     /// Records a second, measured over the last seconds; 0 while unknown.
     pub rate_measured: Mark,
     state: AtomicU8,
@@ -151,7 +153,9 @@ impl Queue {
     pub fn new(index: u16, id: u64, name: &str, config: config::Queue, tickets: TicketCodec) -> Self {
         let instructions = Instructions { shaping: config.shaping.clone(), is_paused: false };
         let drain = DrainMarks::default();
-        drain.interval_ps.set(config.shaping.rate.interval_ps());
+        for mark in [&drain.interval_ps, &drain.ceiling_interval_ps] {
+            mark.set(config.shaping.rate.interval_ps());
+        }
         Self {
             index,
             id,
@@ -187,13 +191,16 @@ impl Queue {
         sequence.saturating_sub(self.drain.delivered.get())
     }
 
-    /// The ceiling of this moment.
+    /// How fast records may leave at this moment.
     #[must_use]
     pub fn rate(&self) -> Rate {
-        match self.drain.interval_ps.get() {
-            0 => Rate::Unlimited,
-            interval_ps => Rate::Limited { records: 1000, period_ns: interval_ps },
-        }
+        Rate::from_interval_ps(self.drain.interval_ps.get())
+    }
+
+    /// The ceiling of this moment: [`rate`](Self::rate), if the sink is not in trouble.
+    #[must_use]
+    pub fn ceiling(&self) -> Rate {
+        Rate::from_interval_ps(self.drain.ceiling_interval_ps.get())
     }
 
     /// Milliseconds until `position` records are delivered, at the rate of this moment or, when

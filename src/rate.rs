@@ -49,6 +49,16 @@ impl Rate {
         }
     }
 
+    /// The rate with so many picoseconds between two records; 0 for [`Rate::Unlimited`].
+    #[must_use]
+    pub fn from_interval_ps(interval_ps: u64) -> Self {
+        match interval_ps {
+            0 => Self::Unlimited,
+            // A thousand records take as many nanoseconds as one takes picoseconds.
+            interval_ps => Self::Limited { records: 1000, period_ns: interval_ps },
+        }
+    }
+
     /// Time that `records` take at this rate, in nanoseconds, rounded up; 0 for [`Rate::Unlimited`].
     #[must_use]
     pub fn time_for_ns(self, count: u64) -> u64 {

@@ -146,6 +146,8 @@ pub struct Shaping {
     pub schedule: Schedule,
     /// How records are gathered into transactions.
     pub batch: Batch,
+    /// How a sink in trouble gets less.
+    pub adaptive: Adaptive,
     /// How long to wait between attempts.
     pub retry: Retry,
 }
@@ -170,6 +172,26 @@ pub struct Batch {
     pub linger_ms_max: u64,
 }
 
+/// How a sink in trouble gets less than the ceiling.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Adaptive {
+    /// By which rule.
+    pub mode: AdaptiveMode,
+    /// Hundredths of the ceiling that it always gets.
+    pub share_min_percent: u64,
+}
+
+/// A rule of the adaptive limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AdaptiveMode {
+    /// Additive increase, multiplicative decrease.
+    Aimd,
+    /// By the ratio of the usual round trip to the last one.
+    Gradient2,
+    /// The ceiling, whatever happens.
+    Off,
+}
+
 /// How long to wait between attempts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Retry {
@@ -177,6 +199,8 @@ pub struct Retry {
     pub backoff_ms_min: u64,
     /// Longest pause, in milliseconds.
     pub backoff_ms_max: u64,
+    /// Failures in a row after which single records are tried until one goes through.
+    pub failures_max: u64,
 }
 
 /// Where a queue's records go.

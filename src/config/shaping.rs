@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 use super::context::{Context, Refused};
 use super::load::HOUR_MS;
 use super::reader::Section;
-use super::{Batch, Retry, Shaping};
+use super::{Adaptive, AdaptiveMode, Batch, Retry, Shaping};
 use crate::limits::{self, GIB, SCHEDULE_ENTRIES_MAX};
 use crate::rate::Rate;
 use crate::schedule::{Entry, LOCAL, Schedule, Zone};
@@ -17,12 +17,17 @@ const RATE: Rate = Rate::Limited { records: 1, period_ns: 1_000_000 };
 const FIXED: [&str; 6] =
     ["ack", "max_backlog_bytes", "idempotency_window_ms", "idempotency_keys_max", "dead_letters_bytes_max", "sink"];
 
+/// The rules of the adaptive limit; the first is the default.
+const MODES: [(&str, AdaptiveMode); 3] =
+    [("aimd", AdaptiveMode::Aimd), ("gradient2", AdaptiveMode::Gradient2), ("off", AdaptiveMode::Off)];
+
 pub(super) fn read_shaping(section: &mut Section<'_>) -> Shaping {
     Shaping {
         rate: read_rate(section, "1000/s").unwrap_or(RATE),
         burst: section.optional_integer("burst", 1..=limits::BURST_MAX).value,
         schedule: read_schedule(section),
         batch: read_batch(section.section("batch")),
+        adaptive: read_adaptive(section.section("adaptive")),
         retry: read_retry(section.section("retry")),
     }
 }
@@ -65,7 +70,8 @@ pub fn patch(current: &Shaping, patch: &Value) -> Result<Shaping, Vec<String>> {
 /// A shaping as a configuration would have it, under the same names.
 #[must_use]
 pub fn written(shaping: &Shaping) -> Value {
-    let Shaping { rate, burst, schedule, batch, retry } = shaping;
+    let Shaping { rate, burst, schedule, batch, adaptive, retry } = shaping;
+    let mode = MODES.iter().find(|(_, mode)| *mode == adaptive.mode).map_or("", |(word, _)| word);
     let mut value = json!({
         "rate": rate.to_string(),
         "time_zone": schedule.zone.name,
@@ -74,7 +80,12 @@ pub fn written(shaping: &Shaping) -> Value {
             "bytes_max": batch.bytes_max,
             "linger_ms_max": batch.linger_ms_max,
         },
-        "retry": { "backoff_ms_min": retry.backoff_ms_min, "backoff_ms_max": retry.backoff_ms_max },
+        "adaptive": { "mode": mode, "share_min_percent": adaptive.share_min_percent },
+        "retry": {
+            "backoff_ms_min": retry.backoff_ms_min,
+            "backoff_ms_max": retry.backoff_ms_max,
+            "failures_max": retry.failures_max,
+        },
     });
     if let Some(burst) = burst {
         value["burst"] = json!(burst);
@@ -185,6 +196,15 @@ fn read_batch(mut section: Section<'_>) -> Batch {
     batch
 }
 
+fn read_adaptive(mut section: Section<'_>) -> Adaptive {
+    let adaptive = Adaptive {
+        mode: section.choice("mode", AdaptiveMode::Aimd, &MODES).value,
+        share_min_percent: section.integer("share_min_percent", limits::ADAPTIVE_SHARE_MIN_PERCENT, 1..=100).value,
+    };
+    section.finish();
+    adaptive
+}
+
 fn read_retry(mut section: Section<'_>) -> Retry {
     let min = section.integer("backoff_ms_min", limits::RETRY_BACKOFF_MS_MIN, 1..=HOUR_MS);
     let max = section.integer("backoff_ms_max", limits::RETRY_BACKOFF_MS_MAX, 1..=HOUR_MS);
@@ -197,8 +217,9 @@ fn read_retry(mut section: Section<'_>) -> Retry {
         );
         section.context().error(line, key, message);
     }
+    let failures_max = section.integer("failures_max", limits::RETRY_FAILURES_MAX, 1..=1_000_000).value;
     section.finish();
-    Retry { backoff_ms_min: min.value, backoff_ms_max: max.value }
+    Retry { backoff_ms_min: min.value, backoff_ms_max: max.value, failures_max }
 }
 
 #[cfg(test)]
@@ -215,7 +236,8 @@ mod tests {
             burst: None,
             schedule: Schedule::default(),
             batch: Batch { records_max: 10, bytes_max: 1000, linger_ms_max: 5 },
-            retry: Retry { backoff_ms_min: 100, backoff_ms_max: 1000 },
+            adaptive: Adaptive { mode: AdaptiveMode::Gradient2, share_min_percent: 3 },
+            retry: Retry { backoff_ms_min: 100, backoff_ms_max: 1000, failures_max: 4 },
         }
     }
 

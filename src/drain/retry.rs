@@ -48,7 +48,7 @@ mod tests {
 
     #[test]
     fn pauses_grow_to_the_ceiling_and_start_over() {
-        let mut backoff = Backoff::new(&config::Retry { backoff_ms_min: 100, backoff_ms_max: 1000 });
+        let mut backoff = Backoff::new(&config::Retry { backoff_ms_min: 100, backoff_ms_max: 1000, failures_max: 5 });
         let longest: Vec<_> = (0..6).map(|_| backoff.next_ms(u64::MAX)).collect();
         assert_eq!(longest, [99, 199, 399, 799, 999, 999]);
         assert_eq!(backoff.next_ms(0), 10);

@@ -1,8 +1,8 @@
 //! The runner of one queue's drain: takes what the pacer releases, commits it into the
 //! sink, and sets aside what the sink refuses for good.
 //!
-//! Invariants: the position only moves from where the sink has it; a batch is repeated
-//! unchanged until its fate is known; every row that is sent to the sink, again or for the
+//! Invariants: the position only moves from where the sink has it; nothing is sent again
+//! before the fate of what was sent is known; every row that is sent to the sink, again or for the
 //! first time, has been released by the pacer; a dead letter is on disk before the position
 //! passes it.
 
@@ -12,18 +12,17 @@ use std::time::Duration;
 use futures_lite::future::zip;
 use tokio::sync::watch;
 
+use super::breaker;
+use super::course::Course;
 use super::dead_letters::{DeadLetterError, DeadLetterFile};
 use super::feed::{Feed, FeedError, Taken};
+use super::lot::Lot;
 use super::meter::Meter;
-use super::pacer::{Pace, Pacer, Tolerance};
-use super::retry::Backoff;
 use super::scheduler::Scheduler;
-use crate::config;
 use crate::journal::platform::System;
-use crate::limits::{PACER_SLACK_MS, SCHEDULE_LOOK_MS};
+use crate::limits::SCHEDULE_LOOK_MS;
 use crate::planted::{Bug, is_planted};
-use crate::queue::{DrainState, Instructions, Queue};
-use crate::rate::Rate;
+use crate::queue::{DrainState, Queue};
 use crate::record::{Record, Sequence};
 use crate::sink::{Batch, Delivery, Sink, SinkError};
 
@@ -37,24 +36,11 @@ pub struct Runner<S: Scheduler = System> {
     feed: Feed<S>,
     sink: Box<dyn Sink>,
     dead_letters: DeadLetterFile<S>,
-    /// What it is told, as it was last looked at.
-    told: Instructions,
-    instructions: watch::Receiver<Instructions>,
-    pace: Pace,
-    pacer: Pacer,
-    backoff: Backoff,
+    course: Course,
     meter: Meter,
     stop: watch::Receiver<bool>,
     /// What comes after the batch that is being delivered, read while the sink works on that one.
     ahead: Lot,
-}
-
-/// Records that are ready to be delivered.
-#[derive(Default)]
-struct Lot {
-    taken: Taken,
-    /// The ticket of each.
-    tickets: Vec<String>,
 }
 
 /// Why a drain ended.
@@ -115,52 +101,9 @@ struct Span {
 enum Attempt {
     Committed,
     Refused(String),
+    /// It failed, and nothing of it was committed.
+    Failed,
     Stopped,
-}
-
-impl Lot {
-    fn clear(&mut self) {
-        self.taken.clear();
-        self.tickets.clear();
-    }
-
-    /// Takes up to `count` records, up to `through`.
-    async fn take<S: Scheduler>(
-        &mut self,
-        feed: &mut Feed<S>,
-        queue: &Queue,
-        count: u64,
-        bytes_max: usize,
-        through: Sequence,
-    ) -> Result<(), FeedError> {
-        self.tickets.clear();
-        feed.take(count, bytes_max, through, &mut self.taken).await?;
-        for (sequence, _) in self.taken.records() {
-            self.tickets.push(queue.tickets.ticket(sequence).to_string());
-        }
-        Ok(())
-    }
-
-    /// Reads the batch behind `delivered` while that is being delivered, if nothing but the sink limits the rate
-    /// and there is a whole batch to read.
-    async fn look<S: Scheduler>(
-        &mut self,
-        feed: &mut Feed<S>,
-        queue: &Queue,
-        pace: Pace,
-        batch: &config::Batch,
-        delivered: Sequence,
-    ) {
-        let count = batch.records_max as u64;
-        let durable = queue.journal.durable.get();
-        if pace.rate != Rate::Unlimited || !self.taken.is_empty() || durable < delivered + count {
-            return;
-        }
-        if self.take(feed, queue, count, batch.bytes_max, delivered + count).await.is_err() {
-            // The error is found again, and dealt with, when it is this batch's turn.
-            self.clear();
-        }
-    }
 }
 
 impl<S: Scheduler> Runner<S> {
@@ -174,13 +117,9 @@ impl<S: Scheduler> Runner<S> {
         dead_letters: DeadLetterFile<S>,
         stop: watch::Receiver<bool>,
     ) -> Self {
-        let instructions = queue.instructions.subscribe();
-        let told = instructions.borrow().clone();
-        let pace = pace_of(&told.shaping, platform.unix_us());
-        let pacer = Pacer::new(pace, platform.monotonic_ns());
-        let backoff = Backoff::new(&told.shaping.retry);
+        let course = Course::new(&queue, platform.monotonic_ns(), platform.unix_us());
         let (meter, ahead) = (Meter::default(), Lot::default());
-        Self { platform, queue, feed, sink, dead_letters, told, instructions, pace, pacer, backoff, meter, stop, ahead }
+        Self { platform, queue, feed, sink, dead_letters, course, meter, stop, ahead }
     }
 
     /// Runs until a stop is asked for, or until it cannot go on without a person.
@@ -197,7 +136,7 @@ impl<S: Scheduler> Runner<S> {
         let mut lot = Lot::default();
         while !self.is_stopping() {
             self.follow();
-            if self.told.is_paused {
+            if self.course.told.is_paused {
                 self.wait_while_paused().await;
                 continue;
             }
@@ -209,7 +148,7 @@ impl<S: Scheduler> Runner<S> {
             if self.queue.drain.state() == DrainState::Retrying {
                 self.queue.drain.set_state(DrainState::Running);
             }
-            self.pacer.take(lot.taken.len() as u64, self.platform.monotonic_ns());
+            self.course.pacer.take(lot.taken.len() as u64, self.platform.monotonic_ns());
             let through = position + lot.taken.len() as u64;
             self.queue.drain.released.set(through);
             if !self.deliver(&lot, position).await? {
@@ -231,7 +170,7 @@ impl<S: Scheduler> Runner<S> {
         if count == 0 {
             return Ok(false);
         }
-        let bytes_max = self.told.shaping.batch.bytes_max;
+        let bytes_max = self.course.told.shaping.batch.bytes_max;
         match lot.take(&mut self.feed, &self.queue, count, bytes_max, position + available).await {
             Ok(()) => Ok(true),
             Err(error) if error.is_transient() => {
@@ -249,6 +188,7 @@ impl<S: Scheduler> Runner<S> {
                 Ok(position) => return Some(position),
                 Err(error) => error,
             };
+            self.note_failure();
             if !self.pause_after(&error).await {
                 return None;
             }
@@ -290,34 +230,15 @@ impl<S: Scheduler> Runner<S> {
         Ok(())
     }
 
-    /// Does from here on what it is told, and what the time of day says.
     fn follow(&mut self) {
-        if self.instructions.has_changed().unwrap_or(false) {
-            let told = self.instructions.borrow_and_update().clone();
-            self.backoff.change(&told.shaping.retry);
-            let was_paused = std::mem::replace(&mut self.told, told).is_paused;
-            if was_paused && !self.told.is_paused {
-                // What could have left meanwhile is lost, or the database would see more than the rate now.
-                self.pacer.change(self.pace, self.platform.monotonic_ns());
-                self.queue.drain.set_state(DrainState::Running);
-            }
-        }
-        let pace = pace_of(&self.told.shaping, self.platform.unix_us());
-        if pace != self.pace {
-            if pace.rate != self.pace.rate {
-                tracing::info!(queue = self.queue.name, rate = %pace.rate, "delivering at another rate");
-            }
-            self.pace = pace;
-            self.pacer.change(pace, self.platform.monotonic_ns());
-        }
-        self.queue.drain.interval_ps.set(pace.rate.interval_ps());
+        self.course.follow(&self.queue, self.platform.monotonic_ns(), self.platform.unix_us());
     }
 
     async fn wait_while_paused(&mut self) {
         self.queue.drain.set_state(DrainState::Paused);
         tokio::select! {
             biased;
-            _ = self.instructions.changed() => self.instructions.mark_changed(),
+            _ = self.course.instructions.changed() => self.course.instructions.mark_changed(),
             _ = self.stop.changed() => {}
         }
     }
@@ -327,7 +248,7 @@ impl<S: Scheduler> Runner<S> {
         tokio::select! {
             biased;
             () = self.queue.durable_moved.notified() => {}
-            _ = self.instructions.changed() => self.instructions.mark_changed(),
+            _ = self.course.instructions.changed() => self.course.instructions.mark_changed(),
             _ = self.stop.changed() => {}
         }
     }
@@ -335,35 +256,31 @@ impl<S: Scheduler> Runner<S> {
     /// Sleeps until so much time has passed, or there is something else to follow, or a stop.
     async fn sleep_unless_told(&mut self, time: Duration) {
         let look = Duration::from_millis(SCHEDULE_LOOK_MS);
-        let time = if self.told.shaping.schedule.entries.is_empty() { time } else { time.min(look) };
+        let time = if self.course.told.shaping.schedule.entries.is_empty() { time } else { time.min(look) };
         tokio::select! {
             biased;
             () = self.platform.sleep(time) => {}
-            _ = self.instructions.changed() => self.instructions.mark_changed(),
+            _ = self.course.instructions.changed() => self.course.instructions.mark_changed(),
             _ = self.stop.changed() => {}
         }
     }
 
     /// Waits until a batch is due and returns how many records may leave; 0 if the caller should look again.
     async fn wait_until_due(&mut self, available: u64) -> u64 {
-        let batch = &self.told.shaping.batch;
+        let batch = &self.course.told.shaping.batch;
         let records_max = batch.records_max as u64;
-        let lingered = self.pacer.records_in(batch.linger_ms_max.saturating_mul(1_000_000));
+        let lingered = self.course.pacer.records_in(batch.linger_ms_max.saturating_mul(1_000_000));
         let wanted = lingered.min(records_max).min(available).max(1);
         let now_ns = self.platform.monotonic_ns();
-        let due_ns = self.pacer.when_due_ns(wanted, now_ns);
+        let due_ns = self.course.pacer.when_due_ns(wanted, now_ns);
         if due_ns > now_ns {
             self.sleep_unless_told(Duration::from_nanos(due_ns - now_ns)).await;
             // Whoever was told something else meanwhile, or was waked early, looks again.
-            if self.is_stopping() || self.is_told_otherwise() || self.platform.monotonic_ns() < due_ns {
+            if self.is_stopping() || self.course.is_told_otherwise() || self.platform.monotonic_ns() < due_ns {
                 return 0;
             }
         }
-        self.pacer.due(self.platform.monotonic_ns()).min(records_max)
-    }
-
-    fn is_told_otherwise(&self) -> bool {
-        self.instructions.has_changed().unwrap_or(false)
+        self.course.pacer.due(self.platform.monotonic_ns()).min(records_max)
     }
 
     /// Commits what was taken; `false` if a stop came first.
@@ -388,9 +305,11 @@ impl<S: Scheduler> Runner<S> {
             if !std::mem::take(&mut first_attempt) && !self.pay_for(span.to - span.from).await {
                 return Ok(false);
             }
+            let span = self.probe(span, &deliveries, &mut spans);
             match self.commit(span, &deliveries).await? {
                 Attempt::Committed => self.delivered(span, taken, position),
                 Attempt::Stopped => return Ok(false),
+                Attempt::Failed => spans.push(span),
                 Attempt::Refused(_) if span.to - span.from > 1 => {
                     let middle = span.from + (span.to - span.from) / 2;
                     let border = deliveries[middle - 1].sequence;
@@ -409,6 +328,16 @@ impl<S: Scheduler> Runner<S> {
         Ok(true)
     }
 
+    /// The span, or its first record alone if the sink has yet to show that it works; the rest waits its turn.
+    fn probe(&self, span: Span, deliveries: &[Delivery<'_>], spans: &mut Vec<Span>) -> Span {
+        if self.course.breaker.state() == breaker::State::Closed || span.to - span.from <= 1 {
+            return span;
+        }
+        let border = deliveries[span.from].sequence;
+        spans.push(Span { from: span.from + 1, after: border, ..span });
+        Span { to: span.from + 1, through: border, ..span }
+    }
+
     /// Publishes that a span is delivered.
     fn delivered(&mut self, span: Span, taken: &Taken, position: Sequence) {
         let drain = &self.queue.drain;
@@ -420,45 +349,52 @@ impl<S: Scheduler> Runner<S> {
         drain.rate_measured.set(self.meter.add(span.through - span.after, self.platform.monotonic_ns()));
     }
 
-    /// Commits a span, repeating it until its fate is known.
+    /// Commits a span, once, and finds out what became of it.
     async fn commit(&mut self, span: Span, deliveries: &[Delivery<'_>]) -> Result<Attempt, DrainError> {
         let batch = Batch { after: span.after, through: span.through, deliveries: &deliveries[span.from..span.to] };
-        loop {
-            let sizes = &self.told.shaping.batch;
-            let look = self.ahead.look(&mut self.feed, &self.queue, self.pace, sizes, batch.through);
-            let committed = zip(self.sink.commit(batch), look);
-            let error = match committed.await.0 {
-                Ok(()) => {
-                    self.works_again();
-                    return Ok(Attempt::Committed);
-                }
-                Err(SinkError::Permanent { message }) if span.to > span.from => return Ok(Attempt::Refused(message)),
-                Err(fenced @ SinkError::Fenced(_)) => return Err(DrainError::Fenced(fenced)),
-                Err(error) => error,
-            };
-            if !self.pause_after(&error).await {
-                return Ok(Attempt::Stopped);
+        let began_ns = self.platform.monotonic_ns();
+        let sizes = &self.course.told.shaping.batch;
+        let look = self.ahead.look(&mut self.feed, &self.queue, self.course.pace, sizes, batch.through);
+        let committed = zip(self.sink.commit(batch), look).await.0;
+        let now_ns = self.platform.monotonic_ns();
+        let error = match committed {
+            Ok(()) => {
+                self.course.adaptive.committed(now_ns - began_ns, now_ns);
+                self.works_again();
+                return Ok(Attempt::Committed);
             }
-            // Whether the commit went through is for the sink's position to say.
-            match self.take_over().await {
-                None => return Ok(Attempt::Stopped),
-                Some(position) if position == span.through && !is_planted(Bug::AssumeNotCommitted) => {
-                    self.works_again();
-                    return Ok(Attempt::Committed);
-                }
-                Some(position) if position == span.after => {}
-                Some(position) => {
-                    return Err(DrainError::Moved { position, after: span.after, through: span.through });
-                }
+            Err(SinkError::Permanent { message }) if span.to > span.from => return Ok(Attempt::Refused(message)),
+            Err(fenced @ SinkError::Fenced(_)) => return Err(DrainError::Fenced(fenced)),
+            Err(error) => error,
+        };
+        self.note_failure();
+        if !self.pause_after(&error).await {
+            return Ok(Attempt::Stopped);
+        }
+        // Whether the commit went through is for the sink's position to say.
+        match self.take_over().await {
+            None => Ok(Attempt::Stopped),
+            Some(position) if position == span.through && !is_planted(Bug::AssumeNotCommitted) => {
+                self.works_again();
+                Ok(Attempt::Committed)
             }
-            if !self.pay_for(span.to - span.from).await {
-                return Ok(Attempt::Stopped);
-            }
+            Some(position) if position == span.after => Ok(Attempt::Failed),
+            Some(position) => Err(DrainError::Moved { position, after: span.after, through: span.through }),
+        }
+    }
+
+    /// The sink has failed, in a way that may pass.
+    fn note_failure(&mut self) {
+        self.course.adaptive.failed(self.platform.monotonic_ns());
+        if self.course.breaker.fail() {
+            let queue = &self.queue.name;
+            tracing::warn!(queue, "many failures in a row: single records will be tried until one goes through");
         }
     }
 
     fn works_again(&mut self) {
-        self.backoff.reset();
+        self.course.backoff.reset();
+        self.course.breaker.close();
         if self.queue.drain.state() == DrainState::Retrying {
             tracing::info!(queue = self.queue.name, "the sink takes records again");
             self.queue.drain.set_state(DrainState::Running);
@@ -509,25 +445,25 @@ impl<S: Scheduler> Runner<S> {
                 return false;
             }
             self.follow();
-            if self.told.is_paused {
+            if self.course.told.is_paused {
                 self.wait_while_paused().await;
                 continue;
             }
             let now_ns = self.platform.monotonic_ns();
-            let due_ns = self.pacer.when_due_ns(count as u64, now_ns);
+            let due_ns = self.course.pacer.when_due_ns(count as u64, now_ns);
             if due_ns <= now_ns {
                 break;
             }
             self.sleep_unless_told(Duration::from_nanos(due_ns - now_ns)).await;
         }
         // Only now: a sleep that lasts too long must not be made good twice, by these records and by the next.
-        self.pacer.take(count as u64, self.platform.monotonic_ns());
+        self.course.pacer.take(count as u64, self.platform.monotonic_ns());
         true
     }
 
     /// Logs a failure and waits before the next attempt; `false` if a stop came first.
     async fn pause_after(&mut self, error: &(dyn std::error::Error + Sync)) -> bool {
-        let pause_ms = self.backoff.next_ms(self.platform.random().unwrap_or(u64::MAX / 2));
+        let pause_ms = self.course.backoff.next_ms(self.platform.random().unwrap_or(u64::MAX / 2));
         self.queue.drain.retries.add(1);
         if self.queue.drain.state() == DrainState::Running {
             self.queue.drain.set_state(DrainState::Retrying);
@@ -551,18 +487,4 @@ impl<S: Scheduler> Runner<S> {
     fn is_stopping(&self) -> bool {
         *self.stop.borrow()
     }
-}
-
-/// The pace that a queue is to have at a moment, in microseconds since the Unix epoch.
-fn pace_of(shaping: &config::Shaping, unix_us: u64) -> Pace {
-    let rate = shaping.schedule.rate_at(unix_us).unwrap_or(shaping.rate);
-    let tolerance_ms = shaping.batch.linger_ms_max.saturating_add(PACER_SLACK_MS);
-    let mut tolerance = match shaping.burst {
-        Some(burst) => Tolerance::Records(burst),
-        None => Tolerance::Time(tolerance_ms.saturating_mul(1_000_000)),
-    };
-    if is_planted(Bug::DoubleFirstSecond) {
-        tolerance = Tolerance::Time((tolerance_ms + 1000) * 1_000_000);
-    }
-    Pace { rate, tolerance }
 }

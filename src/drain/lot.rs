@@ -1,0 +1,62 @@
+//! A lot: records that are ready to be delivered, with the memory that holds them.
+
+use super::feed::{Feed, FeedError, Taken};
+use super::pacer::Pace;
+use super::scheduler::Scheduler;
+use crate::config;
+use crate::queue::Queue;
+use crate::rate::Rate;
+use crate::record::Sequence;
+
+/// Records that are ready to be delivered.
+#[derive(Default)]
+pub(super) struct Lot {
+    pub(super) taken: Taken,
+    /// The ticket of each.
+    pub(super) tickets: Vec<String>,
+}
+
+impl Lot {
+    pub(super) fn clear(&mut self) {
+        self.taken.clear();
+        self.tickets.clear();
+    }
+
+    /// Takes up to `count` records, up to `through`.
+    pub(super) async fn take<S: Scheduler>(
+        &mut self,
+        feed: &mut Feed<S>,
+        queue: &Queue,
+        count: u64,
+        bytes_max: usize,
+        through: Sequence,
+    ) -> Result<(), FeedError> {
+        self.tickets.clear();
+        feed.take(count, bytes_max, through, &mut self.taken).await?;
+        for (sequence, _) in self.taken.records() {
+            self.tickets.push(queue.tickets.ticket(sequence).to_string());
+        }
+        Ok(())
+    }
+
+    /// Reads the batch behind `delivered` while that is being delivered, if nothing but the sink limits the rate
+    /// and there is a whole batch to read.
+    pub(super) async fn look<S: Scheduler>(
+        &mut self,
+        feed: &mut Feed<S>,
+        queue: &Queue,
+        pace: Pace,
+        batch: &config::Batch,
+        delivered: Sequence,
+    ) {
+        let count = batch.records_max as u64;
+        let durable = queue.journal.durable.get();
+        if pace.rate != Rate::Unlimited || !self.taken.is_empty() || durable < delivered + count {
+            return;
+        }
+        if self.take(feed, queue, count, batch.bytes_max, delivered + count).await.is_err() {
+            // The error is found again, and dealt with, when it is this batch's turn.
+            self.clear();
+        }
+    }
+}
