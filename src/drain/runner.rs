@@ -440,25 +440,28 @@ impl<S: Scheduler> Runner<S> {
         if count == 0 {
             return true;
         }
-        loop {
-            if self.is_stopping() {
-                return false;
+        let mut due_ns = None;
+        while !self.is_stopping() {
+            if self.course.is_told_otherwise() {
+                due_ns = None;
             }
             self.follow();
             if self.course.told.is_paused {
                 self.wait_while_paused().await;
                 continue;
             }
+            // Once, and again only for another pace: they may be more than the tolerance lets gather, and then a time
+            // that is worked out anew is never reached.
             let now_ns = self.platform.monotonic_ns();
-            let due_ns = self.course.pacer.when_due_ns(count as u64, now_ns);
+            let due_ns = *due_ns.get_or_insert_with(|| self.course.pacer.when_due_ns(count as u64, now_ns));
             if due_ns <= now_ns {
-                break;
+                // Only now: a sleep that lasts too long must not be made good twice, by these records and by the next.
+                self.course.pacer.take(count as u64, now_ns);
+                return true;
             }
             self.sleep_unless_told(Duration::from_nanos(due_ns - now_ns)).await;
         }
-        // Only now: a sleep that lasts too long must not be made good twice, by these records and by the next.
-        self.course.pacer.take(count as u64, self.platform.monotonic_ns());
-        true
+        false
     }
 
     /// Logs a failure and waits before the next attempt; `false` if a stop came first.
