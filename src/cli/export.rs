@@ -79,7 +79,7 @@ struct Outcome {
     /// Records that the range would hold, but that are dead letters.
     dead: u64,
     missing: Vec<Missing>,
-    /// Lines of the dead-letter file that are damaged.
+    /// What of the dead-letter file cannot be read.
     damaged_lines: Vec<String>,
 }
 
@@ -136,10 +136,15 @@ fn export_records(
 ) -> anyhow::Result<Outcome> {
     let mut outcome = Outcome::default();
     let mut dead = BTreeSet::new();
-    dead_letters::read(&queue.directory, |_, letter| {
+    let read = dead_letters::read(&queue.directory, |_, letter| {
         dead.extend(letter.ok().map(|letter| letter.sequence));
         Ok(())
-    })?;
+    });
+    if let Err(error) = read {
+        outcome
+            .damaged_lines
+            .push(format!("which records are dead letters, so these are written like any other: {error}"));
+    }
     let tickets = match survey.tickets(queue) {
         Ok(tickets) => Some(tickets),
         Err(error) => {
@@ -226,7 +231,11 @@ fn report(arguments: &Arguments, queue: &QueuePlace, first: Sequence, outcome: &
         let place = missing.place.as_ref();
         let place = place.map_or_else(String::new, |(path, offset)| format!(" ({}, byte {offset})", path.display()));
         let (first, last) = (missing.first, missing.last);
-        let which = if first == last { format!("sequence {first}") } else { format!("sequences {first} to {last}") };
+        let which = match last {
+            Sequence::MAX => format!("sequence {first} and on"),
+            _ if first == last => format!("sequence {first}"),
+            _ => format!("sequences {first} to {last}"),
+        };
         eprintln!("not written: {which}: {}{place}", missing.cause);
     }
     for line in &outcome.damaged_lines {

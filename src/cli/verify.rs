@@ -66,7 +66,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     for queue in &queues {
         bar.set_message(queue.name.clone());
         // Before the segments, which may grow meanwhile.
-        let highest = verify_dead_letters(queue, &mut report)?;
+        let highest = verify_dead_letters(queue, &mut report);
         let end = verify_queue(queue, &mut report, |bytes| bar.inc(bytes));
         let end = end.with_context(|| queue.directory.display().to_string())?;
         if let (Some((sequence, offset)), Some(end)) = (highest, end)
@@ -98,7 +98,7 @@ fn progress(queues: &[QueuePlace]) -> ProgressBar {
 }
 
 /// Checks each dead letter, which the journal does not know of. Returns where the one with the highest sequence is.
-fn verify_dead_letters(queue: &QueuePlace, report: &mut Report) -> anyhow::Result<Option<(Sequence, u64)>> {
+fn verify_dead_letters(queue: &QueuePlace, report: &mut Report) -> Option<(Sequence, u64)> {
     let path = dead_letters::path(&queue.directory);
     let mut highest = None;
     let read = dead_letters::read(&queue.directory, |offset, letter| {
@@ -108,12 +108,15 @@ fn verify_dead_letters(queue: &QueuePlace, report: &mut Report) -> anyhow::Resul
         }
         Ok(())
     });
-    let (whole, all) = read.with_context(|| path.display().to_string())?;
+    let (whole, all) = read.unwrap_or_else(|error| {
+        report.find(&path, None, Damage::Unreadable(error.to_string()));
+        (0, 0)
+    });
     if whole < all {
         let name = path.display();
         report.notes.push(format!("{name}: byte {whole}: the last line is not finished; the next start cuts it"));
     }
-    Ok(highest)
+    highest
 }
 
 fn text_of(finding: &Finding) -> String {

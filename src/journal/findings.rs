@@ -121,7 +121,8 @@ impl Damage {
     pub fn meaning(&self) -> &'static str {
         match self {
             Self::Unreadable(_) => {
-                "The disk or the permissions. Look into the kernel's log; copy the directory to another disk while it can be read."
+                "The disk or the permissions. Look into the kernel's log, and copy the directory to another disk while it can be read. \
+                 In a segment, `forebay repair` gives up these bytes and keeps what is around them."
             }
             Self::SmallFile => {
                 "The next start is refused. Restore the file from a copy of the directory: made anew, it would let old tickets name \
