@@ -20,6 +20,11 @@ use crate::record::Sequence;
 
 /// How often delivered segments are looked for, and how far delivery is stored.
 const TICK: Duration = Duration::from_millis(500);
+/// [`TICK`] in nanoseconds.
+const TICK_NS: u64 = 500_000_000;
+/// If spares are taken no more often than this, the segment that was sealed meanwhile is most likely delivered within a
+/// tick, and comes back before another spare is needed: making a new one would write a segment of zeros for nothing.
+const SPARES_TAKEN_SELDOM_NS: u64 = 4 * TICK_NS;
 
 /// Something to do soon.
 pub enum Chore {
@@ -59,6 +64,10 @@ pub struct Maintenance<P = System> {
     /// Keys that could not be saved yet; their segments stay until they are.
     unsaved: Vec<Unsaved>,
     replenish_failed: bool,
+    /// When a spare was taken last, on the monotonic clock.
+    spare_taken_ns: Option<u64>,
+    /// From when on spares are to be made, if some are missing.
+    replenish_from_ns: Option<u64>,
 }
 
 impl<P: Platform> Maintenance<P> {
@@ -66,7 +75,17 @@ impl<P: Platform> Maintenance<P> {
     #[must_use]
     pub fn new(platform: P, pool: Arc<Pool<P>>, queues: Vec<Kept>, chores: Receiver<Chore>) -> Self {
         let cursors = vec![0; queues.len()];
-        Self { platform, pool, queues, chores, cursors, unsaved: Vec::new(), replenish_failed: false }
+        Self {
+            platform,
+            pool,
+            queues,
+            chores,
+            cursors,
+            unsaved: Vec::new(),
+            replenish_failed: false,
+            spare_taken_ns: None,
+            replenish_from_ns: None,
+        }
     }
 
     /// Runs until nobody is left who could send a chore, and stores the cursors at the end.
@@ -93,12 +112,21 @@ impl<P: Platform> Maintenance<P> {
 
     fn attend_to(&mut self, chore: Chore) {
         match chore {
-            Chore::Replenish => self.replenish(),
+            Chore::Replenish => self.note_spare_taken(),
             Chore::SaveKeys(unsaved) => self.unsaved.push(unsaved),
         }
     }
 
+    fn note_spare_taken(&mut self) {
+        let now_ns = self.platform.monotonic_ns();
+        let before_ns = self.spare_taken_ns.replace(now_ns);
+        let is_seldom = before_ns.is_some_and(|before_ns| now_ns.saturating_sub(before_ns) >= SPARES_TAKEN_SELDOM_NS);
+        let from_ns = if is_seldom { now_ns + TICK_NS } else { now_ns };
+        self.replenish_from_ns = Some(self.replenish_from_ns.unwrap_or(u64::MAX).min(from_ns));
+    }
+
     fn replenish(&mut self) {
+        self.replenish_from_ns = None;
         loop {
             match self.pool.replenish() {
                 Ok(true) => {}
@@ -134,9 +162,6 @@ impl<P: Platform> Maintenance<P> {
     }
 
     fn tidy(&mut self) {
-        if self.replenish_failed {
-            self.replenish();
-        }
         self.save_keys();
         for (kept, cursor) in self.queues.iter().zip(&mut self.cursors) {
             let delivered = kept.queue.drain.delivered.get();
@@ -156,6 +181,11 @@ impl<P: Platform> Maintenance<P> {
             if let Err(error) = expire_keys(&self.platform, kept) {
                 tracing::warn!(queue = kept.queue.name, %error, "old idempotency keys could not be removed");
             }
+        }
+        // Only now, when what is delivered has come back.
+        let now_ns = self.platform.monotonic_ns();
+        if self.replenish_failed || self.replenish_from_ns.is_some_and(|from_ns| from_ns <= now_ns) {
+            self.replenish();
         }
     }
 }

@@ -76,6 +76,8 @@ pub struct Disk {
     /// Whether the process was killed, or the power cut, in the midst of something.
     pub has_stopped: bool,
     pub operations: u64,
+    /// Segments that were made in the pool.
+    pub segments_made: u64,
     streak_left: u64,
 }
 
@@ -171,6 +173,7 @@ impl Disk {
         if self.faults.full {
             return Err(full());
         }
+        self.segments_made += u64::from(name.contains("/pool/"));
         self.inodes.push(Inode::default());
         let inode = self.inodes.len() - 1;
         self.change_names(NameChange::Link(name, inode));

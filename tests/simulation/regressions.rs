@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use forebay::dead_letter_index::DeadLetterIndex;
 use forebay::drain::dead_letters::DeadLetterFile;
 use forebay::journal::directory::{begin_epoch, read_epochs};
+use forebay::rate::Rate;
 use forebay::record::{NO_KEY, Record};
 use forebay::sink::Delivery;
 use forebay::ticket::EpochStart;
@@ -122,4 +123,39 @@ fn epochs_are_whole_whenever_the_power_is_cut() {
             assert!(noted.iter().all(is_noted), "seed {seed}, epoch {epoch}");
         }
     }
+}
+
+/// A segment that is filled slowly and delivered at once is used again, instead of being removed for a new one.
+#[test]
+fn delivered_segments_are_used_again() {
+    let mut random = Random::new(1);
+    let machine = Machine::new(Random::new(2)).next_life();
+    let database = Arc::new(Mutex::new(Database::new(1, Model::new(&[false], 4, 0))));
+    let (mut sizes, mut config) = (weather::sizes(&mut random), weather::config(&mut random));
+    sizes.spare_segments = 1;
+    config.rate = Rate::Unlimited;
+    let mut process = Process::start(&machine, 1, &[config], sizes, &database).ok().unwrap();
+    let mut clients = Clients::new(4, 400, sizes.commit_bytes_max);
+    let mut lives = 0;
+    let mut former = None;
+    for _ in 0..2000 {
+        let mut shared = database.lock().unwrap();
+        let to = (process.queues.as_slice(), &*process.health, process.rings.as_mut_slice());
+        clients.send(&mut random, &mut shared.model, to, (0, false));
+        for _ in 0..4 {
+            process.run_journal();
+        }
+        clients.collect(&mut shared.model, (process.queues.as_slice(), process.rings.as_mut_slice()));
+        drop(shared);
+        for _ in 0..10 {
+            process.run_drain(0);
+            database.lock().unwrap().decide_one(&machine);
+        }
+        process.run_maintenance();
+        let newest = process.catalogues[0].find(u64::MAX).map(|segment| segment.identity.generation);
+        lives += u64::from(std::mem::replace(&mut former, newest) != newest);
+        machine.state().monotonic_ns += 500_000_000;
+    }
+    let made = machine.state().disk.segments_made;
+    assert!(lives > 50 && made < 6, "{made} files for {lives} segments");
 }
