@@ -20,11 +20,6 @@ use crate::record::Sequence;
 
 /// How often delivered segments are looked for, and how far delivery is stored.
 const TICK: Duration = Duration::from_millis(500);
-/// [`TICK`] in nanoseconds.
-const TICK_NS: u64 = 500_000_000;
-/// If spares are taken no more often than this, the segment that was sealed meanwhile is most likely delivered within a
-/// tick, and comes back before another spare is needed: making a new one would write a segment of zeros for nothing.
-const SPARES_TAKEN_SELDOM_NS: u64 = 4 * TICK_NS;
 
 /// Something to do soon.
 pub enum Chore {
@@ -63,11 +58,9 @@ pub struct Maintenance<P = System> {
     cursors: Vec<Sequence>,
     /// Keys that could not be saved yet; their segments stay until they are.
     unsaved: Vec<Unsaved>,
+    /// Whether spares are missing.
+    wants_spares: bool,
     replenish_failed: bool,
-    /// When a spare was taken last, on the monotonic clock.
-    spare_taken_ns: Option<u64>,
-    /// From when on spares are to be made, if some are missing.
-    replenish_from_ns: Option<u64>,
 }
 
 impl<P: Platform> Maintenance<P> {
@@ -82,9 +75,8 @@ impl<P: Platform> Maintenance<P> {
             chores,
             cursors,
             unsaved: Vec::new(),
+            wants_spares: false,
             replenish_failed: false,
-            spare_taken_ns: None,
-            replenish_from_ns: None,
         }
     }
 
@@ -112,21 +104,14 @@ impl<P: Platform> Maintenance<P> {
 
     fn attend_to(&mut self, chore: Chore) {
         match chore {
-            Chore::Replenish => self.note_spare_taken(),
+            // Not yet: a delivered segment may come back, and then nothing need be zeroed.
+            Chore::Replenish => self.wants_spares = true,
             Chore::SaveKeys(unsaved) => self.unsaved.push(unsaved),
         }
     }
 
-    fn note_spare_taken(&mut self) {
-        let now_ns = self.platform.monotonic_ns();
-        let before_ns = self.spare_taken_ns.replace(now_ns);
-        let is_seldom = before_ns.is_some_and(|before_ns| now_ns.saturating_sub(before_ns) >= SPARES_TAKEN_SELDOM_NS);
-        let from_ns = if is_seldom { now_ns + TICK_NS } else { now_ns };
-        self.replenish_from_ns = Some(self.replenish_from_ns.unwrap_or(u64::MAX).min(from_ns));
-    }
-
     fn replenish(&mut self) {
-        self.replenish_from_ns = None;
+        self.wants_spares = false;
         loop {
             match self.pool.replenish() {
                 Ok(true) => {}
@@ -183,8 +168,7 @@ impl<P: Platform> Maintenance<P> {
             }
         }
         // Only now, when what is delivered has come back.
-        let now_ns = self.platform.monotonic_ns();
-        if self.replenish_failed || self.replenish_from_ns.is_some_and(|from_ns| from_ns <= now_ns) {
+        if self.wants_spares || self.replenish_failed {
             self.replenish();
         }
     }
