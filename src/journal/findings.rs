@@ -166,6 +166,10 @@ impl Damage {
                 "The next start is refused. Restore the file from a copy of the directory: made anew, it would let old tickets name \
                  new records, or count deliveries from another position."
             }
+            Self::Header(FormatError::Version(_) | FormatError::BlockBytes(_)) => {
+                "The next start is refused. The file is whole: use the forebay that wrote it, and drain it there. `docs/segment-format.md`, \
+                 Versions."
+            }
             Self::Header(_) => {
                 "The next start is refused. What the batches hold can be read: `forebay repair` writes the header anew, `forebay \
                  export` gets the records."

@@ -91,7 +91,15 @@ pub enum RepairError {
         /// What is wrong.
         damage: Damage,
     },
-    /// The file may be intact, and of another queue or format.
+    /// The file is whole, and of another format.
+    #[error("{}: {cause}; nothing was changed: use the forebay that wrote it", path.display())]
+    OtherFormat {
+        /// Which.
+        path: PathBuf,
+        /// What its header says.
+        cause: FormatError,
+    },
+    /// The file may be intact, and of another queue.
     #[error("{}: {cause}, and it has no batch of this queue; move it away if it does not belong here", path.display())]
     Stranger {
         /// Which.
@@ -226,13 +234,15 @@ impl<P: Platform> Job<'_, P> {
         Ok(made.end)
     }
 
-    /// A file whose header is whole, but of another queue, or of which nothing can be read and that names another
-    /// format, may be somebody's: nobody should lose it by a repair.
+    /// A file whose header is whole, but of another queue or format, may be somebody's: nobody should lose it by a repair.
     fn refuse_strangers(&self, image: &SegmentImage, nothing_read: bool) -> Result<(), RepairError> {
         let of_another_queue =
             SegmentIdentity::read_header(image.bytes()).is_ok_and(|found| found.queue_id != self.queue.id);
         match image.header {
-            Err(cause @ (FormatError::Foreign | FormatError::Version(_))) if nothing_read || of_another_queue => {
+            Err(cause @ (FormatError::Version(_) | FormatError::BlockBytes(_))) => {
+                Err(RepairError::OtherFormat { path: image.path.clone(), cause })
+            }
+            Err(cause @ FormatError::Foreign) if nothing_read || of_another_queue => {
                 Err(RepairError::Stranger { path: image.path.clone(), cause })
             }
             _ => Ok(()),

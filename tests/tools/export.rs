@@ -114,8 +114,8 @@ fn behind_damage_the_export_goes_on() {
     );
     let [batch, header] = &document["findings"].as_array().unwrap()[..] else { panic!("{out}") };
     assert_eq!((&batch["kind"], &batch["offset"]), (&"batch".into(), &offset.into()), "{out}");
-    let last = header_of(&files[1], offset).next_sequence() - 1;
-    assert_eq!((&batch["first_sequence"], &batch["last_sequence"]), (&lost.into(), &last.into()), "{out}");
+    let end = header_of(&files[1], offset).next_sequence() - 1;
+    assert_eq!((&batch["first_sequence"], &batch["last_sequence"]), (&lost.into(), &end.into()), "{out}");
     assert_eq!((&header["kind"], &header["first_sequence"]), (&"header".into(), &Value::Null), "{out}");
     assert_eq!(header["file"], *files[2].display().to_string());
 }
