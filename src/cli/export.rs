@@ -79,8 +79,8 @@ struct Outcome {
     /// Records that the range would hold, but that are dead letters.
     dead: u64,
     missing: Vec<Missing>,
-    /// What of the dead-letter file cannot be read.
-    damaged_lines: Vec<String>,
+    /// What of the dead-letter file cannot be read, and why.
+    unread_letters: Vec<String>,
 }
 
 /// Runs the command.
@@ -142,8 +142,8 @@ fn export_records(
     });
     if let Err(error) = read {
         outcome
-            .damaged_lines
-            .push(format!("which records are dead letters, so these are written like any other: {error}"));
+            .unread_letters
+            .push(format!("{error}; records that are dead letters may be among those that were written"));
     }
     let tickets = match survey.tickets(queue) {
         Ok(tickets) => Some(tickets),
@@ -180,7 +180,7 @@ fn export_dead_letters(
         let letter = match letter {
             Ok(letter) => letter,
             Err(error) => {
-                outcome.damaged_lines.push(format!("the line at byte {offset} is damaged: {error}"));
+                outcome.unread_letters.push(format!("the line at byte {offset} is damaged: {error}"));
                 return Ok(());
             }
         };
@@ -217,7 +217,7 @@ fn rfc3339(us: u64) -> String {
 
 impl Outcome {
     fn is_complete(&self) -> bool {
-        self.missing.iter().all(|missing| missing.cause.is_delivery()) && self.damaged_lines.is_empty()
+        self.missing.iter().all(|missing| missing.cause.is_delivery()) && self.unread_letters.is_empty()
     }
 }
 
@@ -238,8 +238,8 @@ fn report(arguments: &Arguments, queue: &QueuePlace, first: Sequence, outcome: &
         };
         eprintln!("not written: {which}: {}{place}", missing.cause);
     }
-    for line in &outcome.damaged_lines {
-        eprintln!("not written: {}: {line}", dead_letters::path(&queue.directory).display());
+    for unread in &outcome.unread_letters {
+        eprintln!("not read: {}: {unread}", dead_letters::path(&queue.directory).display());
     }
     if !arguments.dead && arguments.from.is_none() {
         eprintln!(
