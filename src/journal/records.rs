@@ -16,7 +16,7 @@ use crate::record::Sequence;
 pub struct Missing {
     /// The first.
     pub first: Sequence,
-    /// The last; [`Sequence::MAX`] if nobody knows.
+    /// The last; the end of the range that was asked for if nobody knows.
     pub last: Sequence,
     /// In which file, and where, they should be.
     pub place: Option<(PathBuf, usize)>,
@@ -154,8 +154,7 @@ impl<F: FnMut(&WholeRecord<'_>) -> io::Result<()>> Visit<'_, F> {
             self.skip_to(next_sequence, place, &damaged);
         }
         if let Some((next_sequence, offset)) = image.unreadable_end() {
-            self.skip_to(next_sequence.max(self.next), None, &Cause::Damaged);
-            let first = self.next.max(*self.range.start());
+            let first = next_sequence.max(*self.range.start());
             if first <= *self.range.end() {
                 let place = Some((image.path.clone(), offset));
                 self.missing.push(Missing { first, last: *self.range.end(), place, cause: Cause::UnreadableEnd });
