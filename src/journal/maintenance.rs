@@ -58,6 +58,8 @@ pub struct Maintenance<P = System> {
     cursors: Vec<Sequence>,
     /// Keys that could not be saved yet; their segments stay until they are.
     unsaved: Vec<Unsaved>,
+    /// Whether spares are missing.
+    wants_spares: bool,
     replenish_failed: bool,
 }
 
@@ -66,7 +68,16 @@ impl<P: Platform> Maintenance<P> {
     #[must_use]
     pub fn new(platform: P, pool: Arc<Pool<P>>, queues: Vec<Kept>, chores: Receiver<Chore>) -> Self {
         let cursors = vec![0; queues.len()];
-        Self { platform, pool, queues, chores, cursors, unsaved: Vec::new(), replenish_failed: false }
+        Self {
+            platform,
+            pool,
+            queues,
+            chores,
+            cursors,
+            unsaved: Vec::new(),
+            wants_spares: false,
+            replenish_failed: false,
+        }
     }
 
     /// Runs until nobody is left who could send a chore, and stores the cursors at the end.
@@ -93,12 +104,14 @@ impl<P: Platform> Maintenance<P> {
 
     fn attend_to(&mut self, chore: Chore) {
         match chore {
-            Chore::Replenish => self.replenish(),
+            // Not yet: a delivered segment may come back, and then nothing need be zeroed.
+            Chore::Replenish => self.wants_spares = true,
             Chore::SaveKeys(unsaved) => self.unsaved.push(unsaved),
         }
     }
 
     fn replenish(&mut self) {
+        self.wants_spares = false;
         loop {
             match self.pool.replenish() {
                 Ok(true) => {}
@@ -134,9 +147,6 @@ impl<P: Platform> Maintenance<P> {
     }
 
     fn tidy(&mut self) {
-        if self.replenish_failed {
-            self.replenish();
-        }
         self.save_keys();
         for (kept, cursor) in self.queues.iter().zip(&mut self.cursors) {
             let delivered = kept.queue.drain.delivered.get();
@@ -156,6 +166,10 @@ impl<P: Platform> Maintenance<P> {
             if let Err(error) = expire_keys(&self.platform, kept) {
                 tracing::warn!(queue = kept.queue.name, %error, "old idempotency keys could not be removed");
             }
+        }
+        // Only now, when what is delivered has come back.
+        if self.wants_spares || self.replenish_failed {
+            self.replenish();
         }
     }
 }

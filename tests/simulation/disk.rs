@@ -60,6 +60,7 @@ enum NameChange {
     Link(String, usize),
     Unlink(String),
     Rename(String, String),
+    Exchange(String, String),
 }
 
 /// All files.
@@ -75,6 +76,8 @@ pub struct Disk {
     /// Whether the process was killed, or the power cut, in the midst of something.
     pub has_stopped: bool,
     pub operations: u64,
+    /// Segments that were made in the pool.
+    pub segments_made: u64,
     streak_left: u64,
 }
 
@@ -114,6 +117,12 @@ fn apply_name(names: &mut BTreeMap<String, usize>, change: NameChange) {
         NameChange::Rename(from, to) => {
             if let Some(inode) = names.remove(&from) {
                 names.insert(to, inode);
+            }
+        }
+        NameChange::Exchange(one, other) => {
+            if let (Some(&first), Some(&second)) = (names.get(&one), names.get(&other)) {
+                names.insert(one, second);
+                names.insert(other, first);
             }
         }
     }
@@ -164,6 +173,7 @@ impl Disk {
         if self.faults.full {
             return Err(full());
         }
+        self.segments_made += u64::from(name.contains("/pool/"));
         self.inodes.push(Inode::default());
         let inode = self.inodes.len() - 1;
         self.change_names(NameChange::Link(name, inode));
@@ -178,10 +188,10 @@ impl Disk {
         Ok(from.take_while(|name| name.starts_with(&prefix)).filter(inside).map(PathBuf::from).collect())
     }
 
-    pub fn metadata(&mut self, random: &mut Random, path: &Path) -> io::Result<(u64, u64)> {
+    pub fn metadata(&mut self, random: &mut Random, path: &Path) -> io::Result<(usize, u64, u64)> {
         self.begin(random)?;
         let inode = *self.names.get(path.to_str().unwrap()).ok_or(io::ErrorKind::NotFound)?;
-        Ok((self.inodes[inode].view.len() as u64, self.inodes[inode].modified_us))
+        Ok((inode, self.inodes[inode].view.len() as u64, self.inodes[inode].modified_us))
     }
 
     pub fn rename(&mut self, random: &mut Random, from: &Path, to: &Path) -> io::Result<()> {
@@ -190,6 +200,28 @@ impl Disk {
             return Err(io::ErrorKind::NotFound.into());
         }
         self.change_names(NameChange::Rename(name_of(from), name_of(to)));
+        Ok(())
+    }
+
+    pub fn exchange(&mut self, random: &mut Random, one: &Path, other: &Path) -> io::Result<()> {
+        self.begin(random)?;
+        if !self.names.contains_key(one.to_str().unwrap()) || !self.names.contains_key(other.to_str().unwrap()) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        self.change_names(NameChange::Exchange(name_of(one), name_of(other)));
+        Ok(())
+    }
+
+    pub fn link(&mut self, random: &mut Random, from: &Path, to: &Path) -> io::Result<()> {
+        self.begin(random)?;
+        let inode = *self.names.get(from.to_str().unwrap()).ok_or(io::ErrorKind::NotFound)?;
+        if self.names.contains_key(to.to_str().unwrap()) {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        if self.faults.full {
+            return Err(full());
+        }
+        self.change_names(NameChange::Link(name_of(to), inode));
         Ok(())
     }
 

@@ -10,6 +10,7 @@ mod model;
 mod process;
 mod random;
 mod regressions;
+mod repairs;
 mod runs;
 mod sink;
 mod weather;

@@ -5,12 +5,15 @@ use std::sync::{Arc, Mutex};
 
 use forebay::dead_letter_index::DeadLetterIndex;
 use forebay::drain::dead_letters::DeadLetterFile;
+use forebay::journal::directory::{begin_epoch, read_epochs};
+use forebay::rate::Rate;
 use forebay::record::{NO_KEY, Record};
 use forebay::sink::Delivery;
+use forebay::ticket::EpochStart;
 
 use crate::clients::Clients;
 use crate::disk::Faults;
-use crate::machine::Machine;
+use crate::machine::{Machine, State};
 use crate::model::{Answer, Model};
 use crate::process::Process;
 use crate::random::Random;
@@ -76,4 +79,87 @@ fn a_full_disk_is_looked_at_again_under_load() {
     }
     assert_eq!(acknowledged[0], 0, "the disk is full");
     assert!(acknowledged[1] > 20, "{acknowledged:?}");
+}
+
+/// A start that could not come up on a full disk could not deliver either, and the disk would stay full.
+#[test]
+fn a_start_on_a_full_disk_comes_up() {
+    let mut random = Random::new(1);
+    let machine = Machine::new(Random::new(2));
+    let database = Arc::new(Mutex::new(Database::new(1, Model::new(&[false], 4, 0))));
+    let (sizes, configs) = (weather::sizes(&mut random), [weather::config(&mut random)]);
+    for epoch in 1..5 {
+        let machine = machine.next_life();
+        machine.state().disk.faults.full = epoch > 1;
+        assert!(Process::start(&machine, epoch, &configs, sizes, &database).is_ok(), "start {epoch}");
+    }
+}
+
+/// Kills and power cuts between any two operations: what is read is what one of the starts has written, and all that
+/// was said to be written.
+#[test]
+fn epochs_are_whole_whenever_the_power_is_cut() {
+    let directory = Path::new("/data/queues/0");
+    for seed in 0..5000 {
+        let machine = Machine::new(Random::new(seed));
+        let mut noted = Vec::new();
+        for epoch in 1..8 {
+            let life = machine.next_life();
+            life.state().disk.faults = Faults { stop_at_operation: 500, sync_error: 500, ..Faults::default() };
+            let begun = begin_epoch(&life, directory, epoch, epoch * 10);
+            let mut state = machine.state();
+            let State { disk, random, .. } = &mut *state;
+            disk.faults = Faults::default();
+            disk.has_stopped = false;
+            if random.chance(5000) {
+                disk.cut_power(random);
+            }
+            drop(state);
+            let now = read_epochs(&life, directory).map_err(|error| format!("seed {seed}: {error}")).unwrap();
+            let is_noted = |start: &EpochStart| now.iter().any(|now| now.epoch == start.epoch);
+            if let Ok(begun) = begun {
+                noted = begun;
+            }
+            assert!(noted.iter().all(is_noted), "seed {seed}, epoch {epoch}");
+        }
+    }
+}
+
+/// A segment that is delivered between the news of its seal and the news of the spare that was taken is used again, and
+/// no new one is made.
+#[test]
+fn delivered_segments_are_used_again() {
+    let mut random = Random::new(1);
+    let machine = Machine::new(Random::new(2)).next_life();
+    let database = Arc::new(Mutex::new(Database::new(1, Model::new(&[false], 4, 0))));
+    let (mut sizes, mut config) = (weather::sizes(&mut random), weather::config(&mut random));
+    sizes.spare_segments = 1;
+    config.rate = Rate::Unlimited;
+    let mut process = Process::start(&machine, 1, &[config], sizes, &database).ok().unwrap();
+    let mut clients = Clients::new(4, 400, sizes.commit_bytes_max);
+    let mut lives = 0;
+    let mut former = None;
+    for _ in 0..600 {
+        let mut shared = database.lock().unwrap();
+        for _ in 0..4 {
+            let to = (process.queues.as_slice(), &*process.health, process.rings.as_mut_slice());
+            clients.send(&mut random, &mut shared.model, to, (0, false));
+            process.run_journal();
+            clients.collect(&mut shared.model, (process.queues.as_slice(), process.rings.as_mut_slice()));
+        }
+        drop(shared);
+        process.run_maintenance();
+        for _ in 0..10 {
+            process.run_drain(0);
+            database.lock().unwrap().decide_one(&machine);
+            machine.state().monotonic_ns += 10_000_000;
+        }
+        for _ in 0..3 {
+            process.run_maintenance();
+        }
+        let newest = process.catalogues[0].find(u64::MAX).map(|segment| segment.identity.generation);
+        lives += u64::from(std::mem::replace(&mut former, newest) != newest);
+    }
+    let made = machine.state().disk.segments_made;
+    assert!(lives > 50 && made < 6, "{made} files for {lives} segments");
 }
