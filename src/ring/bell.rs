@@ -64,7 +64,10 @@ impl Bell {
 
     /// From here on the bell can ring. Look for work once more behind this, then sleep.
     pub fn arm(&self) {
-        self.armed.store(true, Ordering::Relaxed);
+        // Release: whoever finds the bell armed must find the sleeper too, or it would take the arming away and wake
+        // nobody. A swap and not a store: what was taken away late from an earlier sleep then comes before this arming
+        // for everybody, which for a store would follow from the order of modification alone, and loom does not know that.
+        self.armed.swap(true, Ordering::AcqRel);
         fence(Ordering::SeqCst);
     }
 
