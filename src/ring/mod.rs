@@ -11,7 +11,7 @@
 mod bell;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 use atomic_waker::AtomicWaker;
 use rtrb::{Consumer, Producer, RingBuffer};
@@ -254,8 +254,12 @@ impl JournalEnd {
     /// The executor is gone and everything that it sent was taken.
     #[must_use]
     pub fn is_finished(&self) -> bool {
-        // Abandoned is read first: what was pushed before the end is then visible.
-        self.frames.is_abandoned() && self.is_empty()
+        if !self.frames.is_abandoned() {
+            return false;
+        }
+        // rtrb reads that the other end is gone without any order; with the fence, what was pushed before is visible.
+        fence(Ordering::Acquire);
+        self.is_empty()
     }
 }
 
