@@ -8,14 +8,13 @@
 //! `appended >= durable >= released >= delivered >= trimmed`.
 
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-
-use tokio::sync::Notify;
 
 use crate::config;
 use crate::dead_letter_index::DeadLetterIndex;
+use crate::planted::{Bug, is_planted};
 use crate::rate::Rate;
 use crate::record::Sequence;
+use crate::sync::{AtomicBool, AtomicU8, AtomicU64, Notify, Ordering};
 use crate::ticket::TicketCodec;
 
 /// One queue, as all threads see it.
@@ -175,6 +174,10 @@ impl Queue {
     ///
     /// The reason cannot be read.
     pub fn position_and_reason(&self, sequence: Sequence) -> io::Result<(u64, Option<String>)> {
+        if is_planted(Bug::ReasonBeforePosition) {
+            let reason = self.dead_letters.reason(sequence)?;
+            return Ok((self.position(sequence), reason));
+        }
         // In this order: the drain sets a record aside before it passes it, so whoever sees that it has been passed
         // finds the reason.
         let position = self.position(sequence);
