@@ -31,11 +31,29 @@ pub enum Bug {
     AssumeNotCommitted,
     /// The idempotency keys of sealed segments are not saved.
     ForgetKeys,
+    /// A key is forgotten when half its window has passed.
+    ForgetKeyEarly,
+    /// The oldest key makes room when half as many as configured are remembered.
+    EvictKeysEarly,
+    /// A request with a known key is answered before the commit that holds the first one is on disk.
+    ReplayBeforeSync,
+    /// A ticket's check does not cover the start in which its sequence was given out.
+    TicketWithoutEpoch,
+    /// Batches of a queue that answers from memory are written and not synced.
+    SkipMemorySync,
+    /// Requests are let in however large the backlog is.
+    AdmitEverything,
+    /// An executor sends more requests to the journal than it may have in flight.
+    IgnoreInFlightMax,
+    /// A drain whose journal ends before the sink's position waits for it to grow.
+    WaitForJournal,
+    /// A drain that was fenced takes the position over again.
+    TakeBackWhenFenced,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 21] = [
         Self::AcknowledgeBeforeSync,
         Self::RetryFailedSync,
         Self::AcceptStaleBatch,
@@ -48,6 +66,15 @@ impl Bug {
         Self::ReuseSequence,
         Self::AssumeNotCommitted,
         Self::ForgetKeys,
+        Self::ForgetKeyEarly,
+        Self::EvictKeysEarly,
+        Self::ReplayBeforeSync,
+        Self::TicketWithoutEpoch,
+        Self::SkipMemorySync,
+        Self::AdmitEverything,
+        Self::IgnoreInFlightMax,
+        Self::WaitForJournal,
+        Self::TakeBackWhenFenced,
     ];
 }
 

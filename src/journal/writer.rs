@@ -318,6 +318,9 @@ impl<P: Platform> Writer<P> {
             first_sequence: known.first_sequence.get(),
             outcome: Outcome::Replayed,
         };
+        if is_planted(Bug::ReplayBeforeSync) {
+            return self.rings[ring].complete(completion);
+        }
         self.gathered.push((ring, completion));
     }
 
@@ -354,7 +357,11 @@ impl<P: Platform> Writer<P> {
             // Without a file nothing would be written, and then nothing may be published either.
             log.sealed = log.file.as_ref().and_then(|_| log.appender.seal_batch(now_us));
         }
-        let mut committed = self.disk.commit(self.logs.iter().filter_map(QueueLog::write));
+        let mut committed = if is_planted(Bug::SkipMemorySync) {
+            self.write_without_sync()
+        } else {
+            self.disk.commit(self.logs.iter().filter_map(QueueLog::write))
+        };
         if is_planted(Bug::RetryFailedSync) && matches!(committed, Err(CommitError::Sync(_))) {
             let again = self.logs.iter().filter_map(QueueLog::write).try_for_each(|write| write.file.sync_data());
             committed = again.map_err(CommitError::Sync);
@@ -363,6 +370,15 @@ impl<P: Platform> Writer<P> {
             Ok(()) => self.logs.iter_mut().for_each(QueueLog::publish),
             Err(error) => self.fail(&error),
         }
+    }
+
+    /// What [`Bug::SkipMemorySync`] does in the place of a commit.
+    fn write_without_sync(&mut self) -> Result<(), CommitError> {
+        let answers_early = |log: &&QueueLog<P>| log.queue.config.ack == Ack::Memory;
+        for write in self.logs.iter().filter(answers_early).filter_map(QueueLog::write) {
+            write.file.write_all_at(write.bytes, write.offset).map_err(CommitError::Sync)?;
+        }
+        self.disk.commit(self.logs.iter().filter(|log| !answers_early(log)).filter_map(QueueLog::write))
     }
 
     /// The end of acknowledging. What the disk holds is for the next start to find out.

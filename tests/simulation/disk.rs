@@ -16,6 +16,7 @@
 //! - **Damage.** A bit flips in a segment; a write of a segment goes to another block of the same or of another file,
 //!   and its own place keeps what it had. Both are silent.
 //! - **Recycled files** keep the contents of their former lives.
+//! - **Copies.** All files may become what they were at an earlier moment, or begin a life on another machine from there.
 //! - **Several files at once** (`io_uring`) complete in any order, each sync behind its own complete write.
 
 use std::collections::BTreeMap;
@@ -120,6 +121,30 @@ fn apply_name(names: &mut BTreeMap<String, usize>, change: NameChange) {
 }
 
 impl Disk {
+    /// A copy of all files as they are this moment, all of it durable.
+    pub fn copy(&self) -> Self {
+        let copy = |inode: &Inode| Inode {
+            view: inode.view.clone(),
+            durable: inode.view.clone(),
+            unsynced: Vec::new(),
+            modified_us: inode.modified_us,
+        };
+        let mut copied = Self::default();
+        for (name, inode) in &self.names {
+            copied.names.insert(name.clone(), copied.inodes.len());
+            copied.inodes.push(copy(&self.inodes[*inode]));
+        }
+        copied.durable_names.clone_from(&copied.names);
+        copied
+    }
+
+    /// The files become those of a copy that was made before.
+    pub fn set_back(&mut self, copy: &Self) {
+        let Self { inodes, names, durable_names, .. } = copy.copy();
+        (self.inodes, self.names, self.durable_names) = (inodes, names, durable_names);
+        self.unsynced_names.clear();
+    }
+
     /// An operation begins; it may be one that does not come about any more.
     fn begin(&mut self, random: &mut Random) -> io::Result<()> {
         self.operations += 1;

@@ -5,6 +5,9 @@
 
 mod clients;
 mod disk;
+mod extremes;
+mod invariants;
+mod ledger;
 mod machine;
 mod model;
 mod process;
@@ -12,6 +15,8 @@ mod random;
 mod regressions;
 mod runs;
 mod sink;
+mod site;
+mod table;
 mod weather;
 mod world;
 

@@ -8,13 +8,12 @@ use forebay::drain::dead_letters::DeadLetterFile;
 use forebay::record::{NO_KEY, Record};
 use forebay::sink::Delivery;
 
-use crate::clients::Clients;
 use crate::disk::Faults;
 use crate::machine::Machine;
-use crate::model::{Answer, Model};
-use crate::process::Process;
+use crate::model::{Answer, Model, Request};
 use crate::random::Random;
 use crate::sink::Database;
+use crate::site::Site;
 use crate::weather;
 
 fn delivery(sequence: u64) -> Delivery<'static> {
@@ -51,28 +50,27 @@ fn half_a_dead_letter_does_not_stand_in_the_way_of_the_next() {
 #[test]
 fn a_full_disk_is_looked_at_again_under_load() {
     let mut random = Random::new(1);
-    let machine = Machine::new(Random::new(2)).next_life();
-    let database = Arc::new(Mutex::new(Database::new(1, Model::new(&[false], 4, 0))));
     let (mut sizes, configs) = (weather::sizes(&mut random), [weather::config(&mut random)]);
     sizes.spare_segments = 0;
-    let mut process = Process::start(&machine, 1, &configs, sizes, &database).ok().unwrap();
-    let mut clients = Clients::new(4, 40, sizes.commit_bytes_max);
-    machine.state().disk.faults.full = true;
+    let model = Model::new(&[weather::bounds(&configs[0], &sizes)], 0);
+    let database = Arc::new(Mutex::new(Database::new(1, model)));
+    let mut site = Site::new(0, Machine::new(Random::new(2)), 4, (40, 3), &sizes);
+    site.pass(0, &database);
+    site.start(&configs, &sizes, &database);
+    site.machine.state().disk.faults.full = true;
     let mut acknowledged = [0; 2];
     for turn in 0..200 {
         if turn == 100 {
-            machine.state().disk.faults.full = false;
+            site.machine.state().disk.faults.full = false;
         }
-        let model = &mut database.lock().unwrap().model;
-        let to = (process.queues.as_slice(), &*process.health, process.rings.as_mut_slice());
-        clients.send(&mut random, model, to, (0, false));
+        site.send(&mut random, &database, false);
         for _ in 0..4 {
-            process.run_journal();
+            site.run_journal(&database);
         }
-        clients.collect(model, (process.queues.as_slice(), process.rings.as_mut_slice()));
-        let is_acknowledged = |answer| matches!(answer, Answer::Acknowledged(_));
-        acknowledged[turn / 100] = model.requests.iter().filter(|request| is_acknowledged(request.answer)).count();
-        machine.state().monotonic_ns += 10_000_000;
+        site.collect(&mut random, &database);
+        let is_acknowledged = |request: &&Request| matches!(request.answer, Answer::Acknowledged(..));
+        acknowledged[turn / 100] = database.lock().unwrap().model.requests.iter().filter(is_acknowledged).count();
+        site.pass(10_000_000, &database);
     }
     assert_eq!(acknowledged[0], 0, "the disk is full");
     assert!(acknowledged[1] > 20, "{acknowledged:?}");

@@ -1,5 +1,6 @@
 //! Running seeds: one, or many on all cores.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::{Command, Stdio};
@@ -25,6 +26,8 @@ pub struct Total {
     refused: u64,
     requests: usize,
     rows: usize,
+    /// How often what does not come up in every seed came up.
+    pub seen: BTreeMap<String, u64>,
     failures: Vec<(u64, String)>,
 }
 
@@ -35,6 +38,9 @@ impl Total {
         self.refused += u64::from(summary.refused);
         self.requests += summary.requests;
         self.rows += summary.rows;
+        for (what, times) in &summary.seen {
+            *self.seen.entry((*what).to_owned()).or_default() += times;
+        }
     }
 
     fn join(&mut self, other: Self) {
@@ -43,14 +49,18 @@ impl Total {
         self.refused += other.refused;
         self.requests += other.requests;
         self.rows += other.rows;
+        for (what, times) in other.seen {
+            *self.seen.entry(what).or_default() += times;
+        }
         self.failures.extend(other.failures);
     }
 }
 
 impl fmt::Display for Total {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { seeds, starts, refused, requests, rows, .. } = self;
-        write!(f, "{seeds} seeds: {starts} starts, {refused} ended by damage, {requests} requests, {rows} rows")
+        let Self { seeds, starts, refused, requests, rows, seen, .. } = self;
+        write!(f, "{seeds} seeds: {starts} starts, {refused} ended by damage, {requests} requests, {rows} rows")?;
+        seen.iter().try_for_each(|(what, times)| write!(f, "\n{times:>9} {what}"))
     }
 }
 
