@@ -35,6 +35,8 @@ pub enum Bug {
     ForgetKeyEarly,
     /// The oldest key makes room when half as many as configured are remembered.
     EvictKeysEarly,
+    /// No key makes room for another.
+    KeepAllKeys,
     /// A request with a known key is answered before the commit that holds the first one is on disk.
     ReplayBeforeSync,
     /// A ticket's check does not cover the start in which its sequence was given out.
@@ -53,7 +55,7 @@ pub enum Bug {
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::AcknowledgeBeforeSync,
         Self::RetryFailedSync,
         Self::AcceptStaleBatch,
@@ -68,6 +70,7 @@ impl Bug {
         Self::ForgetKeys,
         Self::ForgetKeyEarly,
         Self::EvictKeysEarly,
+        Self::KeepAllKeys,
         Self::ReplayBeforeSync,
         Self::TicketWithoutEpoch,
         Self::SkipMemorySync,

@@ -79,7 +79,11 @@ impl IdempotencyIndex {
             return;
         }
         self.expire(now_s);
-        let keys_max = if is_planted(Bug::EvictKeysEarly) { self.keys_max.div_ceil(2) } else { self.keys_max };
+        let keys_max = match () {
+            () if is_planted(Bug::EvictKeysEarly) => self.keys_max.div_ceil(2),
+            () if is_planted(Bug::KeepAllKeys) => usize::MAX,
+            () => self.keys_max,
+        };
         while self.entries.len() >= keys_max {
             self.evicted += 1;
             self.forget_oldest();

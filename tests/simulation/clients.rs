@@ -122,7 +122,7 @@ impl Clients {
         // The answer was lost on its way, or somebody pressed the button once more.
         if random.chance(500) && !done.is_empty() {
             let request = done[random.index(done.len())];
-            model.requests[request as usize].asked_at = model.moment(self.site);
+            model.ask(request);
             return request;
         }
         let records = u32::try_from(1 + random.below(self.records_max)).unwrap();
@@ -155,7 +155,7 @@ impl Clients {
             Err(_) => {}
         }
         self.all[number].connections.remove(place);
-        self.refused(model, number, request, sent.err().filter(|problem| *problem == Problem::TooLarge).is_some());
+        self.refused(model, number, request, sent == Err(Problem::TooLarge));
         None
     }
 

@@ -7,11 +7,6 @@ use crate::site::Site;
 use crate::world::World;
 
 impl World {
-    /// Whether a queue's drain has halted.
-    pub(crate) fn is_halted(&self, site: &Site, queue: usize) -> bool {
-        site.process.as_ref().is_some_and(|process| process.queues[queue].drain.state() == DrainState::Halted)
-    }
-
     pub(crate) fn check(&mut self) -> Result<(), String> {
         self.notice_damage();
         if let Some(complaint) = self.database().model.complaint.take() {

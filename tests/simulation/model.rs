@@ -62,7 +62,9 @@ pub struct Request {
     /// When its client began to ask for what is stored, for the first time and the last, and to ask again.
     first_asked_at: u64,
     stored_at: u64,
-    pub asked_at: u64,
+    asked_at: u64,
+    /// What was durable then.
+    asked_behind: u64,
     /// A crash has lost it behind its acknowledgement, which was allowed.
     was_lost: bool,
     /// It was stored again when its key was forgotten.
@@ -160,6 +162,7 @@ impl Model {
             first_asked_at: moment,
             stored_at: moment,
             asked_at: moment,
+            asked_behind: 0,
             was_lost: false,
             was_repeated: false,
             delivered: 0,
@@ -177,7 +180,7 @@ impl Model {
         }
         if let Answer::Acknowledged(before, with) = &request.answer {
             if *before == first_sequence && with == ticket {
-                return;
+                return self.remembered(number, first_sequence);
             }
             let (before, stored_at) = (*before, request.stored_at);
             let ledger = &self.sites[site].ledgers[queue];
@@ -225,6 +228,32 @@ impl Model {
         };
         let keys = (first + 1..second).filter(|sequence| had_key(*sequence)).count();
         keys as u64 >= ledger.bounds.keys_max
+    }
+
+    /// A key was known. That must not be, if as many as are remembered had come behind it before it was used again.
+    fn remembered(&mut self, number: u32, first_sequence: u64) {
+        let Request { site, queue, asked_behind, stored_at, .. } = self.requests[number as usize];
+        let ledger = &self.sites[site].ledgers[queue];
+        let (low_us, high_us) = self.sites[site].clock.since(stored_at);
+        // A key whose window may have passed makes room without being counted.
+        if high_us > low_us + ledger.bounds.window_us || self.is_damaged || ledger.diverged_at.is_some() {
+            return;
+        }
+        let range = usize::try_from(first_sequence).unwrap() + 1..usize::try_from(asked_behind + 1).unwrap();
+        let behind = ledger.acknowledged.get(range).unwrap_or_default();
+        let has_key = |body: &&Body| body.index == 0 && self.requests[body.request as usize].has_key;
+        let keys = behind.iter().flatten().filter(has_key).count() as u64;
+        if keys >= ledger.bounds.keys_max {
+            self.complain(format!("the key of request {number} is still known when {keys} have come behind it"));
+        }
+    }
+
+    /// A client begins to ask, or to ask again.
+    pub fn ask(&mut self, number: u32) {
+        let Request { site, queue, .. } = self.requests[number as usize];
+        let (moment, durable) = (self.moment(site), self.sites[site].ledgers[queue].durable);
+        let request = &mut self.requests[number as usize];
+        (request.asked_at, request.asked_behind) = (moment, durable);
     }
 
     fn promise(&mut self, (site, queue): (usize, usize), sequence: u64, body: Body) {

@@ -122,7 +122,7 @@ impl Process {
         let in_flight_max = sizes.limits.in_flight_max;
         let (rings, journal_ends): (Vec<_>, Vec<_>) =
             (0..sizes.executors).map(|_| ring(sizes.ring_bytes, in_flight_max, Arc::clone(&bell))).unzip();
-        let cores = rings.into_iter().map(|ring| Core::new(front.clone(), Arc::default(), ring)).collect();
+        let executors = rings.into_iter().map(|ring| Core::new(front.clone(), Arc::default(), ring)).collect();
         let (chores, chores_out) = mpsc::channel();
         let (stop, stopped) = watch::channel(false);
         let (logs, parts): (Vec<_>, Vec<_>) =
@@ -141,7 +141,7 @@ impl Process {
             queues,
             catalogues,
             health,
-            cores,
+            cores: executors,
             bell,
             writer,
             journal: Journal::Awake,

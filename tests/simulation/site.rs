@@ -3,6 +3,7 @@
 use forebay::config;
 use forebay::ingress::http::fast_path::request::Bounds;
 use forebay::journal::platform::Platform as _;
+use forebay::queue::DrainState;
 
 use crate::clients::Clients;
 use crate::machine::{Machine, State};
@@ -122,6 +123,12 @@ impl Site {
 
     pub fn is_journal_failed(&self) -> bool {
         self.process.as_ref().is_some_and(|process| process.health.is_journal_failed())
+    }
+
+    /// Whether the drain of a queue has halted.
+    pub fn is_halted(&self, queue: usize) -> bool {
+        let state = |process: &Process| process.queues[queue].drain.state();
+        self.process.as_ref().is_some_and(|process| state(process) == DrainState::Halted)
     }
 
     /// Whether the machine has ended the process within an operation of the disk.

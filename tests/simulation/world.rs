@@ -6,19 +6,17 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use forebay::config;
 
-use crate::disk::{self, Disk};
+use crate::disk::Disk;
 use crate::machine::{Machine, State};
 use crate::model::Model;
 use crate::process::{Process, Sizes};
 use crate::random::Random;
-use crate::sink::{self, Database, Shared, Verdict};
+use crate::sink::{Database, Shared, Verdict};
 use crate::site::{Site, Start};
 use crate::weather::{self, Mishap, Weather};
 
 /// Turns in which a stop must have ended.
 const TURNS_TO_STOP: u64 = 3000;
-/// Turns that everything gets once the faults have stopped.
-const TURNS_TO_SETTLE: u64 = 20_000;
 
 /// Bytes of a record besides its body, at most.
 const RECORD_BYTES_BESIDES: u64 = 100;
@@ -49,17 +47,17 @@ pub struct World {
     random: Random,
     weather: Weather,
     pub(crate) sizes: Sizes,
-    configs: Vec<config::Queue>,
+    pub(crate) configs: Vec<config::Queue>,
     pub(crate) database: Shared,
     /// One, or two once the data directory was copied.
     pub(crate) sites: Vec<Site>,
     /// The one whose turn it is.
-    current: usize,
+    pub(crate) current: usize,
     /// How large records are and how many there are to a request.
     record: (u64, u64),
     backup: Option<Backup>,
     /// Whether what is on the disk was refused: then there is nothing more to see.
-    is_over: bool,
+    pub(crate) is_over: bool,
     has_trace: bool,
     summary: Summary,
 }
@@ -68,7 +66,7 @@ impl World {
     pub fn new(seed: u64, steps: u64, has_trace: bool) -> Self {
         let mut random = Random::new(seed);
         let weather = Weather::new(&mut random, steps);
-        let queues = if random.chance(3000) { 2 } else { 1 };
+        let queues = [1, 1, 1, 1, 1, 1, 1, 2, 2, 3][random.index(10)];
         let sizes = weather::sizes(&mut random);
         let clients = 2 + random.index(10);
         let poison_every = if random.chance(3000) { 7 + u32::try_from(random.below(40)).unwrap() } else { 0 };
@@ -133,12 +131,12 @@ impl World {
         self.database.lock().unwrap()
     }
 
-    fn site(&mut self) -> &mut Site {
+    pub(crate) fn site(&mut self) -> &mut Site {
         &mut self.sites[self.current]
     }
 
     /// Adds to the trace.
-    fn note(&mut self, what: &'static str, a: u64, b: u64) {
+    pub(crate) fn note(&mut self, what: &'static str, a: u64, b: u64) {
         let (site, now_ns) = (self.current as u64, self.sites[self.current].now_ns());
         let mut digest = self.summary.digest;
         for number in [what.len() as u64, site, a, b, now_ns] {
@@ -236,7 +234,7 @@ impl World {
         database.model.fork();
     }
 
-    fn start(&mut self) {
+    pub(crate) fn start(&mut self) {
         self.summary.starts += 1;
         if self.weather.rates_change {
             for config in &mut self.configs {
@@ -263,7 +261,7 @@ impl World {
     }
 
     /// The process ends at once, and perhaps the machine with it.
-    fn crash(&mut self) {
+    pub(crate) fn crash(&mut self) {
         let cuts_power = self.random.chance(self.weather.power_cuts);
         // What was answered before the end counts.
         self.collect();
@@ -309,7 +307,7 @@ impl World {
         }
     }
 
-    fn send(&mut self, asks_only_again: bool) {
+    pub(crate) fn send(&mut self, asks_only_again: bool) {
         let count = if self.random.chance(1000) { 8 } else { 1 };
         for _ in 0..count {
             let Self { sites, current, random, database, .. } = self;
@@ -319,7 +317,7 @@ impl World {
         }
     }
 
-    fn collect(&mut self) {
+    pub(crate) fn collect(&mut self) {
         let Self { sites, current, random, database, .. } = self;
         let answers = sites[*current].collect(random, database);
         if answers > 0 {
@@ -327,7 +325,7 @@ impl World {
         }
     }
 
-    fn run_journal(&mut self) {
+    pub(crate) fn run_journal(&mut self) {
         let Self { sites, current, database, .. } = self;
         if sites[*current].run_journal(database) {
             let operations = self.site().machine.state().disk.operations;
@@ -335,7 +333,7 @@ impl World {
         }
     }
 
-    fn run_drain(&mut self) {
+    pub(crate) fn run_drain(&mut self) {
         let queue = self.random.index(self.configs.len());
         let Some(process) = &mut self.site().process else { return };
         process.run_drain(queue);
@@ -343,7 +341,7 @@ impl World {
         self.note("drain", queue as u64, position);
     }
 
-    fn run_maintenance(&mut self) {
+    pub(crate) fn run_maintenance(&mut self) {
         let Some(process) = &mut self.site().process else { return };
         process.run_maintenance();
         let operations = self.site().machine.state().disk.operations;
@@ -359,7 +357,7 @@ impl World {
         self.pass(step_ns);
     }
 
-    fn pass(&mut self, step_ns: u64) {
+    pub(crate) fn pass(&mut self, step_ns: u64) {
         let Self { sites, current, database, .. } = self;
         sites[*current].pass(step_ns, database);
     }
@@ -402,74 +400,6 @@ impl World {
                 self.database.lock().unwrap().model.is_damaged = true;
             }
         }
-    }
-
-    /// The faults stop; everything that was promised must be kept before long.
-    fn settle(&mut self) -> Result<(), String> {
-        self.note("settle", 0, 0);
-        self.database().faults = sink::Faults { latency_us_max: 500, ..sink::Faults::default() };
-        for current in 0..self.sites.len() {
-            self.current = current;
-            self.site().machine.state().disk.faults = disk::Faults::default();
-            // Somebody mends what has failed, and starts anew what has met a database that was set back.
-            if self.site().is_journal_failed() || self.sets_database_back() {
-                self.crash();
-            }
-        }
-        for turn in 0..TURNS_TO_SETTLE {
-            for current in 0..self.sites.len() {
-                self.current = current;
-                self.settle_turn(turn);
-                if self.is_over {
-                    return Ok(());
-                }
-                self.check()?;
-            }
-            if turn.is_multiple_of(50) && self.is_settled() && self.missing().is_none() {
-                return Ok(());
-            }
-        }
-        let are_waiting = self.sites.iter().any(|site| site.clients.are_waiting());
-        if self.database().model.is_damaged && !are_waiting {
-            return Ok(());
-        }
-        Err(format!("no progress without faults: clients wait: {are_waiting}, missing: {:?}", self.missing()))
-    }
-
-    fn settle_turn(&mut self, turn: u64) {
-        if self.site().process.is_none() {
-            self.start();
-        }
-        self.send(true);
-        self.run_journal();
-        self.collect();
-        self.run_drain();
-        if turn.is_multiple_of(20) {
-            self.run_maintenance();
-        }
-        self.pass(2_000_000);
-    }
-
-    /// Whether there is nothing more to do. A queue that has halted keeps what it has, and its clients wait.
-    fn is_settled(&self) -> bool {
-        self.sites.iter().all(|site| {
-            let Some(process) = &site.process else { return false };
-            let must_halt = |queue| self.verdict(site.number, queue) == Verdict::MustHalt;
-            let is_empty = |queue: usize| !must_halt(queue) && process.queues[queue].backlog_records() == 0;
-            let is_done = |queue: usize| self.is_halted(site, queue) || is_empty(queue);
-            let any_halted = (0..self.configs.len()).any(|queue| self.is_halted(site, queue));
-            (any_halted || !site.clients.are_waiting()) && (0..self.configs.len()).all(is_done)
-        })
-    }
-
-    /// A promise that is not kept, of a queue that has not halted.
-    fn missing(&self) -> Option<String> {
-        let database = self.database();
-        let of = |site: &Site| {
-            let queues = (0..self.configs.len()).filter(|queue| !self.is_halted(site, *queue));
-            queues.filter_map(|queue| database.model.missing(site.number, queue)).next()
-        };
-        self.sites.iter().find_map(of)
     }
 
     /// Bytes of the largest frame that a client sends.
