@@ -3,8 +3,11 @@
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
+use forebay::config::Ack;
 use forebay::dead_letter_index::DeadLetterIndex;
 use forebay::drain::dead_letters::DeadLetterFile;
+use forebay::journal::cursor;
+use forebay::rate::Rate;
 use forebay::record::{NO_KEY, Record};
 use forebay::sink::Delivery;
 
@@ -74,4 +77,45 @@ fn a_full_disk_is_looked_at_again_under_load() {
     }
     assert_eq!(acknowledged[0], 0, "the disk is full");
     assert!(acknowledged[1] > 20, "{acknowledged:?}");
+}
+
+/// What the last life had delivered and the database has not any more must not be given back to the pool before the
+/// database was asked.
+#[test]
+fn a_database_that_was_set_back_gets_what_the_journal_still_has() {
+    let mut random = Random::new(1);
+    let (mut sizes, mut config) = (weather::sizes(&mut random), weather::config(&mut random));
+    (sizes.executors, config.rate, config.ack) = (1, Rate::Unlimited, Ack::Durable);
+    config.max_backlog_bytes = 10_000_000;
+    let configs = [config];
+    let model = Model::new(&[weather::bounds(&configs[0], &sizes)], 0);
+    let database = Arc::new(Mutex::new(Database::new(1, model)));
+    let mut site = Site::new(0, Machine::new(Random::new(2)), 4, (2000, 3), &sizes);
+    site.pass(0, &database);
+    site.start(&configs, &sizes, &database);
+    database.lock().unwrap().keep();
+    for _ in 0..200 {
+        site.send(&mut random, &database, false);
+        site.run_journal(&database);
+        site.collect(&mut random, &database);
+        site.pass(10_000_000, &database);
+        site.process.as_mut().unwrap().run_drain(0);
+    }
+    // The last tick of the maintenance thread stores the cursor, and the segments are all still there.
+    let delivered = site.process.as_ref().unwrap().queues[0].drain.delivered.get();
+    assert!(site.process.as_ref().unwrap().catalogues[0].len() > 2, "several segments are delivered");
+    cursor::save(&site.machine, Path::new("/data/queues/0"), delivered).unwrap();
+    site.crash(false, &database);
+    database.lock().unwrap().set_back();
+    site.start(&configs, &sizes, &database);
+    for _ in 0..200 {
+        site.process.as_mut().unwrap().run_maintenance();
+        site.process.as_mut().unwrap().run_drain(0);
+        site.pass(10_000_000, &database);
+    }
+    assert!(!site.is_halted(0), "the queue has halted");
+    let mut database = database.lock().unwrap();
+    assert_eq!(database.model.complaint.take(), None);
+    assert!(database.position(0) >= delivered);
+    assert_eq!(database.model.missing(0, 0), None);
 }
