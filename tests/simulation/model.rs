@@ -327,10 +327,12 @@ impl Model {
         let last = self.tables[queue].deliver((request.site, request.client), body.request);
         let had_row = self.tables[queue].put(sequence, Row { site, body }).is_some();
         let whole = (1 << request.records) - 1;
+        // Of several copies only the last one's records are known, and a database that is set back may have cut any.
+        let is_known = !self.is_damaged && !is_diverged && !request.was_repeated;
         let what = match () {
             () if had_row && !self.is_damaged => "was delivered before",
             () if is_another_copy && !may_be_again => "holds a record that was delivered before",
-            () if is_another_copy && request.delivered != whole && !self.is_damaged && !is_diverged => {
+            () if is_another_copy && request.delivered != whole && is_known => {
                 "begins a request again that was delivered in part"
             }
             () if request.answer == Answer::Refused => "was refused",
@@ -447,7 +449,8 @@ impl Model {
     /// A request of which the database has some records and not the others.
     fn torn(&self, queue: usize) -> Option<String> {
         let is_torn = |request: &&Request| {
-            request.queue == queue && request.delivered != 0 && request.delivered != (1 << request.records) - 1
+            let is_part = request.delivered != 0 && request.delivered != (1 << request.records) - 1;
+            request.queue == queue && is_part && !request.was_repeated
         };
         let torn = self.requests.iter().find(is_torn)?;
         let is_diverged = self.sites.iter().any(|site| site.ledgers[queue].diverged_at.is_some());
