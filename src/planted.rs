@@ -33,6 +33,26 @@ pub enum Bug {
     ForgetKeys,
     /// Batches are written and not synced.
     SkipSync,
+    /// A key is forgotten when half its window has passed.
+    ForgetKeyEarly,
+    /// The oldest key makes room when half as many as configured are remembered.
+    EvictKeysEarly,
+    /// No key makes room for another.
+    KeepAllKeys,
+    /// A request with a known key is answered before the commit that holds the first one is on disk.
+    ReplayBeforeSync,
+    /// A ticket's check does not cover the start in which its sequence was given out.
+    TicketWithoutEpoch,
+    /// Batches of a queue that answers from memory are written and not synced.
+    SkipMemorySync,
+    /// Requests are let in however large the backlog is.
+    AdmitEverything,
+    /// An executor sends more requests to the journal than it may have in flight.
+    IgnoreInFlightMax,
+    /// A drain whose journal ends before the sink's position waits for it to grow.
+    WaitForJournal,
+    /// A drain that was fenced takes the position over again.
+    TakeBackWhenFenced,
     /// A producer looks at the bell without a fence behind its push.
     RingWithoutFence,
     /// The journal looks at the rings without a fence behind the arming of the bell.
@@ -59,7 +79,7 @@ pub enum Bug {
 
 impl Bug {
     /// Those that the simulation must find.
-    pub const SIMULATED: [Self; 13] = [
+    pub const SIMULATED: [Self; 23] = [
         Self::AcknowledgeBeforeSync,
         Self::RetryFailedSync,
         Self::AcceptStaleBatch,
@@ -73,6 +93,16 @@ impl Bug {
         Self::AssumeNotCommitted,
         Self::ForgetKeys,
         Self::SkipSync,
+        Self::ForgetKeyEarly,
+        Self::EvictKeysEarly,
+        Self::KeepAllKeys,
+        Self::ReplayBeforeSync,
+        Self::TicketWithoutEpoch,
+        Self::SkipMemorySync,
+        Self::AdmitEverything,
+        Self::IgnoreInFlightMax,
+        Self::WaitForJournal,
+        Self::TakeBackWhenFenced,
     ];
 
     /// Those that loom's models must find.

@@ -313,6 +313,9 @@ impl<P: Platform> Writer<P> {
             first_sequence: known.first_sequence.get(),
             outcome: Outcome::Replayed,
         };
+        if is_planted(Bug::ReplayBeforeSync) {
+            return self.rings[ring].complete(completion);
+        }
         self.gathered.push((ring, completion));
     }
 
@@ -349,11 +352,8 @@ impl<P: Platform> Writer<P> {
             // Without a file nothing would be written, and then nothing may be published either.
             log.sealed = log.file.as_ref().and_then(|_| log.appender.seal_batch(now_us));
         }
-        let mut committed = if is_planted(Bug::SkipSync) {
-            self.logs
-                .iter()
-                .filter_map(QueueLog::write)
-                .try_for_each(|write| write.file.write_all_at(write.bytes, write.offset).map_err(CommitError::Ring))
+        let mut committed = if is_planted(Bug::SkipSync) || is_planted(Bug::SkipMemorySync) {
+            self.write_without_sync()
         } else {
             self.disk.commit(self.logs.iter().filter_map(QueueLog::write))
         };
@@ -365,6 +365,15 @@ impl<P: Platform> Writer<P> {
             Ok(()) => self.logs.iter_mut().for_each(QueueLog::publish),
             Err(error) => self.fail(&error),
         }
+    }
+
+    /// What [`Bug::SkipSync`] and [`Bug::SkipMemorySync`] do in the place of a commit.
+    fn write_without_sync(&mut self) -> Result<(), CommitError> {
+        let skips = |log: &&QueueLog<P>| is_planted(Bug::SkipSync) || log.queue.config.ack == Ack::Memory;
+        for write in self.logs.iter().filter(skips).filter_map(QueueLog::write) {
+            write.file.write_all_at(write.bytes, write.offset).map_err(CommitError::Sync)?;
+        }
+        self.disk.commit(self.logs.iter().filter(|log| !skips(log)).filter_map(QueueLog::write))
     }
 
     /// The end of acknowledging. What the disk holds is for the next start to find out.

@@ -46,6 +46,16 @@ impl Machine {
         Self { state: Arc::new(Mutex::new(state)), life: 0 }
     }
 
+    /// Another machine with a copy of a disk, whose clocks stand where these do.
+    pub fn with_disk(&self, random: Random, disk: Disk) -> Self {
+        let (monotonic_ns, unix_us) = {
+            let state = self.state();
+            (state.monotonic_ns, state.unix_us)
+        };
+        let state = State { random, disk, monotonic_ns, unix_us, life: 0 };
+        Self { state: Arc::new(Mutex::new(state)), life: 0 }
+    }
+
     pub fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap()
     }

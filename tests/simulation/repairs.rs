@@ -4,19 +4,19 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
+use forebay::config::Ack;
 use forebay::journal::records::visit;
 use forebay::journal::repair::{Options, repair_queue};
 use forebay::journal::survey::QueuePlace;
 use forebay::journal::verify::{Report, verify_queue};
 use forebay::record::Sequence;
 
-use crate::clients::Clients;
 use crate::disk::Faults;
 use crate::machine::{Machine, State};
 use crate::model::Model;
-use crate::process::Process;
 use crate::random::Random;
 use crate::sink::Database;
+use crate::site::Site;
 use crate::weather;
 
 const SEEDS: u64 = if cfg!(debug_assertions) { 6 } else { 100 };
@@ -26,23 +26,24 @@ const ATTEMPTS_MAX: usize = 1000;
 /// A machine on which a queue has a backlog in several segments, and none of it is delivered.
 fn with_backlog(seed: u64) -> Machine {
     let mut random = Random::new(seed);
-    let machine = Machine::new(Random::new(random.next())).next_life();
-    let database = Arc::new(Mutex::new(Database::new(1, Model::new(&[false], 4, 0))));
-    let (sizes, config) = (weather::sizes(&mut random), weather::config(&mut random));
-    let mut process = Process::start(&machine, 1, &[config], sizes, &database).ok().unwrap();
-    let mut clients = Clients::new(4, 400, sizes.commit_bytes_max);
+    let (mut sizes, mut config) = (weather::sizes(&mut random), weather::config(&mut random));
+    (sizes.executors, config.ack) = (1, Ack::Durable);
+    let configs = [config];
+    let model = Model::new(&[weather::bounds(&configs[0], &sizes)], 0);
+    let database = Arc::new(Mutex::new(Database::new(1, model)));
+    let mut site = Site::new(0, Machine::new(Random::new(random.next())), 4, (400, 3), &sizes);
+    site.pass(0, &database);
+    site.start(&configs, &sizes, &database);
     for _ in 0..200 {
-        let model = &mut database.lock().unwrap().model;
-        let to = (process.queues.as_slice(), &*process.health, process.rings.as_mut_slice());
-        clients.send(&mut random, model, to, (0, false));
+        site.send(&mut random, &database, false);
         for _ in 0..4 {
-            process.run_journal();
+            site.run_journal(&database);
         }
-        clients.collect(model, (process.queues.as_slice(), process.rings.as_mut_slice()));
-        machine.state().monotonic_ns += 1_000_000;
+        site.collect(&mut random, &database);
+        site.pass(1_000_000, &database);
     }
-    process.run_maintenance();
-    machine
+    site.process.as_mut().unwrap().run_maintenance();
+    site.machine
 }
 
 fn place(machine: &Machine) -> QueuePlace<Machine> {

@@ -23,7 +23,7 @@ use glommio::TaskQueueHandle;
 
 use super::body;
 use super::problem::Refusal;
-use super::submit::{self, Head};
+use super::submit;
 use crate::ingress::connection::{ConnectionState, Phase, Sent};
 use crate::ingress::core::{Connected, Core};
 use crate::ingress::net::{Companion, Stream};
@@ -291,25 +291,12 @@ impl FastPath {
 
     /// Sends a request's record to the journal.
     fn submit(&self, key: usize, queue: &Arc<Queue>, request: &Request<'_>) -> Result<InFlight, Refusal> {
-        let core = &self.core;
-        submit::check_journal(core)?;
-        // The room is needed for a moment only, but the bound is one of the configuration.
-        if !core.hold_body().grow(request.body.len()) {
-            return Err(body::no_room());
-        }
-        let head = Head {
-            key: request.key,
-            idempotency_key: request.idempotency_key,
-            content_type: request.content_type,
-            is_ndjson: false,
-        };
-        let answer = core.submit(|slot, frame| submit::build_frame(core, queue, &head, request.body, slot, frame))?;
-        let answer = answer.map_err(submit::busy)?;
+        let answer = submit::send_at_once(&self.core, queue, &request.head(), request.body)?;
         answer.notify(key);
         Ok(InFlight {
             answer,
             queue: Arc::clone(queue),
-            arrived_ns: core.clock.monotonic_ns(),
+            arrived_ns: self.core.clock.monotonic_ns(),
             body_bytes: request.body.len() as u64,
         })
     }
