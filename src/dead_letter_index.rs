@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{OnceLock, RwLock};
+use std::sync::OnceLock;
 
 use crate::record::Sequence;
+use crate::sync::{AtomicU64, Ordering, RwLock};
 
 /// Where the reason of a dead letter stands in the queue's dead-letter file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

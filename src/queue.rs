@@ -7,14 +7,16 @@
 //! Invariant, in the order in which a record passes them:
 //! `appended >= durable >= released >= delivered >= trimmed`.
 
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::io;
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 
 use crate::config;
 use crate::dead_letter_index::DeadLetterIndex;
+use crate::planted::{Bug, is_planted};
 use crate::rate::Rate;
 use crate::record::Sequence;
+use crate::sync::{AtomicBool, AtomicU8, AtomicU64, Notify, Ordering};
 use crate::ticket::TicketCodec;
 
 /// One queue, as all threads see it.
@@ -201,6 +203,23 @@ impl Queue {
     #[must_use]
     pub fn ceiling(&self) -> Rate {
         Rate::from_interval_ps(self.drain.ceiling_interval_ps.get())
+    }
+
+    /// What a ticket's status is made of: the record's [`position`](Self::position), and why the sink refused it, if
+    /// it is a dead letter.
+    ///
+    /// # Errors
+    ///
+    /// The reason cannot be read.
+    pub fn position_and_reason(&self, sequence: Sequence) -> io::Result<(u64, Option<String>)> {
+        if is_planted(Bug::ReasonBeforePosition) {
+            let reason = self.dead_letters.reason(sequence)?;
+            return Ok((self.position(sequence), reason));
+        }
+        // In this order: the drain sets a record aside before it passes it, so whoever sees that it has been passed
+        // finds the reason.
+        let position = self.position(sequence);
+        Ok((position, self.dead_letters.reason(sequence)?))
     }
 
     /// Milliseconds until `position` records are delivered, at the rate of this moment or, when

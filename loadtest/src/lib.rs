@@ -5,6 +5,7 @@
 //! - [`verify`] counts what the database really holds and compares it with what was acknowledged.
 //! - [`peer`] starts servers to compare with, [`wire`] speaks to them, and [`compare`] does so round by round.
 //! - [`growth`] says how forebay's cost grows with connections, record size, backlog and queues.
+//! - [`crash`] kills forebay again and again, and accounts for every record in the database behind it.
 //! - [`bulk`] holds the drain against the database's own bulk loader, and [`disk`] holds what clients get of a disk
 //!   against what [`fio`] gets; [`beside`] sums up such pairs.
 //!
@@ -63,6 +64,7 @@ pub mod beside;
 pub mod bitset;
 pub mod bulk;
 pub mod compare;
+pub mod crash;
 pub mod disk;
 pub mod engine;
 pub mod fio;

@@ -79,8 +79,8 @@ struct Outcome {
     /// Records that the range would hold, but that are dead letters.
     dead: u64,
     missing: Vec<Missing>,
-    /// Lines of the dead-letter file that are damaged.
-    damaged_lines: Vec<String>,
+    /// What of the dead-letter file cannot be read, and why.
+    unread_letters: Vec<String>,
 }
 
 /// Runs the command.
@@ -136,10 +136,15 @@ fn export_records(
 ) -> anyhow::Result<Outcome> {
     let mut outcome = Outcome::default();
     let mut dead = BTreeSet::new();
-    dead_letters::read(&queue.directory, |_, letter| {
+    let read = dead_letters::read(&queue.directory, |_, letter| {
         dead.extend(letter.ok().map(|letter| letter.sequence));
         Ok(())
-    })?;
+    });
+    if let Err(error) = read {
+        outcome
+            .unread_letters
+            .push(format!("{error}; records that are dead letters may be among those that were written"));
+    }
     let tickets = match survey.tickets(queue) {
         Ok(tickets) => Some(tickets),
         Err(error) => {
@@ -175,7 +180,7 @@ fn export_dead_letters(
         let letter = match letter {
             Ok(letter) => letter,
             Err(error) => {
-                outcome.damaged_lines.push(format!("the line at byte {offset} is damaged: {error}"));
+                outcome.unread_letters.push(format!("the line at byte {offset} is damaged: {error}"));
                 return Ok(());
             }
         };
@@ -212,7 +217,7 @@ fn rfc3339(us: u64) -> String {
 
 impl Outcome {
     fn is_complete(&self) -> bool {
-        self.missing.iter().all(|missing| missing.cause.is_delivery()) && self.damaged_lines.is_empty()
+        self.missing.iter().all(|missing| missing.cause.is_delivery()) && self.unread_letters.is_empty()
     }
 }
 
@@ -226,11 +231,15 @@ fn report(arguments: &Arguments, queue: &QueuePlace, first: Sequence, outcome: &
         let place = missing.place.as_ref();
         let place = place.map_or_else(String::new, |(path, offset)| format!(" ({}, byte {offset})", path.display()));
         let (first, last) = (missing.first, missing.last);
-        let which = if first == last { format!("sequence {first}") } else { format!("sequences {first} to {last}") };
+        let which = match last {
+            Sequence::MAX => format!("sequence {first} and on"),
+            _ if first == last => format!("sequence {first}"),
+            _ => format!("sequences {first} to {last}"),
+        };
         eprintln!("not written: {which}: {}{place}", missing.cause);
     }
-    for line in &outcome.damaged_lines {
-        eprintln!("not written: {}: {line}", dead_letters::path(&queue.directory).display());
+    for unread in &outcome.unread_letters {
+        eprintln!("not read: {}: {unread}", dead_letters::path(&queue.directory).display());
     }
     if !arguments.dead && arguments.from.is_none() {
         eprintln!(

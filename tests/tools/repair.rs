@@ -34,7 +34,7 @@ fn repair(site: &Site) -> String {
 }
 
 /// Starts with an unlimited rate, and waits until all but the lost sequences are delivered, in order.
-fn assert_delivers_all_but(site: &Site, lost: &[u64]) {
+pub fn assert_delivers_all_but(site: &Site, lost: &[u64]) {
     site.configure(&format!("{SMALL_JOURNAL}{UNLIMITED}"));
     let server = site.start();
     let all = (0..12).flat_map(|batch| (0..20).map(move |n| format!("{batch}-{n}")));

@@ -1,6 +1,7 @@
 //! The subcommands: each has its arguments, and a function that does what they say.
 
 pub mod compare;
+pub mod crash;
 pub mod disk;
 mod display;
 pub mod drain;

@@ -115,7 +115,7 @@ impl Forebay {
     pub fn kill_and_restart(self) -> Result<(Self, Duration), PeerError> {
         let Self { peer, program, port, admin_port } = self;
         let (name, keeps, wire) = (peer.name, peer.keeps, peer.wire.clone());
-        let directory = peer.kill();
+        let (directory, _) = peer.kill();
         let started = Instant::now();
         let peer = spawn(name, keeps, wire, &program, directory)?;
         let peer = peer.wait_until(RESTART_TIMEOUT, |_| answers_ok(admin_port, "/readyz"))?;

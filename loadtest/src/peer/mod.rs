@@ -13,11 +13,12 @@ mod rabbitmq;
 mod redis;
 
 pub use child::RunningPeer;
-pub(crate) use child::free_ports;
-pub(crate) use child::{Server as ServerProgram, Stop};
+pub(crate) use child::{LOG_FILE, Server as ServerProgram, Stop};
+pub(crate) use child::{answers_ok, free_ports, tail};
 pub(crate) use forebay::program as forebay_program;
 pub(crate) use forebay::queue_metric;
 pub use forebay::{Ack, Forebay, ForebayConfiguration};
+pub(crate) use postgres::start_on_port as start_postgres;
 pub use process::{ServerProcess, Usage};
 
 use crate::engine::cores_left_by;

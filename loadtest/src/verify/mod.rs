@@ -9,6 +9,8 @@ mod sqlite;
 mod table;
 
 pub use delivered::{Delivered, Verdict, compare};
+pub(crate) use postgres::with_client as with_postgres;
+pub(crate) use sqlite::open as open_sqlite;
 pub use table::{OrdersTable, Sink};
 
 use crate::order::RunId;

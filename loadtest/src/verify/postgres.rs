@@ -54,7 +54,7 @@ pub fn read(url: &str, table: &OrdersTable, run: &RunId, rows: &mut Collector<'_
 }
 
 /// Connects and runs `work` on a thread and runtime of its own, so that the caller may itself be in a runtime.
-fn with_client<T: Send>(
+pub fn with_client<T: Send>(
     url: &str,
     work: impl AsyncFnOnce(&mut Client) -> Result<T, VerifyError> + Send,
 ) -> Result<T, VerifyError> {

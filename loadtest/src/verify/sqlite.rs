@@ -50,7 +50,8 @@ pub fn read(path: &Path, table: &OrdersTable, run: &RunId, rows: &mut Collector<
     Ok(())
 }
 
-fn open(path: &Path) -> Result<Connection, VerifyError> {
+/// Opens a file that is there, whoever else writes it.
+pub fn open(path: &Path) -> Result<Connection, VerifyError> {
     let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
     Ok(connection)

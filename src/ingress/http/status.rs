@@ -52,11 +52,10 @@ pub fn status(core: &Core, ticket: &str) -> Result<Response<Full<Bytes>>, Refusa
 }
 
 fn state(queue: &Queue, sequence: Sequence) -> Result<State, Refusal> {
-    let reason = queue.dead_letters.reason(sequence).map_err(|error| {
+    let (position, reason) = queue.position_and_reason(sequence).map_err(|error| {
         tracing::error!(queue = queue.name, sequence, %error, "a dead letter's reason cannot be read");
         Refusal::new(Problem::Internal, "the record is a dead letter, but its reason cannot be read")
     })?;
-    let position = queue.position(sequence);
     Ok(match reason {
         Some(reason) => State::Dead { reason },
         None if position == 0 => State::Delivered,
