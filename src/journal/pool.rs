@@ -102,7 +102,7 @@ impl<P: Platform> Pool<P> {
         match gone {
             Ok(()) => self.lock().ready.push(spare),
             Err(error) => {
-                tracing::warn!(path = %spare.display(), %error, "a spare segment is of no use until a restart")
+                tracing::warn!(path = %spare.display(), %error, "a spare segment is of no use until a restart");
             }
         }
         Ok(())
