@@ -182,7 +182,10 @@ fn give_back_delivered<P: Platform>(platform: &P, pool: &Pool<P>, kept: &Kept, c
     while let Some(segment) = kept.catalogue.pop_delivered(done) {
         kept.queue.journal.trimmed.set(segment.sealed_next.unwrap_or(1) - 1);
         if let Err(error) = pool.give_back(&segment.path) {
-            tracing::warn!(path = %segment.path.display(), %error, "a delivered segment could not be removed");
+            tracing::warn!(path = %segment.path.display(), %error, "a delivered segment could not be removed; trying again");
+            // No later one may go before it: the next start would find a gap.
+            kept.catalogue.put_back(segment);
+            break;
         }
     }
 }

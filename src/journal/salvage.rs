@@ -98,8 +98,8 @@ pub fn salvage<'a>(identity: &SegmentIdentity, bytes: &'a [u8], range: &DamagedR
         let Some(records) = records.get(..length) else { break };
         found.extend(records_of(records, left.first_sequence, count).whole);
         left.offset += round_up_to_block(BATCH_HEADER_BYTES + length);
-        left.first_sequence += count;
-        left.first_byte += length as u64;
+        left.first_sequence = left.first_sequence.saturating_add(count);
+        left.first_byte = left.first_byte.saturating_add(length as u64);
     }
     found
 }
@@ -108,20 +108,22 @@ pub fn salvage<'a>(identity: &SegmentIdentity, bytes: &'a [u8], range: &DamagedR
 fn extent_by_header(identity: &SegmentIdentity, stretch: &[u8], left: &DamagedRange) -> Option<(u64, usize)> {
     let header = BatchHeader::peek(identity, stretch).ok()?;
     let (count, length) = (u64::from(header.count.get()), u64::from(header.length.get()));
+    let end_byte = left.first_byte.saturating_add(length);
     let follows = header.first_sequence.get() == left.first_sequence && header.first_byte.get() == left.first_byte;
     let fits = header.padded_bytes() <= stretch.len()
         && count > 0
         && header.next_sequence() <= left.next_sequence
-        && left.first_byte + length <= left.end_byte;
+        && end_byte <= left.end_byte;
     // If all sequences or all bytes are in this batch, it must be the last one of the stretch.
-    let ends = (header.next_sequence() == left.next_sequence) == (left.first_byte + length == left.end_byte);
+    let ends = (header.next_sequence() == left.next_sequence) == (end_byte == left.end_byte);
     (follows && fits && ends).then_some((count, usize::try_from(length).ok()?))
 }
 
 /// Count and length if all of the stretch was one batch.
 fn extent_of_all(left: &DamagedRange) -> Option<(u64, usize)> {
     let length = usize::try_from(left.end_byte.checked_sub(left.first_byte)?).ok()?;
-    let whole = round_up_to_block(BATCH_HEADER_BYTES.checked_add(length)?) == left.end_offset - left.offset;
+    let padded_bytes = BATCH_HEADER_BYTES.checked_add(length)?.checked_next_multiple_of(BLOCK_BYTES)?;
+    let whole = padded_bytes == left.end_offset - left.offset;
     whole.then_some((left.next_sequence - left.first_sequence, length))
 }
 

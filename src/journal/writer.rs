@@ -268,20 +268,19 @@ impl<P: Platform> Writer<P> {
             Place::Append => self.append(ring, index, frame, now_s),
             Place::Replay(known) => self.replay(ring, index, frame, known),
             Place::AfterCommit => return false,
-            Place::AfterNewSegment => match self.prepare_segment(index) {
-                // Whatever fails from here on is a write or a sync of a segment in use; the next turn
-                // refuses the frame.
-                Ok(prepared) => {
-                    if let Err(error) = self.next_segment(index, prepared) {
-                        self.fail(&error);
+            Place::AfterNewSegment => {
+                let prepared = self.prepare_segment(index).map_err(NextSegmentError::Unavailable);
+                match prepared.and_then(|prepared| self.next_segment(index, prepared)) {
+                    Ok(()) => {}
+                    Err(NextSegmentError::Unavailable(error)) => {
+                        self.note_disk_full(&error);
+                        self.rings[ring].skip();
+                        self.rings[ring].complete(refusal(Outcome::DiskFull));
                     }
+                    // The next turn refuses the frame.
+                    Err(NextSegmentError::Broken(error)) => self.fail(&error),
                 }
-                Err(error) => {
-                    self.note_disk_full(&error);
-                    self.rings[ring].skip();
-                    self.rings[ring].complete(refusal(Outcome::DiskFull));
-                }
-            },
+            }
             Place::TooLarge => {
                 self.rings[ring].skip();
                 self.rings[ring].complete(refusal(Outcome::Failed));
@@ -407,15 +406,19 @@ impl<P: Platform> Writer<P> {
         let spare = self.pool.take()?;
         let prepared = self.write_header(index, &spare);
         if prepared.is_err() {
-            // After a failed write or sync nothing about the file may be believed, so it is not used again.
-            if let Err(error) = self.platform.remove(&spare) {
-                tracing::warn!(path = %spare.display(), %error, "a spare segment of no use could not be removed");
-            }
-            let _ = self.chores.send(Chore::Replenish);
+            self.drop_spare(&spare);
         } else {
             self.health.set_disk_full(false);
         }
         prepared
+    }
+
+    /// After a failed write or sync nothing about the file may be believed, so it is not used again.
+    fn drop_spare(&self, spare: &Path) {
+        if let Err(error) = self.platform.remove(spare) {
+            tracing::warn!(path = %spare.display(), %error, "a spare segment of no use could not be removed");
+        }
+        let _ = self.chores.send(Chore::Replenish);
     }
 
     fn write_header(&self, index: usize, spare: &Path) -> io::Result<Prepared<P>> {
@@ -431,14 +434,18 @@ impl<P: Platform> Writer<P> {
 
     /// Seals the queue's segment and opens the next one. The segment's name is durable before
     /// anything in it is acknowledged.
-    fn next_segment(&mut self, index: usize, prepared: Prepared<P>) -> io::Result<()> {
+    fn next_segment(&mut self, index: usize, prepared: Prepared<P>) -> Result<(), NextSegmentError> {
         let Prepared { spare, identity, file, directories } = prepared;
         let log = &mut self.logs[index];
-        log.seal_segment(&self.chores)?;
+        log.seal_segment(&self.chores).map_err(NextSegmentError::Broken)?;
         let path = log.directory.join(format!("{:020}.seg", identity.first_sequence));
-        self.platform.rename(&spare, &path)?;
+        if let Err(error) = self.platform.rename(&spare, &path) {
+            // A full disk may have no room for a name. What was written is sealed, and there is nothing to append to.
+            self.drop_spare(&spare);
+            return Err(NextSegmentError::Unavailable(error));
+        }
         for directory in directories {
-            directory.sync_all()?;
+            directory.sync_all().map_err(NextSegmentError::Broken)?;
         }
         log.catalogue.push(Segment { path, identity, sealed_next: None, keys_saved: false });
         log.appender.open_segment(identity, BLOCK_BYTES as u64, 0);
@@ -447,6 +454,14 @@ impl<P: Platform> Writer<P> {
         let _ = self.chores.send(Chore::Replenish);
         Ok(())
     }
+}
+
+/// Why there is no next segment.
+enum NextSegmentError {
+    /// None can be had now; nothing that is in use is in doubt.
+    Unavailable(io::Error),
+    /// A write or a sync of what is in use has failed.
+    Broken(io::Error),
 }
 
 /// A spare segment that is ready to be taken into use.
@@ -490,6 +505,7 @@ impl<P: Platform> QueueLog<P> {
             // puts the new file in its place.
             self.catalogue.pop_last();
             self.file = None;
+            self.appender.close_segment();
             return Ok(());
         }
         segment_file::write_footer(file, &identity, &footer)?;
@@ -502,6 +518,7 @@ impl<P: Platform> QueueLog<P> {
             keys,
         }));
         self.file = None;
+        self.appender.close_segment();
         Ok(())
     }
 }

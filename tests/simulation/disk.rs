@@ -12,7 +12,7 @@
 //! - **Names.** Creating, renaming and removing are one journal of the file system: a sync of any directory makes all
 //!   of it durable, and a power cut keeps some beginning of the rest. Renames are atomic.
 //! - **Errors.** Reads, writes and changes of length fail with EIO, alone or several in a row; writes are cut short; syncs fail; making and
-//!   extending files fails with ENOSPC while the disk is full. Space that was taken stays.
+//!   extending files fails with ENOSPC while the disk is full, and a new name may. Space that was taken stays.
 //! - **Damage.** A bit flips in a segment or in a file of keys; a write of a segment goes to another block of the same or of another file,
 //!   and its own place keeps what it had. Both are silent.
 //! - **Recycled files** keep the contents of their former lives.
@@ -223,6 +223,10 @@ impl Disk {
         self.begin(random)?;
         if !self.names.contains_key(from.to_str().unwrap()) {
             return Err(io::ErrorKind::NotFound.into());
+        }
+        // A new name may need another block of the directory.
+        if self.faults.full && !self.names.contains_key(to.to_str().unwrap()) && random.chance(5000) {
+            return Err(full());
         }
         self.change_names(NameChange::Rename(name_of(from), name_of(to)));
         Ok(())

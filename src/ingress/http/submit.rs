@@ -225,7 +225,7 @@ fn header<'a>(headers: &'a HeaderMap, name: &HeaderName, bytes_max: usize) -> Re
 /// # Errors
 ///
 /// The records are malformed or too large, or the backlog is full.
-fn build_frame(
+pub fn build_frame(
     core: &Core,
     queue: &Queue,
     head: &Head<'_>,
