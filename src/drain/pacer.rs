@@ -93,8 +93,14 @@ impl Pacer {
     pub fn records_in(&self, span_ns: u64) -> u64 {
         let Some(limit) = &self.limit else { return u64::MAX };
         let records = u128::from(span_ns) * limit.units_per_ns / limit.interval;
-        let at_once = limit.tolerance / limit.interval + 1;
-        u64::try_from(records.min(at_once)).unwrap_or(u64::MAX).max(1)
+        u64::try_from(records).unwrap_or(u64::MAX).clamp(1, self.at_once())
+    }
+
+    /// How many records may leave at once, at least one.
+    #[must_use]
+    pub fn at_once(&self) -> u64 {
+        let Some(limit) = &self.limit else { return u64::MAX };
+        u64::try_from(limit.tolerance / limit.interval + 1).unwrap_or(u64::MAX)
     }
 }
 

@@ -23,6 +23,7 @@ use crate::journal::platform::System;
 use crate::limits::SCHEDULE_LOOK_MS;
 use crate::planted::{Bug, is_planted};
 use crate::queue::{DrainState, Queue};
+use crate::rate::Rate;
 use crate::record::{Record, Sequence};
 use crate::sink::{Batch, Delivery, Sink, SinkError};
 
@@ -106,6 +107,16 @@ enum Attempt {
     Stopped,
 }
 
+/// Whether records may be sent again.
+enum Payment {
+    /// They may.
+    Made,
+    /// The drain was told something else meanwhile: what may leave at once is to be asked again.
+    Void,
+    /// A stop came first.
+    Stopped,
+}
+
 impl<S: Scheduler> Runner<S> {
     /// A runner that has not started.
     #[must_use]
@@ -142,16 +153,23 @@ impl<S: Scheduler> Runner<S> {
             }
             std::mem::swap(&mut lot, &mut self.ahead);
             self.ahead.clear();
-            if lot.taken.is_empty() && !self.take(position, &mut lot).await? {
-                continue;
+            // What was read ahead has waited for no departure. It needs none, unless a limit has come since.
+            let mut is_released = self.course.pace.rate == Rate::Unlimited;
+            if lot.taken.is_empty() {
+                if !self.take(position, &mut lot).await? {
+                    continue;
+                }
+                is_released = true;
             }
             if self.queue.drain.state() == DrainState::Retrying {
                 self.queue.drain.set_state(DrainState::Running);
             }
-            self.course.pacer.take(lot.taken.len() as u64, self.platform.monotonic_ns());
+            if is_released {
+                self.course.pacer.take(lot.taken.len() as u64, self.platform.monotonic_ns());
+            }
             let through = position + lot.taken.len() as u64;
             self.queue.drain.released.set(through);
-            if !self.deliver(&lot, position).await? {
+            if !self.deliver(&lot, position, is_released).await? {
                 return Ok(());
             }
             position = through;
@@ -287,7 +305,8 @@ impl<S: Scheduler> Runner<S> {
     }
 
     /// Commits what was taken; `false` if a stop came first.
-    async fn deliver(&mut self, Lot { taken, tickets }: &Lot, position: Sequence) -> Result<bool, DrainError> {
+    async fn deliver(&mut self, lot: &Lot, position: Sequence, is_released: bool) -> Result<bool, DrainError> {
+        let Lot { taken, tickets } = lot;
         let mut deliveries = Vec::with_capacity(taken.len());
         for ((sequence, record), ticket) in taken.records().zip(tickets) {
             let record = record.map_err(|error| FeedError::Record { sequence, error })?;
@@ -303,12 +322,19 @@ impl<S: Scheduler> Runner<S> {
         }
         let whole = Span { from: 0, to: deliveries.len(), after: position, through: position + taken.len() as u64 };
         let mut spans = vec![whole];
-        let mut first_attempt = true;
+        let mut is_paid = is_released;
         while let Some(span) = spans.pop() {
-            if !std::mem::take(&mut first_attempt) && !self.pay_for(span.to - span.from).await {
-                return Ok(false);
+            let span = self.portion(span, &deliveries, &mut spans);
+            if !std::mem::take(&mut is_paid) {
+                match self.pay_for(span.to - span.from).await {
+                    Payment::Made => {}
+                    Payment::Void => {
+                        spans.push(span);
+                        continue;
+                    }
+                    Payment::Stopped => return Ok(false),
+                }
             }
-            let span = self.probe(span, &deliveries, &mut spans);
             match self.commit(span, &deliveries).await? {
                 Attempt::Committed => self.delivered(span, taken, position),
                 Attempt::Stopped => return Ok(false),
@@ -331,14 +357,20 @@ impl<S: Scheduler> Runner<S> {
         Ok(true)
     }
 
-    /// The span, or its first record alone if the sink has yet to show that it works; the rest waits its turn.
-    fn probe(&self, span: Span, deliveries: &[Delivery<'_>], spans: &mut Vec<Span>) -> Span {
-        if self.course.breaker.state() == breaker::State::Closed || span.to - span.from <= 1 {
+    /// As much of the span as may leave at once, or its first record alone if the sink has yet to show that it works; the rest
+    /// waits its turn. A span that was formed at another rate can hold more.
+    fn portion(&self, span: Span, deliveries: &[Delivery<'_>], spans: &mut Vec<Span>) -> Span {
+        let records_max = match self.course.breaker.state() {
+            breaker::State::Closed => usize::try_from(self.course.pacer.at_once()).unwrap_or(usize::MAX),
+            breaker::State::HalfOpen => 1,
+        };
+        if span.to - span.from <= records_max {
             return span;
         }
-        let border = deliveries[span.from].sequence;
-        spans.push(Span { from: span.from + 1, after: border, ..span });
-        Span { to: span.from + 1, through: border, ..span }
+        let middle = span.from + records_max;
+        let border = deliveries[middle - 1].sequence;
+        spans.push(Span { from: middle, after: border, ..span });
+        Span { to: middle, through: border, ..span }
     }
 
     /// Publishes that a span is delivered.
@@ -440,33 +472,32 @@ impl<S: Scheduler> Runner<S> {
         }
     }
 
-    /// Waits until `count` more records may be sent; `false` if a stop came first.
-    async fn pay_for(&mut self, count: usize) -> bool {
+    /// Waits until `count` more records may be sent, at most as many as may leave at once.
+    async fn pay_for(&mut self, count: usize) -> Payment {
         if count == 0 {
-            return true;
+            return Payment::Made;
         }
-        let mut due_ns = None;
-        while !self.is_stopping() {
+        self.follow();
+        if self.course.told.is_paused {
+            self.wait_while_paused().await;
+            return if self.is_stopping() { Payment::Stopped } else { Payment::Void };
+        }
+        let due_ns = self.course.pacer.when_due_ns(count as u64, self.platform.monotonic_ns());
+        loop {
+            if self.is_stopping() {
+                return Payment::Stopped;
+            }
             if self.course.is_told_otherwise() {
-                due_ns = None;
+                return Payment::Void;
             }
-            self.follow();
-            if self.course.told.is_paused {
-                self.wait_while_paused().await;
-                continue;
-            }
-            // Once, and again only for another pace: they may be more than the tolerance lets gather, and then a time
-            // that is worked out anew is never reached.
             let now_ns = self.platform.monotonic_ns();
-            let due_ns = *due_ns.get_or_insert_with(|| self.course.pacer.when_due_ns(count as u64, now_ns));
             if due_ns <= now_ns {
                 // Only now: a sleep that lasts too long must not be made good twice, by these records and by the next.
                 self.course.pacer.take(count as u64, now_ns);
-                return true;
+                return Payment::Made;
             }
             self.sleep_unless_told(Duration::from_nanos(due_ns - now_ns)).await;
         }
-        false
     }
 
     /// Logs a failure and waits before the next attempt; `false` if a stop came first.

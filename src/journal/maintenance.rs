@@ -154,7 +154,8 @@ impl<P: Platform> Maintenance<P> {
         self.save_keys();
         for ((kept, cursor), has_position) in self.queues.iter().zip(&mut self.cursors).zip(&mut self.have_position) {
             // The state is published behind the position and is looked at before it.
-            *has_position |= matches!(kept.queue.drain.state(), DrainState::Running | DrainState::Retrying | DrainState::Paused);
+            *has_position |=
+                matches!(kept.queue.drain.state(), DrainState::Running | DrainState::Retrying | DrainState::Paused);
             if *has_position {
                 give_back_delivered(&self.platform, &self.pool, kept, cursor);
             }

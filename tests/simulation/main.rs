@@ -10,6 +10,7 @@ mod invariants;
 mod ledger;
 mod machine;
 mod model;
+mod pace;
 mod process;
 mod random;
 mod regressions;

@@ -74,7 +74,7 @@ impl fmt::Display for Total {
 
 /// What must come up in so many seeds, or the simulation tries less than it says.
 const SEEN_SEEDS_MIN: u64 = 2000;
-const SEEN: [&str; 18] = [
+const SEEN: [&str; 20] = [
     "acknowledged from memory and lost",
     "busy",
     "client gone",
@@ -91,6 +91,8 @@ const SEEN: [&str; 18] = [
     "shed",
     "too large",
     "turned away by a stop",
+    "paused",
+    "told another rate",
     "zombie committed",
     "zombie fenced",
 ];

@@ -16,6 +16,9 @@ impl World {
         for current in 0..self.sites.len() {
             self.current = current;
             self.site().machine.state().disk.faults = disk::Faults::default();
+            for queue in 0..self.configs.len() {
+                self.tell(queue, None, false);
+            }
             // Somebody mends what has failed, and starts anew what has met a database that was set back.
             if self.site().is_journal_failed() || self.sets_database_back() {
                 self.crash();

@@ -6,13 +6,11 @@
 //! back to an earlier state, rows, positions and epochs together, which ends all transactions. The drains of several
 //! data directories may write to it as if each were the only one.
 
-use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use forebay::drain::scheduler::Scheduler as _;
 use forebay::journal::platform::Platform as _;
-use forebay::limits::PACER_SLACK_MS;
 use forebay::planted::{Bug, is_planted};
 use forebay::queue::Queue;
 use forebay::rate::Rate;
@@ -20,9 +18,7 @@ use forebay::sink::{Batch, Sink, SinkError, SinkFuture};
 
 use crate::machine::Machine;
 use crate::model::{Body, Model};
-
-/// Earlier sends with which a new one is weighed against the rate.
-const SENDS_KEPT: usize = 48;
+use crate::pace::Pace;
 
 /// How often things go wrong, in parts of 10,000.
 #[derive(Clone, Copy, Debug, Default)]
@@ -65,8 +61,7 @@ struct Life {
 struct Drain {
     /// The queue of its present life.
     queue: Option<Arc<Queue>>,
-    /// When it sent how many rows.
-    sends: VecDeque<(u64, u64)>,
+    pace: Pace,
     verdict: Verdict,
 }
 
@@ -130,9 +125,7 @@ impl Database {
     /// A process has started, and its drain serves this part.
     fn begin_life(&mut self, life: &Life) {
         let drain = &mut self.drains[life.site][life.part];
-        if drain.queue.as_ref().is_some_and(|before| before.config.shaping.rate != life.queue.config.shaping.rate) {
-            drain.sends.clear();
-        }
+        drain.pace.begin(life.queue.config.shaping.rate);
         drain.queue = Some(Arc::clone(&life.queue));
         drain.verdict = Verdict::GoesOn;
     }
@@ -276,28 +269,16 @@ impl Database {
         }
     }
 
-    /// No window may see more rows than the pacer's bound.
     fn note_send(&mut self, from: &Life, rows: u64, now_ns: u64) {
-        let Rate::Limited { records, period_ns } = from.queue.config.shaping.rate else { return };
-        if rows == 0 {
-            return;
+        let pace = &mut self.drains[from.site][from.part].pace;
+        if let Some(wrong) = pace.send(&from.queue, rows, now_ns) {
+            self.model.complain(format!("part {}: {wrong}", from.part));
         }
-        let sends = &mut self.drains[from.site][from.part].sends;
-        sends.push_back((now_ns, rows));
-        if sends.len() > SENDS_KEPT {
-            sends.pop_front();
-        }
-        let tolerance_ns = (from.queue.config.shaping.batch.linger_ms_max + PACER_SLACK_MS) * 1_000_000;
-        let mut total = 0;
-        for (from_ns, sent) in sends.iter().rev() {
-            total += sent;
-            let window_ns = now_ns - from_ns;
-            let bound = u128::from(window_ns + tolerance_ns) * u128::from(records) / u128::from(period_ns) + 1;
-            if u128::from(total) > bound {
-                let text = format!("part {}: {total} rows within {window_ns} ns, where {bound} may leave", from.part);
-                return self.model.complain(text);
-            }
-        }
+    }
+
+    /// A drain is told another rate, or to pause, or to go on.
+    pub fn told(&mut self, site: usize, part: usize, rate: Rate, now_ns: u64) {
+        self.drains[site][part].pace.told(rate, now_ns);
     }
 
     fn take_over(&mut self, from: &Life, machine: &Machine) -> Result<(u64, u64), SinkError> {

@@ -37,6 +37,8 @@ pub struct Weather {
     pub sink_goes_down: bool,
     pub clock_jumps: bool,
     pub rates_change: bool,
+    /// Rates change, and queues are paused, while the process runs.
+    pub is_instructed: bool,
     /// What happens, at which step, and at which step before that the backup is made.
     pub mishap: Option<(Mishap, u64, u64)>,
     /// Crashes in 10,000 steps.
@@ -72,6 +74,7 @@ impl Weather {
             sink_goes_down: some(1) > 0,
             clock_jumps: some(1) > 0,
             rates_change: some(1) > 0,
+            is_instructed: some(1) > 0,
             crashes: 5 + some(40),
             power_cuts: 3000 + some(4000),
             mishap: random.chance(4500).then(|| mishap(random, steps)),

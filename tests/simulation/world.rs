@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use forebay::config;
+use forebay::rate::Rate;
 
 use crate::disk::Disk;
 use crate::machine::{Machine, State};
@@ -179,7 +180,8 @@ impl World {
             92..97 => self.collect(),
             97 => self.change_sink(),
             98 => self.change_disk(),
-            _ => self.jump(),
+            _ if self.random.chance(5000) => self.jump(),
+            _ => self.instruct(),
         }
         self.look_for_crash();
         if self.site().is_journal_failed() && self.random.chance(300) {
@@ -378,6 +380,34 @@ impl World {
             self.site().machine.state().disk.faults.full = full;
             self.note("disk", u64::from(full), 0);
         }
+    }
+
+    /// Somebody changes a queue's rate, pauses it, or lets it go on.
+    fn instruct(&mut self) {
+        if !self.weather.is_instructed {
+            return;
+        }
+        let queue = self.random.index(self.configs.len());
+        let rate = self.random.chance(6000).then(|| weather::rate(&mut self.random));
+        let is_paused = rate.is_none() && self.random.chance(5000);
+        self.tell(queue, rate, is_paused);
+    }
+
+    /// Tells a queue's drain what to do; without a rate, the last one goes on.
+    pub(crate) fn tell(&mut self, queue: usize, rate: Option<Rate>, is_paused: bool) {
+        let (number, now_ns) = (self.site().number, self.site().now_ns());
+        let Some(process) = &self.site().process else { return };
+        let instructions = &process.queues[queue].instructions;
+        instructions.send_modify(|told| {
+            told.shaping.rate = rate.unwrap_or(told.shaping.rate);
+            told.is_paused = is_paused;
+        });
+        let rate = instructions.borrow().shaping.rate;
+        let mut database = self.database();
+        database.told(number, queue, rate, now_ns);
+        database.model.see(if is_paused { "paused" } else { "told another rate" });
+        drop(database);
+        self.note("told", queue as u64, u64::from(is_paused));
     }
 
     /// The wall clock is set; the other one never is.
