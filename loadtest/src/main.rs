@@ -21,6 +21,8 @@ enum Command {
     Growth(cli::growth::GrowthArguments),
     Disk(cli::disk::DiskArguments),
     Drain(cli::drain::DrainArguments),
+    Pace(cli::pace::PaceArguments),
+    Trouble(cli::trouble::TroubleArguments),
     Verify(cli::verify::VerifyArguments),
 }
 
@@ -40,6 +42,8 @@ const EXAMPLES: &str = "Examples:
     forebay-loadtest growth --axes connections,backlog --backlog-max 1000000 --directory /var/tmp --html growth.html
   What clients get of this disk, beside what fio gets of it
     forebay-loadtest disk --directory /var/tmp
+  How evenly records arrive downstream, beside nginx, HAProxy and a loop of our own
+    forebay-loadtest pace --rates 5000 --directory /var/tmp --html pace.html
 
 Exit code: 0 when every request was acknowledged, 1 when not, 2 for a wrong command line.";
 
@@ -50,6 +54,8 @@ fn main() -> ExitCode {
         Command::Growth(arguments) => cli::growth::growth(&arguments),
         Command::Disk(arguments) => cli::disk::disk(&arguments),
         Command::Drain(arguments) => cli::drain::drain(&arguments),
+        Command::Pace(arguments) => cli::pace::pace(&arguments),
+        Command::Trouble(arguments) => cli::trouble::trouble(&arguments),
         Command::Verify(arguments) => cli::verify::verify(&arguments),
     };
     match result {
