@@ -6,6 +6,7 @@ use crate::wire::Wire;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
@@ -114,6 +115,15 @@ impl Forebay {
         let peer = spawn(name, keeps, wire, &program, directory)?;
         let peer = peer.wait_until(START_TIMEOUT, |_| answers_ok(admin_port, "/readyz"))?;
         Ok(Self { peer, program, port, admin_port })
+    }
+
+    /// Reads a rate of a queue, such as `drain_rate_limit`, in records per second; infinite for none.
+    ///
+    /// # Errors
+    /// As for [`Forebay::queue_metric`].
+    pub fn queue_rate(&self, metric: &'static str, queue: &str) -> Result<f64, PeerError> {
+        let value = queue_metric(self.admin_port, metric, queue);
+        value.ok_or_else(|| PeerError::NoMetric { metric, queue: queue.to_owned() })
     }
 
     /// Kills it (SIGKILL) and starts it again in the same directory and on the same ports; returns how long that took
@@ -234,7 +244,7 @@ fn data_directory(directory: &Path) -> PathBuf {
 }
 
 /// Reads a queue's metric, without the `forebay_` before its name, from the admin address of a forebay.
-pub fn queue_metric(admin_port: u16, metric: &str, queue: &str) -> Option<u64> {
+pub fn queue_metric<T: FromStr>(admin_port: u16, metric: &str, queue: &str) -> Option<T> {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, admin_port));
     let mut stream = TcpStream::connect_timeout(&address, METRICS_TIMEOUT).ok()?;
     stream.set_read_timeout(Some(METRICS_TIMEOUT)).ok()?;

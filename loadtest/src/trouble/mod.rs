@@ -66,9 +66,9 @@ pub struct Sample {
     /// Seconds since the run began.
     pub at_seconds: f64,
     /// The rate that the drain keeps to, in records per second.
-    pub rate_limit: u64,
+    pub rate_limit: f64,
     /// The ceiling of that rate.
-    pub ceiling: u64,
+    pub ceiling: f64,
     /// Records that are not delivered.
     pub backlog_records: u64,
 }
@@ -83,7 +83,7 @@ pub struct TroubleRun {
     /// Alone, before, during and after the trouble.
     pub phases: Vec<Phase>,
     /// The lowest rate that forebay kept to since the trouble began.
-    pub rate_limit_min: Option<u64>,
+    pub rate_limit_min: Option<f64>,
     /// Seconds from the end of the trouble until the rate was the ceiling again; `None` if it was not before the end.
     pub back_seconds: Option<f64>,
     /// What forebay said of itself.

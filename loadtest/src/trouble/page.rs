@@ -2,7 +2,7 @@
 
 use super::{Cause, Trouble, TroubleRun};
 use crate::report::{Plot, Scale, Section, Series, Table};
-use crate::results::grouped;
+use crate::results::{grouped, rate};
 
 const NOTHING: &str = "–";
 /// Seconds that one point of a plot stands for.
@@ -41,7 +41,7 @@ fn sections((cause, runs): (Cause, Vec<&TroubleRun>)) -> Vec<Section> {
         runs.iter().map(line).collect::<Vec<_>>()
     };
     let part = |part: &str, plot| Section { title: format!("{cause} {part}"), plot, ..Section::default() };
-    let limits = |run: &TroubleRun| run.samples.iter().map(|s| (s.at_seconds, s.rate_limit as f64)).collect();
+    let limits = |run: &TroubleRun| run.samples.iter().map(|s| (s.at_seconds, s.rate_limit)).collect();
     let backlogs = |run: &TroubleRun| run.samples.iter().map(|s| (s.at_seconds, s.backlog_records as f64)).collect();
     let arrivals = |run: &TroubleRun| {
         let half_seconds = run.arrivals_per_100ms.chunks(5).enumerate();
@@ -100,7 +100,7 @@ fn row(run: &TroubleRun) -> Vec<String> {
     cells.push(with_forebay(format!("{arrivals:.0}/s")));
     cells.push(with_forebay(grouped(backlog(1))));
     cells.push(with_forebay(grouped(backlog(2))));
-    cells.push(run.rate_limit_min.map_or_else(|| NOTHING.to_owned(), |limit| format!("{}/s", grouped(limit))));
+    cells.push(run.rate_limit_min.map_or_else(|| NOTHING.to_owned(), rate));
     cells.push(with_forebay(
         run.back_seconds.map_or_else(|| "not back".to_owned(), |seconds| format!("{seconds:.1} s")),
     ));

@@ -125,8 +125,8 @@ fn beside(
 fn sample(forebay: &Forebay, began: Instant) -> Result<Sample, TroubleError> {
     Ok(Sample {
         at_seconds: began.elapsed().as_secs_f64(),
-        rate_limit: forebay.queue_metric("drain_rate_limit", QUEUE)?,
-        ceiling: forebay.queue_metric("drain_ceiling", QUEUE)?,
+        rate_limit: forebay.queue_rate("drain_rate_limit", QUEUE)?,
+        ceiling: forebay.queue_rate("drain_ceiling", QUEUE)?,
         backlog_records: forebay.queue_metric("backlog_records", QUEUE)?,
     })
 }
@@ -169,7 +169,7 @@ fn summed(
         cause,
         mode: mode.map(str::to_owned),
         phases,
-        rate_limit_min: samples.iter().filter(|s| s.at_seconds >= trouble).map(|s| s.rate_limit).min(),
+        rate_limit_min: samples.iter().filter(|s| s.at_seconds >= trouble).map(|s| s.rate_limit).reduce(f64::min),
         back_seconds: samples.iter().find(is_back).map(|sample| sample.at_seconds - over),
         probes: trips.iter().map(|(due, took)| (due.as_secs_f64(), took.as_secs_f64() * 1000.0)).collect(),
         arrivals_per_100ms: per_100ms(stamps_us, times.began_unix_us, second(4)),
