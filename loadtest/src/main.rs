@@ -23,6 +23,8 @@ enum Command {
     Disk(cli::disk::DiskArguments),
     Drain(cli::drain::DrainArguments),
     Crash(cli::crash::CrashArguments),
+    Pace(cli::pace::PaceArguments),
+    Trouble(cli::trouble::TroubleArguments),
     Verify(cli::verify::VerifyArguments),
 }
 
@@ -44,6 +46,8 @@ const EXAMPLES: &str = "Examples:
     forebay-loadtest disk --directory /var/tmp
   Kill it (kill -9) 200 times under load, and account for every record in SQLite and PostgreSQL
     forebay-loadtest crash --directory /var/tmp
+  How evenly records arrive downstream, beside nginx, HAProxy and a loop of our own
+    forebay-loadtest pace --rates 5000 --directory /var/tmp --html pace.html
 
 Exit code: 0 when every request was acknowledged and every record accounted for, 1 when not, 2 for a wrong command line.";
 
@@ -55,6 +59,8 @@ fn main() -> ExitCode {
         Command::Disk(arguments) => cli::disk::disk(&arguments),
         Command::Drain(arguments) => cli::drain::drain(&arguments),
         Command::Crash(arguments) => cli::crash::crash(&arguments),
+        Command::Pace(arguments) => cli::pace::pace(&arguments),
+        Command::Trouble(arguments) => cli::trouble::trouble(&arguments),
         Command::Verify(arguments) => cli::verify::verify(&arguments),
     };
     match result {

@@ -50,7 +50,7 @@ pub(super) async fn answer(control: &Control, peer: &str, request: Request<Incom
         [] => Ok(control.describe_all()),
         [queue] if method == Method::GET => control.describe(queue),
         [queue] => match read(request).await {
-            Ok(patch) => control.change(queue, &patch, &by),
+            Ok(changes) => control.change(queue, &changes, &by),
             Err(response) => return response,
         },
         [queue, "pause"] => control.pause(queue, &by),

@@ -244,11 +244,11 @@ mod tests {
     #[test]
     fn what_is_written_reads_back() {
         assert_eq!(usual(), patch_base());
-        let changes = json!({
+        let wanted = json!({
             "rate": "0.1/s", "burst": 7, "time_zone": "Europe/Berlin", "batch": { "records_max": 3 },
             "schedule": [{ "from": "20:00", "to": "06:00", "rate": "unlimited" }],
         });
-        let changed = patch(&usual(), &changes).unwrap();
+        let changed = patch(&usual(), &wanted).unwrap();
         assert_eq!(changed.rate.to_string(), "6/min");
         assert_eq!((changed.burst, changed.batch.records_max, changed.batch.bytes_max), (Some(7), 3, 1000));
         assert_eq!(changed.schedule.entries.len(), 1);

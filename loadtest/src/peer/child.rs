@@ -259,7 +259,13 @@ pub fn free_ports<const N: usize>() -> Result<[u16; N], PeerError> {
 
 /// Asks for GET `path` on a local port, which must answer 200.
 pub fn answers_ok(port: u16, path: &str) -> Result<(), String> {
-    let line = get_status_line(port, path).map_err(|error| error.to_string())?;
+    let line = status_line(port, "GET", path).map_err(|error| error.to_string())?;
+    if line.starts_with(b"HTTP/1.1 200") { Ok(()) } else { Err(String::from_utf8_lossy(&line).into_owned()) }
+}
+
+/// Posts nothing to `path` on a local port, which must answer 200.
+pub fn posted(port: u16, path: &str) -> Result<(), String> {
+    let line = status_line(port, "POST", path).map_err(|error| error.to_string())?;
     if line.starts_with(b"HTTP/1.1 200") { Ok(()) } else { Err(String::from_utf8_lossy(&line).into_owned()) }
 }
 
@@ -269,12 +275,13 @@ pub fn listens(port: u16) -> Result<(), String> {
     connected.map(drop).map_err(|error| error.to_string())
 }
 
-fn get_status_line(port: u16, path: &str) -> io::Result<[u8; 12]> {
+fn status_line(port: u16, method: &str, path: &str) -> io::Result<[u8; 12]> {
     let timeout = Duration::from_secs(1);
     let mut stream = TcpStream::connect_timeout(&local(port), timeout)?;
     stream.set_read_timeout(Some(timeout))?;
     stream.set_write_timeout(Some(timeout))?;
-    stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n").as_bytes())?;
+    let head = format!("{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+    stream.write_all(head.as_bytes())?;
     let mut line = [0; 12];
     stream.read_exact(&mut line)?;
     Ok(line)
