@@ -9,7 +9,7 @@ use arbitrary::Arbitrary;
 use forebay::journal::scan::{Piece, Pieces, scan};
 use forebay::journal::segment_image::{Neighbours, SegmentImage};
 use forebay::journal::verify::{Report, verify_segment};
-use forebay_fuzz::built::{FIRST_SEQUENCE, Misleading, Mutation, Plan, QUEUE_ID, Segment};
+use forebay_fuzz::built::{FIRST_SEQUENCE, Fault, Plan, QUEUE_ID, Segment};
 use forebay_fuzz::image::{check, check_rewrite};
 use libfuzzer_sys::fuzz_target;
 
@@ -18,8 +18,7 @@ struct Input {
     plan: Plan,
     /// Sectors of the last write that reached the disk.
     kept: Option<u64>,
-    misleading: Option<Misleading>,
-    mutations: Vec<Mutation>,
+    fault: Fault,
 }
 
 fuzz_target!(|input: Input| {
@@ -28,12 +27,7 @@ fuzz_target!(|input: Input| {
     if let Some(kept) = input.kept.filter(|_| !input.plan.is_sealed) {
         check_torn(&segment, &segment.torn(kept));
     }
-    let mut file = segment.bytes.clone();
-    if let Some(misleading) = &input.misleading {
-        segment.mislead(&mut file, misleading);
-    }
-    input.mutations.iter().take(8).for_each(|mutation| segment.damage(&mut file, mutation));
-    check_damaged(&segment, &file);
+    check_damaged(&segment, &segment.damaged(&input.fault));
 });
 
 fn image(file: &[u8]) -> SegmentImage {

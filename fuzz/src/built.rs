@@ -1,5 +1,7 @@
 //! Segments that the journal's own appender has written, and what a disk may make of them.
 
+use std::ops::Range;
+
 use arbitrary::Arbitrary;
 use forebay::journal::append::{Appender, Place};
 use forebay::journal::format::{Footer, SegmentIdentity};
@@ -22,6 +24,7 @@ const FIRST_BYTE: u64 = 1 << 30;
 const SEGMENT_BLOCKS: usize = 10;
 const COMMIT_BYTES_MAX: usize = 4 * BLOCK_BYTES;
 const FRAMES_MAX: usize = 64;
+const MUTATIONS_MAX: usize = 8;
 const SECTOR_BYTES: usize = 512;
 
 /// What clients sent, and how the journal took it.
@@ -58,8 +61,20 @@ enum Body {
     },
 }
 
-/// What a disk may do to a file.
-#[derive(Arbitrary, Clone, Debug)]
+/// What a disk may do to a file. A batch that is damaged and in the wrong place too is not among it: records do not hold
+/// their sequences, so nobody could tell.
+#[derive(Arbitrary, Debug)]
+pub enum Fault {
+    /// It changes bytes.
+    Changed { misleading: Option<Misleading>, mutations: Vec<Mutation> },
+    /// A batch's write goes to another block.
+    Astray { batch: u8, to: u8 },
+    /// A batch's write never arrives.
+    Lost { batch: u8 },
+}
+
+/// How bytes change.
+#[derive(Arbitrary, Debug)]
 pub enum Mutation {
     /// Bits of one byte change.
     Flip { at: u32, mask: u8 },
@@ -67,8 +82,6 @@ pub enum Mutation {
     FlipInBatch { batch: u8, at: u8, mask: u8 },
     /// A sector reads as one byte again and again.
     Fill { sector: u16, byte: u8 },
-    /// A write went to another block.
-    Misdirect { from: u8, to: u8 },
     /// The file ends early.
     Truncate { blocks: u8 },
 }
@@ -76,7 +89,7 @@ pub enum Mutation {
 /// A record whose length changes so that it seems to end where another one begins, or one that is imitated in its body.
 /// One a file: two of them, in a batch with an imitation, could lead past one record and into a body, and agree with
 /// the batch's count again.
-#[derive(Arbitrary, Clone, Debug)]
+#[derive(Arbitrary, Debug)]
 pub struct Misleading {
     batch: u8,
     record: u8,
@@ -111,7 +124,9 @@ pub struct Segment {
     /// What seals it, or would.
     pub footer: Footer,
     /// The file before its last batch was written.
-    pub before_last: Vec<u8>,
+    before_last: Vec<u8>,
+    /// The file before this life.
+    former: Vec<u8>,
 }
 
 impl Segment {
@@ -137,7 +152,8 @@ impl Segment {
         let identity = appender.next_segment(QUEUE_ID, generation, bytes.len() as u64);
         appender.open_segment(identity, BLOCK_BYTES as u64, 0);
         let footer = Footer { next_sequence: 0, end_offset: 0, end_byte: 0, key_count: 0 };
-        let mut segment = Self { identity, before_last: bytes.clone(), bytes, batches: Vec::new(), footer };
+        let mut segment =
+            Self { identity, before_last: bytes.clone(), former: bytes.clone(), bytes, batches: Vec::new(), footer };
         let mut block = [0; BLOCK_BYTES];
         identity.write_header(3, 5, &mut block);
         segment.bytes[..BLOCK_BYTES].copy_from_slice(&block);
@@ -199,8 +215,40 @@ impl Segment {
         torn
     }
 
+    /// The file as the disk gives it back.
+    #[must_use]
+    pub fn damaged(&self, fault: &Fault) -> Vec<u8> {
+        let mut file = self.bytes.clone();
+        match fault {
+            Fault::Changed { misleading, mutations } => {
+                if let Some(misleading) = misleading {
+                    self.mislead(&mut file, misleading);
+                }
+                mutations.iter().take(MUTATIONS_MAX).for_each(|mutation| self.change(&mut file, mutation));
+            }
+            Fault::Astray { batch, to } => {
+                let Some(written) = self.written(*batch) else { return file };
+                let to = usize::from(*to) % SEGMENT_BLOCKS * BLOCK_BYTES;
+                let length = written.len().min(file.len() - to);
+                file[written.clone()].copy_from_slice(&self.former[written.clone()]);
+                file[to..to + length].copy_from_slice(&self.bytes[written.start..written.start + length]);
+            }
+            Fault::Lost { batch } => {
+                let Some(written) = self.written(*batch) else { return file };
+                file[written.clone()].copy_from_slice(&self.former[written]);
+            }
+        }
+        file
+    }
+
+    /// The bytes that the write of a batch covers.
+    fn written(&self, batch: u8) -> Option<Range<usize>> {
+        let batch = self.batches.get(usize::from(batch) % self.batches.len().max(1))?;
+        Some(batch.offset..batch.offset + batch.bytes.next_multiple_of(BLOCK_BYTES))
+    }
+
     /// Lets a record of `file`, which was this segment's, have another length.
-    pub fn mislead(&self, file: &mut [u8], misleading: &Misleading) {
+    fn mislead(&self, file: &mut [u8], misleading: &Misleading) {
         let Misleading { batch, record, swallowed, agreed } = misleading;
         if self.batches.is_empty() {
             return;
@@ -224,10 +272,8 @@ impl Segment {
         }
     }
 
-    /// Does to `file`, which was this segment's, what a disk may do.
-    pub fn damage(&self, file: &mut Vec<u8>, mutation: &Mutation) {
-        let blocks = file.len() / BLOCK_BYTES;
-        let block = |index: u8| (usize::from(index) % blocks.max(1)) * BLOCK_BYTES;
+    /// Changes bytes of `file`, which was this segment's.
+    fn change(&self, file: &mut Vec<u8>, mutation: &Mutation) {
         match mutation {
             Mutation::Flip { at, mask } if !file.is_empty() => {
                 let at = *at as usize % file.len();
@@ -240,12 +286,9 @@ impl Segment {
                     *byte ^= mask;
                 }
             }
-            Mutation::Fill { sector, byte } if blocks > 0 => {
+            Mutation::Fill { sector, byte } if !file.is_empty() => {
                 let start = usize::from(*sector) * SECTOR_BYTES % file.len();
                 file[start..start + SECTOR_BYTES].fill(*byte);
-            }
-            Mutation::Misdirect { from, to } if blocks > 0 => {
-                file.copy_within(block(*from)..block(*from) + BLOCK_BYTES, block(*to));
             }
             Mutation::Truncate { blocks } => file.truncate(usize::from(*blocks) * BLOCK_BYTES),
             _ => {}

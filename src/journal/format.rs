@@ -316,6 +316,14 @@ impl BatchHeader {
         Ok(header)
     }
 
+    /// Whether a whole batch begins here, of whatever queue and life of the file.
+    #[must_use]
+    pub fn is_whole(bytes: &[u8]) -> bool {
+        let Ok((header, _)) = BatchHeader::read_from_prefix(bytes) else { return false };
+        let records = bytes[BATCH_HEADER_BYTES..].get(..header.length.get() as usize);
+        header.magic == BATCH_MAGIC && records.is_some_and(|records| header.crc(records) == header.crc32c.get())
+    }
+
     /// Bytes of the batch in the file, padding included.
     #[must_use]
     pub fn padded_bytes(&self) -> usize {
