@@ -61,7 +61,7 @@ pub fn patch(current: &Shaping, patch: &Value) -> Result<Shaping, Vec<String>> {
     match (shaping, context.finish()) {
         (Some(shaping), (None, _)) => Ok(shaping),
         (_, (errors, _)) => {
-            let errors = errors.iter().flat_map(|errors| errors.errors());
+            let errors = errors.iter().flat_map(super::error::ConfigErrors::errors);
             Err(errors.map(|error| error.message.clone()).collect())
         }
     }

@@ -207,7 +207,7 @@ impl Server {
 
     /// The sum of a metric over all queues; `None` if it does not answer.
     pub fn metric(&self, metric: &str) -> Option<u64> {
-        QUEUES.into_iter().map(|queue| queue_metric(self.admin_port, metric, queue)).sum()
+        QUEUES.into_iter().map(|queue| queue_metric::<u64>(self.admin_port, metric, queue)).sum()
     }
 
     /// The server alone, for [`Site::kill`].

@@ -19,9 +19,9 @@ pub(crate) use child::{answers_ok, free_ports, tail};
 pub(crate) use forebay::program as forebay_program;
 pub(crate) use forebay::queue_metric;
 pub use forebay::{Ack, Forebay, ForebayConfiguration};
-pub(crate) use postgres::start_on_port as start_postgres;
 pub(crate) use haproxy::start_limiting as start_limiting_haproxy;
 pub(crate) use nginx::start_limiting as start_limiting_nginx;
+pub(crate) use postgres::start_on_port as start_postgres;
 pub use process::{ServerProcess, Usage};
 
 use crate::engine::cores_left_by;
