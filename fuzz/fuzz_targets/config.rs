@@ -71,7 +71,7 @@ fn check_config(text: &str, config: &Config) {
     for (name, queue) in &config.queues {
         assert!(!name.is_empty() && name.len() <= 64 && !name.starts_with(['-', '_']));
         assert!(name.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-')));
-        assert!(queue.retry.backoff_ms_min <= queue.retry.backoff_ms_max);
+        assert!(queue.shaping.retry.backoff_ms_min <= queue.shaping.retry.backoff_ms_max);
         assert!(queue.sink.kind == SinkKind::Sqlite || queue.sink.url.starts_with("postgres"));
         for dialect in [Dialect::Sqlite, Dialect::Postgres] {
             if let Err(message) = Plan::new(&queue.sink.target, name, dialect) {
