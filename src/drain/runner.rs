@@ -324,6 +324,13 @@ impl<S: Scheduler> Runner<S> {
         let mut spans = vec![whole];
         let mut is_paid = is_released;
         while let Some(span) = spans.pop() {
+            // What was released at another pace is released anew: it may be too much for this one.
+            if self.course.is_told_otherwise() {
+                is_paid = false;
+            }
+            if !is_paid {
+                self.follow();
+            }
             let span = self.portion(span, &deliveries, &mut spans);
             if !std::mem::take(&mut is_paid) {
                 match self.pay_for(span.to - span.from).await {
@@ -477,7 +484,6 @@ impl<S: Scheduler> Runner<S> {
         if count == 0 {
             return Payment::Made;
         }
-        self.follow();
         if self.course.told.is_paused {
             self.wait_while_paused().await;
             return if self.is_stopping() { Payment::Stopped } else { Payment::Void };

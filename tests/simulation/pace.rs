@@ -16,8 +16,6 @@ pub struct Pace {
     sends: VecDeque<(u64, u64)>,
     /// The rates that it was told, and since when.
     rates: Vec<(u64, Rate)>,
-    /// Until it sends, it may not have heard of the last change: then this rate counts as well.
-    former: Option<Rate>,
     /// A batch that was on its way when the pause began may still go.
     may_finish: bool,
 }
@@ -25,17 +23,15 @@ pub struct Pace {
 impl Pace {
     /// A process has started with this rate.
     pub fn begin(&mut self, rate: Rate) {
-        if self.rates.last().is_none_or(|(_, last)| *last != rate) || self.former.is_some() {
+        if self.rates.last().is_none_or(|(_, last)| *last != rate) {
             self.sends.clear();
         }
         self.rates = vec![(0, rate)];
-        (self.former, self.may_finish) = (None, true);
+        self.may_finish = true;
     }
 
     /// The drain is told something else.
     pub fn told(&mut self, rate: Rate, now_ns: u64) {
-        let last = self.rates.last().map(|(_, rate)| *rate);
-        self.former = faster(self.former, last);
         self.rates.push((now_ns, rate));
         self.may_finish = true;
     }
@@ -52,14 +48,12 @@ impl Pace {
         if self.sends.len() > SENDS_KEPT {
             self.sends.pop_front();
         }
-        let wrong = self.excess(queue, now_ns);
-        self.former = None;
-        wrong
+        self.excess(queue, now_ns)
     }
 
     fn excess(&self, queue: &Queue, now_ns: u64) -> Option<String> {
         let tolerance_ns = (queue.config.shaping.batch.linger_ms_max + PACER_SLACK_MS) * 1_000_000;
-        let (mut total, mut rate, mut known) = (0, self.former, self.rates.len());
+        let (mut total, mut rate, mut known) = (0, None, self.rates.len());
         for (from_ns, sent) in self.sends.iter().rev() {
             total += sent;
             // Every rate that counted at some time of the window.
