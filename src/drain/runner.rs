@@ -216,6 +216,7 @@ impl<S: Scheduler> Runner<S> {
     /// Checks the sink's position against the journal and moves there.
     async fn begin_at(&mut self, position: Sequence) -> Result<(), DrainError> {
         while is_planted(Bug::WaitForJournal) && position > self.queue.journal.durable.get() && !self.is_stopping() {
+            self.follow();
             self.wait_for_records().await;
         }
         let (durable, trimmed) = (self.queue.journal.durable.get(), self.queue.journal.trimmed.get());

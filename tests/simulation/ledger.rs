@@ -1,6 +1,6 @@
 //! What the clients of one queue of one data directory were told.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use forebay::queue::Queue;
 
@@ -92,8 +92,12 @@ impl Ledger {
         let known = if self.is_set_back { durable.min(self.kept) } else { durable };
         let end = usize::try_from(known).unwrap() + 1;
         let gone: Vec<Body> = self.acknowledged.iter().skip(end).flatten().copied().collect();
-        let numbers: BTreeSet<u32> = gone.iter().map(|body| body.request).collect();
-        let mut lost = Lost { requests: numbers.into_iter().collect(), complaint: None };
+        // Without a key, what is sent twice is stored twice.
+        let mut bodies: BTreeMap<u32, u32> = BTreeMap::new();
+        for body in &gone {
+            *bodies.entry(body.request).or_default() += 1;
+        }
+        let mut lost = Lost { requests: bodies.keys().copied().collect(), complaint: None };
         self.acknowledged.truncate(end);
         if std::mem::take(&mut self.is_set_back) {
             self.diverge_at(known);
@@ -104,15 +108,19 @@ impl Ledger {
             self.tickets.clear();
             return lost;
         }
-        let bytes: u64 = lost.requests.iter().map(|number| request(*number).0).sum();
-        let records: u32 = lost.requests.iter().map(|number| request(*number).1).sum();
+        let (mut bytes, mut is_torn) = (0, false);
+        for (number, count) in bodies {
+            let (request_bytes, records) = request(number);
+            bytes += request_bytes * u64::from(count / records.max(1));
+            is_torn |= !count.is_multiple_of(records.max(1));
+        }
         lost.complaint = if durable < counted {
             Some(format!("{counted} was counted as durable, and {durable} is the last after a start"))
         } else if !gone.is_empty() && !self.bounds.answers_early {
             Some(format!("{} was acknowledged, and {durable} is the last after a start", durable + gone.len() as u64))
         } else if bytes > self.bounds.commit_bytes_max {
             Some(format!("{bytes} bytes were lost, which is more than one batch"))
-        } else if records as usize != gone.len() && self.diverged_at.is_none() {
+        } else if is_torn && self.diverged_at.is_none() {
             Some(format!("a part of a request was lost: {gone:?}"))
         } else {
             self.stray_ticket(marks, durable)

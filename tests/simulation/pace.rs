@@ -23,7 +23,7 @@ pub struct Pace {
 impl Pace {
     /// A process has started with this rate.
     pub fn begin(&mut self, rate: Rate) {
-        if self.rates.last().is_none_or(|(_, last)| *last != rate) {
+        if self.rates.iter().any(|(_, former)| *former != rate) {
             self.sends.clear();
         }
         self.rates = vec![(0, rate)];
