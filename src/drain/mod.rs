@@ -18,3 +18,4 @@ pub mod pause;
 pub mod retry;
 pub mod runner;
 pub mod scheduler;
+pub mod window;

@@ -1,0 +1,231 @@
+//! The window: records that have been read from the journal and not been sent, and which of them goes next.
+//!
+//! Invariants: a record that was added is picked exactly once; records with one key are picked in the order of
+//! their sequences, if the queue keeps it; none is picked before it is due, nor sooner than its throttle lets it;
+//! a flow that has something to send gets its share of every round, whatever the others have waiting.
+//!
+//! A record passes up to four places: behind its predecessor with the same key, on the timer of its delay, on the timer
+//! of its throttle, and in its flow. Flows of one priority take turns by deficit round robin (Shreedhar and Varghese,
+//! SIGCOMM 1995) with a cost of one for each record, since it is records that the rate counts.
+//! Nothing here reads a clock or a file.
+
+mod flows;
+mod throttle;
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap, HashMap, VecDeque};
+
+use self::flows::Flows;
+pub use self::throttle::Limit;
+use self::throttle::Throttle;
+use crate::record::Sequence;
+
+/// Stands for a record that has no key of a kind.
+pub const NONE: u64 = 0;
+
+/// The moment of a decision, on both clocks.
+#[derive(Clone, Copy, Debug)]
+pub struct Now {
+    /// Nanoseconds on the monotonic clock, which throttles count in.
+    pub monotonic_ns: u64,
+    /// Microseconds since the Unix epoch, which delays are given in.
+    pub unix_us: u64,
+}
+
+/// By what records are told apart; keys are hashes, or [`NONE`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traits {
+    /// Higher ones leave first; at most [`PRIORITY_MAX`].
+    pub priority: u8,
+    /// Records with the same one leave in order.
+    pub key: u64,
+    /// Whose share it counts against.
+    pub flow: u64,
+    /// How many records that flow may send in a round, at least one.
+    pub weight: u32,
+    /// What limits it beside the queue's rate.
+    pub throttle: u64,
+    /// Not before this moment, in microseconds since the Unix epoch.
+    pub deliver_at_us: Option<u64>,
+}
+
+/// The highest priority.
+pub const PRIORITY_MAX: u8 = 9;
+
+/// A record that waits in the window.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Waiting {
+    /// Its number in the queue.
+    pub sequence: Sequence,
+    /// Its bytes.
+    pub bytes: Box<[u8]>,
+    /// Bytes of all the queue's records before it.
+    pub start_byte: u64,
+}
+
+/// Records that have been read and not been sent.
+#[derive(Debug)]
+pub struct Window {
+    waiting: BTreeMap<Sequence, (Traits, Waiting)>,
+    bytes: usize,
+    /// Records behind one with the same key that has not been picked. That one is not among them, but its key is.
+    chains: HashMap<u64, VecDeque<Sequence>>,
+    /// Records that are not due, by the wall clock.
+    delayed: BinaryHeap<Reverse<(u64, Sequence)>>,
+    /// Records whose throttle has given them a later departure, by the monotonic clock.
+    throttled: BinaryHeap<Reverse<(u64, Sequence)>>,
+    throttle: Option<Throttle>,
+    /// Records that may leave.
+    flows: Flows,
+}
+
+impl Window {
+    /// An empty window.
+    #[must_use]
+    pub fn new(limit: Option<Limit>, now: Now) -> Self {
+        Self {
+            waiting: BTreeMap::new(),
+            bytes: 0,
+            chains: HashMap::new(),
+            delayed: BinaryHeap::new(),
+            throttled: BinaryHeap::new(),
+            throttle: limit.map(|limit| Throttle::new(limit, now.monotonic_ns)),
+            flows: Flows::default(),
+        }
+    }
+
+    /// Adds a record; sequences must come in ascending order.
+    pub fn add(&mut self, traits: Traits, waiting: Waiting, now: Now) {
+        let sequence = waiting.sequence;
+        self.bytes += waiting.bytes.len();
+        self.waiting.insert(sequence, (traits, waiting));
+        if traits.key != NONE {
+            if let Some(behind) = self.chains.get_mut(&traits.key) {
+                behind.push_back(sequence);
+                return;
+            }
+            self.chains.insert(traits.key, VecDeque::new());
+        }
+        self.admit(sequence, traits, now);
+    }
+
+    /// Picks up to `count` records, and up to `bytes_max` bytes of them but at least one, in the order in which they are to leave.
+    pub fn pick(&mut self, count: u64, bytes_max: usize, now: Now) -> Vec<Waiting> {
+        self.wake(now);
+        let mut picked: Vec<Waiting> = Vec::new();
+        let mut bytes = 0;
+        while (picked.len() as u64) < count {
+            let Some(sequence) = self.flows.peek() else { break };
+            let length = self.waiting.get(&sequence).map_or(0, |(_, waiting)| waiting.bytes.len());
+            if !picked.is_empty() && bytes + length > bytes_max {
+                break;
+            }
+            self.flows.pop();
+            if let Some((traits, waiting)) = self.waiting.remove(&sequence) {
+                bytes += length;
+                self.bytes -= length;
+                picked.push(waiting);
+                self.follow(traits.key, now);
+            }
+        }
+        picked
+    }
+
+    /// How many records may leave now.
+    pub fn ready(&mut self, now: Now) -> u64 {
+        self.wake(now);
+        self.flows.len()
+    }
+
+    /// In how many nanoseconds the next record may leave that may not now, as far as timers say.
+    #[must_use]
+    pub fn next_due_ns(&self, now: Now) -> Option<u64> {
+        let delayed =
+            self.delayed.peek().map(|Reverse((at_us, _))| at_us.saturating_sub(now.unix_us).saturating_mul(1000));
+        let throttled = self.throttled.peek().map(|Reverse((at_ns, _))| at_ns.saturating_sub(now.monotonic_ns));
+        delayed.into_iter().chain(throttled).min()
+    }
+
+    /// How many records wait here.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Whether none does.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// Bytes of the records that wait here.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Bytes of all the queue's records before the oldest one here.
+    #[must_use]
+    pub fn start_byte(&self) -> Option<u64> {
+        self.waiting.first_key_value().map(|(_, (_, waiting))| waiting.start_byte)
+    }
+
+    /// Lets those go on whose time has come.
+    fn wake(&mut self, now: Now) {
+        while let Some(Reverse((at_us, sequence))) = self.delayed.peek().copied()
+            && at_us <= now.unix_us
+        {
+            self.delayed.pop();
+            if let Some((traits, _)) = self.waiting.get(&sequence) {
+                self.limit(sequence, *traits, now);
+            }
+        }
+        while let Some(Reverse((at_ns, sequence))) = self.throttled.peek().copied()
+            && at_ns <= now.monotonic_ns
+        {
+            self.throttled.pop();
+            if let Some((traits, _)) = self.waiting.get(&sequence) {
+                self.flows.push(sequence, traits);
+            }
+        }
+    }
+
+    /// A record of this key was picked: the next one's turn has come.
+    fn follow(&mut self, key: u64, now: Now) {
+        if key == NONE {
+            return;
+        }
+        let Some(behind) = self.chains.get_mut(&key) else { return };
+        let Some(next) = behind.pop_front() else {
+            self.chains.remove(&key);
+            return;
+        };
+        if let Some((traits, _)) = self.waiting.get(&next) {
+            self.admit(next, *traits, now);
+        }
+    }
+
+    /// A record that waits for no other one.
+    fn admit(&mut self, sequence: Sequence, traits: Traits, now: Now) {
+        match traits.deliver_at_us {
+            Some(at_us) if at_us > now.unix_us => self.delayed.push(Reverse((at_us, sequence))),
+            _ => self.limit(sequence, traits, now),
+        }
+    }
+
+    /// A record that is due.
+    fn limit(&mut self, sequence: Sequence, traits: Traits, now: Now) {
+        let departure_ns = match &mut self.throttle {
+            Some(throttle) if traits.throttle != NONE => throttle.reserve(traits.throttle, now.monotonic_ns),
+            _ => now.monotonic_ns,
+        };
+        if departure_ns > now.monotonic_ns {
+            self.throttled.push(Reverse((departure_ns, sequence)));
+        } else {
+            self.flows.push(sequence, &traits);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,90 @@
+//! Records that may leave, in flows that take turns.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap, VecDeque};
+
+use super::{PRIORITY_MAX, Traits};
+use crate::record::Sequence;
+
+/// Flows of all priorities.
+#[derive(Debug)]
+pub(super) struct Flows {
+    /// By priority, the highest last.
+    classes: Vec<Class>,
+    records: u64,
+}
+
+/// Flows of one priority.
+#[derive(Debug, Default)]
+struct Class {
+    flows: HashMap<u64, Flow>,
+    /// Those that have something to send; the first one's turn it is.
+    turns: VecDeque<u64>,
+}
+
+/// Records with one fairness key.
+#[derive(Debug)]
+struct Flow {
+    /// The oldest leaves first: whoever was held up by a delay or a throttle does not queue up again.
+    records: BinaryHeap<Reverse<Sequence>>,
+    weight: u32,
+    /// How many more it may send in its turn.
+    deficit: u32,
+}
+
+impl Default for Flows {
+    fn default() -> Self {
+        Self { classes: (0..=PRIORITY_MAX).map(|_| Class::default()).collect(), records: 0 }
+    }
+}
+
+impl Flows {
+    pub(super) fn len(&self) -> u64 {
+        self.records
+    }
+
+    pub(super) fn push(&mut self, sequence: Sequence, traits: &Traits) {
+        let class = &mut self.classes[usize::from(traits.priority.min(PRIORITY_MAX))];
+        let flow = class.flows.entry(traits.flow).or_insert_with(|| {
+            class.turns.push_back(traits.flow);
+            // A flow that comes and goes gets no more than one that stays.
+            Flow { records: BinaryHeap::new(), weight: traits.weight.max(1), deficit: 0 }
+        });
+        flow.records.push(Reverse(sequence));
+        self.records += 1;
+    }
+
+    /// Which record is next.
+    pub(super) fn peek(&self) -> Option<Sequence> {
+        let class = self.classes.iter().rev().find(|class| !class.turns.is_empty())?;
+        let Reverse(sequence) = class.flows.get(class.turns.front()?)?.records.peek()?;
+        Some(*sequence)
+    }
+
+    /// Takes the record that [`peek`](Self::peek) has named.
+    pub(super) fn pop(&mut self) {
+        let class = self.classes.iter_mut().rev().find(|class| !class.turns.is_empty());
+        if class.is_some_and(Class::pop) {
+            self.records -= 1;
+        }
+    }
+}
+
+impl Class {
+    fn pop(&mut self) -> bool {
+        let Some(id) = self.turns.front().copied() else { return false };
+        let Some(flow) = self.flows.get_mut(&id) else { return false };
+        if flow.deficit == 0 {
+            flow.deficit = flow.weight;
+        }
+        flow.deficit -= 1;
+        let popped = flow.records.pop().is_some();
+        if flow.records.is_empty() {
+            self.flows.remove(&id);
+            self.turns.pop_front();
+        } else if flow.deficit == 0 {
+            self.turns.rotate_left(1);
+        }
+        popped
+    }
+}
