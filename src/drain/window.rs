@@ -72,8 +72,9 @@ pub struct Window {
     chains: HashMap<u64, VecDeque<Sequence>>,
     /// Records that are not due, by the wall clock.
     delayed: BinaryHeap<Reverse<(u64, Sequence)>>,
-    /// Records whose throttle has given them a later departure, by the monotonic clock.
-    throttled: BinaryHeap<Reverse<(u64, Sequence)>>,
+    /// Records that their throttle holds back, by the monotonic clock, and whether it has given them that departure or
+    /// is to be asked again then.
+    throttled: BinaryHeap<Reverse<(u64, Sequence, bool)>>,
     throttle: Option<Throttle>,
     /// Records that may leave.
     flows: Flows,
@@ -142,7 +143,7 @@ impl Window {
     pub fn next_due_ns(&self, now: Now) -> Option<u64> {
         let delayed =
             self.delayed.peek().map(|Reverse((at_us, _))| at_us.saturating_sub(now.unix_us).saturating_mul(1000));
-        let throttled = self.throttled.peek().map(|Reverse((at_ns, _))| at_ns.saturating_sub(now.monotonic_ns));
+        let throttled = self.throttled.peek().map(|Reverse((at_ns, ..))| at_ns.saturating_sub(now.monotonic_ns));
         delayed.into_iter().chain(throttled).min()
     }
 
@@ -180,12 +181,14 @@ impl Window {
                 self.limit(sequence, *traits, now);
             }
         }
-        while let Some(Reverse((at_ns, sequence))) = self.throttled.peek().copied()
+        while let Some(Reverse((at_ns, sequence, is_reserved))) = self.throttled.peek().copied()
             && at_ns <= now.monotonic_ns
         {
             self.throttled.pop();
-            if let Some((traits, _)) = self.waiting.get(&sequence) {
-                self.flows.push(sequence, traits);
+            match self.waiting.get(&sequence) {
+                Some((traits, _)) if is_reserved => self.flows.push(sequence, traits),
+                Some((traits, _)) => self.limit(sequence, *traits, now),
+                None => {}
             }
         }
     }
@@ -215,14 +218,15 @@ impl Window {
 
     /// A record that is due.
     fn limit(&mut self, sequence: Sequence, traits: Traits, now: Now) {
-        let departure_ns = match &mut self.throttle {
-            Some(throttle) if traits.throttle != NONE => throttle.reserve(traits.throttle, now.monotonic_ns),
-            _ => now.monotonic_ns,
-        };
-        if departure_ns > now.monotonic_ns {
-            self.throttled.push(Reverse((departure_ns, sequence)));
-        } else {
+        let now_ns = now.monotonic_ns;
+        let Some(throttle) = self.throttle.as_mut().filter(|_| traits.throttle != NONE) else {
             self.flows.push(sequence, &traits);
+            return;
+        };
+        match throttle.reserve(traits.throttle, now_ns) {
+            Some(departure_ns) if departure_ns <= now_ns => self.flows.push(sequence, &traits),
+            Some(departure_ns) => self.throttled.push(Reverse((departure_ns, sequence, true))),
+            None => self.throttled.push(Reverse((throttle.retry_ns(now_ns), sequence, false))),
         }
     }
 }

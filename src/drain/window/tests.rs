@@ -82,7 +82,7 @@ fn a_delayed_record_holds_those_with_its_key_and_no_others() {
 
 #[test]
 fn a_throttled_key_waits_and_the_others_go_on() {
-    let mut window = Window::new(Some(Limit { interval_ns: SECOND / 2, burst: 2 }), at(0));
+    let mut window = Window::new(Some(Limit { interval_ns: SECOND / 2, burst: 2, keys_max: 1000 }), at(0));
     let start = 10 * SECOND;
     for sequence in 1..=8 {
         let throttle = if sequence <= 5 { 7 } else { 8 };
@@ -97,7 +97,7 @@ fn a_throttled_key_waits_and_the_others_go_on() {
 
 #[test]
 fn after_a_start_no_key_has_a_burst() {
-    let mut window = Window::new(Some(Limit { interval_ns: SECOND, burst: 3 }), at(0));
+    let mut window = Window::new(Some(Limit { interval_ns: SECOND, burst: 3, keys_max: 1000 }), at(0));
     for sequence in 1..=3 {
         window.add(Traits { throttle: 7, ..Traits::default() }, waiting(sequence), at(0));
     }
@@ -134,7 +134,7 @@ proptest! {
         interval_ms in 1..400_u64,
         burst in 1..4_u32,
     ) {
-        let limit = Limit { interval_ns: interval_ms * 1_000_000, burst };
+        let limit = Limit { interval_ns: interval_ms * 1_000_000, burst, keys_max: 1000 };
         let mut window = Window::new(Some(limit), at(0));
         let mut now_ns = 0;
         let (mut left, mut added) = (Vec::new(), records.iter().zip(1..).peekable());
@@ -173,12 +173,12 @@ proptest! {
         asks in proptest::collection::vec((0..3_u64, 0..700_000_000_u64), 1..80),
         burst in 1..5_u32,
     ) {
-        let limit = Limit { interval_ns: SECOND / 4, burst };
+        let limit = Limit { interval_ns: SECOND / 4, burst, keys_max: 1000 };
         let mut throttle = Throttle::new(limit, 0);
         let (mut now_ns, mut departures) = (0, Vec::new());
         for (key, pause_ns) in asks {
             now_ns += pause_ns;
-            let departure_ns = throttle.reserve(key, now_ns);
+            let departure_ns = throttle.reserve(key, now_ns).unwrap();
             prop_assert!(departure_ns >= now_ns);
             departures.push((key, departure_ns));
         }
