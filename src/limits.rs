@@ -85,6 +85,9 @@ pub const BATCH_RECORDS_MAX: u64 = 10_000;
 pub const BATCH_BYTES_MAX: u64 = 4 * MIB;
 /// Time for which due records are gathered into one transaction, in milliseconds of the rate.
 pub const BATCH_LINGER_MS_MAX: u64 = 5;
+/// Bytes of what is delivered beyond a queue's position, encoded for its row in the sink (fixed): they are
+/// written anew with every transaction that changes them.
+pub const BEYOND_BYTES_MAX: usize = 64 * 1024;
 /// Records that `burst` may let leave at once (fixed upper bound; the default follows from the rate).
 pub const BURST_MAX: u64 = 1_000_000_000;
 /// Entries of one queue's schedule (fixed).
