@@ -52,6 +52,11 @@ pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 256;
 /// Bytes of a `Content-Type` (fixed, as above).
 pub const CONTENT_TYPE_BYTES_MAX: usize = 256;
 
+/// Bytes of the value of a header that a queue's `fair_by` or `throttle.by` names (fixed, as above).
+pub const FAIR_KEY_BYTES_MAX: usize = 256;
+/// Bytes of a record's encoded attributes (fixed, as above): all that there are, and room for those of later versions.
+pub const ATTRIBUTES_BYTES_MAX: usize = 1024;
+
 /// Bytes of the ring between one executor and the journal.
 pub const RING_BYTES: u64 = 16 * MIB;
 /// Bytes that the journal writes for one queue before one fdatasync.

@@ -8,7 +8,7 @@ use forebay::journal::format::{Footer, SegmentIdentity};
 use forebay::journal::idempotency::IdempotencyIndex;
 use forebay::journal::segment_file::aligned_buffer;
 use forebay::limits::BLOCK_BYTES;
-use forebay::record::{NO_KEY, Record, Sequence};
+use forebay::record::{Attributes, NO_KEY, Record, Sequence};
 use forebay::ring::FrameHeader;
 use zerocopy::FromZeros;
 use zerocopy::little_endian::U32;
@@ -342,6 +342,7 @@ fn record(body: &[u8], idempotency_key: &[u8], idempotency_hash: [u8; 16], group
         key: b"k",
         idempotency_key,
         content_type: b"application/json",
+        attributes: Attributes::NONE,
         body,
     };
     let mut bytes = Vec::new();
