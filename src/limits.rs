@@ -52,6 +52,11 @@ pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 256;
 /// Bytes of a `Content-Type` (fixed, as above).
 pub const CONTENT_TYPE_BYTES_MAX: usize = 256;
 
+/// Bytes of the value of a header that a queue's `fair_by` or `throttle.by` names (fixed, as above).
+pub const FAIR_KEY_BYTES_MAX: usize = 256;
+/// Bytes of a record's encoded attributes (fixed, as above): all that there are, and room for those of later versions.
+pub const ATTRIBUTES_BYTES_MAX: usize = 1024;
+
 /// Bytes of the ring between one executor and the journal.
 pub const RING_BYTES: u64 = 16 * MIB;
 /// Bytes that the journal writes for one queue before one fdatasync.
@@ -78,6 +83,23 @@ pub const IDEMPOTENCY_WINDOW_MS: u64 = 600_000;
 pub const IDEMPOTENCY_KEYS_MAX: u64 = 1_000_000;
 /// Bytes of one queue's dead-letter file; when it is full the drain waits rather than lose a record.
 pub const DEAD_LETTERS_BYTES_MAX: u64 = 256 * MIB;
+
+/// The longest delay that a client may ask for, in milliseconds; 0 takes none.
+pub const DELAY_MS_MAX: u64 = 0;
+/// Entries of a queue's `fair_weights` (fixed).
+pub const FAIR_WEIGHTS_MAX: usize = 10_000;
+/// Bytes of the name of a header that `fair_by` or `throttle.by` names (fixed).
+pub const SELECTOR_HEADER_BYTES_MAX: usize = 64;
+/// Period of a throttle's `limit`, in milliseconds.
+pub const THROTTLE_PERIOD_MS: u64 = 1000;
+/// Records of one key that a throttle lets leave at once.
+pub const THROTTLE_BURST: u64 = 1;
+/// Keys that a throttle remembers.
+pub const THROTTLE_KEYS_MAX: u64 = 100_000;
+/// Records that the drain looks ahead for those that may leave before others.
+pub const WINDOW_RECORDS_MAX: u64 = 200_000;
+/// Bytes of those records.
+pub const WINDOW_BYTES_MAX: u64 = 128 * MIB;
 
 /// Records of one transaction.
 pub const BATCH_RECORDS_MAX: u64 = 10_000;

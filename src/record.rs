@@ -5,17 +5,21 @@
 //! received it, and checked once, by the drain that delivers it:
 //!
 //! ```text
-//! header (48 bytes) | key | idempotency key | content type | body
+//! header (48 bytes) | key | idempotency key | content type | attributes | body
 //! ```
 //!
 //! A record does not hold its own sequence: a batch names its first one, and
 //! sequences are dense. All integers are little-endian and unaligned.
+
+mod attributes;
 
 use std::hash::Hasher;
 
 use siphasher::sip128::{Hasher128, SipHasher24};
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+pub use attributes::{AttributeValues, Attributes, PRIORITY_DEFAULT, PRIORITY_MAX};
 
 /// The number of a record within its queue: dense, from 1, never reused.
 pub type Sequence = u64;
@@ -58,8 +62,8 @@ pub struct RecordHeader {
     pub idempotency_key_length: U16,
     /// Bytes of the content type.
     pub content_type_length: U16,
-    /// Not used yet; zero.
-    pub reserved: U16,
+    /// Bytes of the attributes; 0 for none.
+    pub attributes_length: U16,
 }
 
 /// Bytes of a [`RecordHeader`].
@@ -82,6 +86,8 @@ pub struct Record<'a> {
     pub idempotency_key: &'a [u8],
     /// The content type, empty for none.
     pub content_type: &'a [u8],
+    /// What the client asked for beyond storing it.
+    pub attributes: Attributes<'a>,
     /// What the client sent.
     pub body: &'a [u8],
 }
@@ -98,6 +104,9 @@ pub enum RecordError {
     /// The checksum does not fit the bytes.
     #[error("the record's checksum does not match its bytes")]
     Checksum,
+    /// The attributes are no list of tags and values that these may have.
+    #[error("the record's attributes are malformed")]
+    Attributes,
     /// A part is longer than the format can say.
     #[error("a part of the record is longer than the format allows")]
     TooLong,
@@ -115,6 +124,7 @@ impl<'a> Record<'a> {
             key: b"",
             idempotency_key: b"",
             content_type: b"",
+            attributes: Attributes::NONE,
             body,
         }
     }
@@ -125,10 +135,15 @@ impl<'a> Record<'a> {
         self.idempotency_hash == LOST && self.idempotency_key.is_empty()
     }
 
+    /// What stands behind the header, in its order.
+    fn parts(&self) -> [&'a [u8]; 5] {
+        [self.key, self.idempotency_key, self.content_type, self.attributes.bytes(), self.body]
+    }
+
     /// Bytes that [`encode`](Self::encode) appends.
     #[must_use]
     pub fn encoded_bytes(&self) -> usize {
-        RECORD_HEADER_BYTES + self.key.len() + self.idempotency_key.len() + self.content_type.len() + self.body.len()
+        RECORD_HEADER_BYTES + self.parts().iter().map(|part| part.len()).sum::<usize>()
     }
 
     /// Appends the record to `out`.
@@ -149,15 +164,15 @@ impl<'a> Record<'a> {
             key_length: narrow(self.key.len())?,
             idempotency_key_length: narrow(self.idempotency_key.len())?,
             content_type_length: narrow(self.content_type.len())?,
-            reserved: U16::ZERO,
+            attributes_length: narrow(self.attributes.bytes().len())?,
         };
         let mut crc = crc32c::crc32c(&header.as_bytes()[CRC_FROM..]);
-        for part in [self.key, self.idempotency_key, self.content_type, self.body] {
+        for part in self.parts() {
             crc = crc32c::crc32c_append(crc, part);
         }
         header.crc32c = U32::new(crc);
         out.extend_from_slice(header.as_bytes());
-        for part in [self.key, self.idempotency_key, self.content_type, self.body] {
+        for part in self.parts() {
             out.extend_from_slice(part);
         }
         Ok(())
@@ -177,6 +192,7 @@ impl<'a> Record<'a> {
             header.key_length.get() as usize,
             header.idempotency_key_length.get() as usize,
             header.content_type_length.get() as usize,
+            header.attributes_length.get() as usize,
             header.body_length.get() as usize,
         ];
         if RECORD_HEADER_BYTES + lengths.iter().sum::<usize>() != length {
@@ -186,7 +202,7 @@ impl<'a> Record<'a> {
             return Err(RecordError::Checksum);
         }
         let mut rest = &whole[RECORD_HEADER_BYTES..];
-        let [key, idempotency_key, content_type, body] = lengths.map(|length| {
+        let [key, idempotency_key, content_type, attributes, body] = lengths.map(|length| {
             let (part, behind) = rest.split_at(length);
             rest = behind;
             part
@@ -198,6 +214,7 @@ impl<'a> Record<'a> {
             key,
             idempotency_key,
             content_type,
+            attributes: Attributes::read(attributes)?,
             body,
         };
         Ok((record, length))
@@ -218,12 +235,14 @@ mod tests {
             key in prop::collection::vec(any::<u8>(), 0..64),
             idempotency_key in prop::collection::vec(any::<u8>(), 0..64),
             content_type in prop::collection::vec(any::<u8>(), 0..64),
+            attributes in attributes::tests::encoded(),
             body in prop::collection::vec(any::<u8>(), 0..512),
             behind in prop::collection::vec(any::<u8>(), 0..64),
         ) {
             let record = Record {
                 received_at_us, idempotency_hash, group_count,
-                key: &key, idempotency_key: &idempotency_key, content_type: &content_type, body: &body,
+                key: &key, idempotency_key: &idempotency_key, content_type: &content_type,
+                attributes: Attributes::read(&attributes).unwrap(), body: &body,
             };
             let mut bytes = Vec::new();
             record.encode(&mut bytes).unwrap();
@@ -250,6 +269,18 @@ mod tests {
     }
 
     #[test]
+    fn malformed_attributes_are_an_error_of_the_record() {
+        // The same bytes are a content type in one record and attributes in the other, whose checksum is right too.
+        let record = Record { content_type: b"\x03\x01\0\x0a", ..Record::lost(7, b"body") };
+        let mut bytes = Vec::new();
+        record.encode(&mut bytes).unwrap();
+        bytes.swap(44, 46);
+        let crc = crc32c::crc32c(&bytes[CRC_FROM..]);
+        bytes[4..8].copy_from_slice(&crc.to_le_bytes());
+        assert_eq!(Record::decode(&bytes), Err(RecordError::Attributes));
+    }
+
+    #[test]
     fn every_flipped_bit_is_noticed() {
         let record = Record {
             received_at_us: 7,
@@ -258,6 +289,7 @@ mod tests {
             key: b"k",
             idempotency_key: b"i",
             content_type: b"t",
+            attributes: Attributes::read(b"\x03\x01\0\x07").unwrap(),
             body: b"body",
         };
         let mut bytes = Vec::new();

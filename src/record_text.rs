@@ -1,5 +1,7 @@
 //! What a client sent, as text in JSON: in dead letters and in exports.
 
+use std::time::{Duration, UNIX_EPOCH};
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::{Deserialize, Serialize};
@@ -20,6 +22,21 @@ pub struct RecordText {
     /// The content type.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub content_type: Option<String>,
+    /// When it is due, as RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deliver_at: Option<String>,
+    /// When it expires, as RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<String>,
+    /// The priority, from 0 to 9.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub priority: Option<u8>,
+    /// What the queue's `fair_by` took from a header.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fair_key: Option<String>,
+    /// What the queue's `throttle.by` took from another header.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub throttle_key: Option<String>,
     /// The body, if it is text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub body: Option<String>,
@@ -33,13 +50,47 @@ impl RecordText {
     #[must_use]
     pub fn of(record: &Record<'_>) -> Self {
         let text = |bytes: &[u8]| (!bytes.is_empty()).then(|| String::from_utf8_lossy(bytes).into_owned());
+        let attributes = record.attributes;
         let body = std::str::from_utf8(record.body).ok();
         Self {
             key: text(record.key),
             idempotency_key: text(record.idempotency_key),
             content_type: text(record.content_type),
+            deliver_at: attributes.deliver_at_us().map(rfc3339),
+            expires_at: attributes.expires_at_us().map(rfc3339),
+            priority: attributes.priority_given(),
+            fair_key: text(attributes.fair_key()),
+            throttle_key: text(attributes.throttle_key()),
             body: body.map(str::to_owned),
             body_base64: body.is_none().then(|| BASE64.encode(record.body)),
         }
     }
+
+    /// The attributes, each in words such as `priority 7`.
+    #[must_use]
+    pub fn attributes_in_words(&self) -> Vec<String> {
+        let priority = self.priority.map(|priority| priority.to_string());
+        [
+            ("due at", &self.deliver_at),
+            ("expires at", &self.expires_at),
+            ("priority", &priority),
+            ("fair key", &self.fair_key),
+            ("throttle key", &self.throttle_key),
+        ]
+        .into_iter()
+        .filter_map(|(name, value)| value.as_ref().map(|value| format!("{name} {value}")))
+        .collect()
+    }
+}
+
+/// Microseconds since the Unix epoch as RFC 3339 in UTC. A time that no calendar of four digits has is a damaged one; it
+/// must not end an export.
+#[must_use]
+pub fn rfc3339(us: u64) -> String {
+    const YEAR_10000_S: u64 = 253_402_300_800;
+    let time = Duration::from_micros(us);
+    if time.as_secs() >= YEAR_10000_S {
+        return format!("{us} µs after 1970");
+    }
+    humantime::format_rfc3339_micros(UNIX_EPOCH + time).to_string()
 }

@@ -11,6 +11,8 @@
     reason = "a test that cannot go on should panic, and is its own documentation"
 )]
 
+#[path = "config/ordering.rs"]
+mod ordering;
 #[path = "config/values.rs"]
 mod values;
 #[path = "config/variables.rs"]
@@ -59,7 +61,7 @@ fn accepted(rest: &str) -> Config {
 /// The reference file with its examples switched on.
 fn uncommented() -> String {
     let example = |line: &str| {
-        line.starts_with("#[[") || (line.starts_with('#') && !line.starts_with("# ") && line.contains(" = "))
+        line.starts_with("#[") || (line.starts_with('#') && !line.starts_with("# ") && line.contains(" = "))
     };
     FULL.lines().map(|line| if example(line) { &line[1..] } else { line }).collect::<Vec<_>>().join("\n")
 }
@@ -69,7 +71,7 @@ fn leaves(table: &DeTable<'_>, path: &str, found: &mut BTreeSet<String>) {
         let name = if path == "queues" { "*" } else { name.get_ref() };
         let path = if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
         match value.get_ref() {
-            DeValue::Table(_) if name == "columns" || name == "parameters" => {
+            DeValue::Table(_) if ["columns", "parameters", "fair_weights"].contains(&name) => {
                 found.insert(path);
             }
             DeValue::Table(table) => leaves(table, &path, found),
@@ -109,6 +111,7 @@ fn each_option_of_the_reference_file_has_one_line_of_comment() {
 fn the_examples_of_the_reference_file_work() {
     let without = |keys: &[&str]| {
         let text = uncommented().replace("type = \"sqlite\"", "type = \"postgres\"");
+        let text = text.replace("order = \"strict\"", "order = \"key\"");
         let kept = text.lines().filter(|line| !keys.iter().any(|key| line.starts_with(&format!("{key} = "))));
         sound(&kept.collect::<Vec<_>>().join("\n")).queues["orders"].sink.target.clone()
     };

@@ -21,7 +21,7 @@ mod sqlite_only;
 
 use database::{Database, Kind, hex};
 use forebay::config::{Source, Target};
-use forebay::record::{Record, Sequence};
+use forebay::record::{Attributes, Record, Sequence};
 use forebay::sink::{Batch, Delivery, Sink, SinkError};
 use futures_lite::future::poll_once;
 
@@ -76,6 +76,7 @@ fn record(body: &[u8]) -> Record<'_> {
         key: b"",
         idempotency_key: b"",
         content_type: b"application/json",
+        attributes: Attributes::NONE,
         body,
     }
 }

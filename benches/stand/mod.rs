@@ -9,7 +9,7 @@ pub mod rows;
 pub mod way;
 
 use forebay::config::{self, Config};
-use forebay::record::{NO_KEY, Record};
+use forebay::record::{Attributes, NO_KEY, Record};
 use forebay::ring::{FRAME_HEADER_BYTES, FrameHeader};
 use zerocopy::little_endian::{U16, U32};
 use zerocopy::{FromZeros, IntoBytes};
@@ -47,6 +47,7 @@ pub fn record(body: &[u8]) -> Record<'_> {
         key: b"",
         idempotency_key: b"",
         content_type: b"application/json",
+        attributes: Attributes::NONE,
         body,
     }
 }

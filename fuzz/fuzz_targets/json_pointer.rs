@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use forebay::config::{Source, Target};
-use forebay::record::{NO_KEY, Record};
+use forebay::record::{Attributes, NO_KEY, Record};
 use forebay::sink::mapping::{Plan, Value};
 use forebay::sink::{Delivery, Dialect, SinkError};
 use libfuzzer_sys::fuzz_target;
@@ -31,6 +31,7 @@ fuzz_target!(|data: &[u8]| {
         key: b"",
         idempotency_key: b"",
         content_type: b"",
+        attributes: Attributes::NONE,
         body,
     };
     let row = plan.mapping.row(&Delivery { sequence: 1, record, ticket: "orders-1-0" });

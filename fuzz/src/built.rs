@@ -8,7 +8,7 @@ use forebay::journal::format::{Footer, SegmentIdentity};
 use forebay::journal::idempotency::IdempotencyIndex;
 use forebay::journal::segment_file::aligned_buffer;
 use forebay::limits::BLOCK_BYTES;
-use forebay::record::{NO_KEY, Record, Sequence};
+use forebay::record::{Attributes, NO_KEY, Record, Sequence};
 use forebay::ring::FrameHeader;
 use zerocopy::FromZeros;
 use zerocopy::little_endian::U32;
@@ -335,6 +335,7 @@ impl Body {
 }
 
 fn record(body: &[u8], idempotency_key: &[u8], idempotency_hash: [u8; 16], group_count: u32) -> Vec<u8> {
+    let priority = Attributes::read(b"\x03\x01\0\x07").expect("a list of one entry");
     let record = Record {
         received_at_us: 1_700_000_000_000_042,
         idempotency_hash,
@@ -342,6 +343,7 @@ fn record(body: &[u8], idempotency_key: &[u8], idempotency_hash: [u8; 16], group
         key: b"k",
         idempotency_key,
         content_type: b"application/json",
+        attributes: if idempotency_key.is_empty() { Attributes::NONE } else { priority },
         body,
     };
     let mut bytes = Vec::new();

@@ -6,7 +6,6 @@ use std::io::{self, BufWriter, Write};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::{Duration, UNIX_EPOCH};
 
 use anyhow::Context as _;
 use forebay_loadtest::results::grouped;
@@ -17,13 +16,13 @@ use crate::drain::dead_letters;
 use crate::journal::records::{Missing, visit};
 use crate::journal::survey::{QueuePlace, Survey};
 use crate::record::Sequence;
-use crate::record_text::RecordText;
+use crate::record_text::{RecordText, rfc3339};
 
 /// Write a queue's undelivered records, or its dead letters, as NDJSON.
 ///
 /// One line is one record: sequence, ticket, `received_at` (RFC 3339), and, as far as the client sent them, key,
-/// `idempotency_key`, `content_type`, and the body: `body` if it is UTF-8 text, `body_base64` if not. A dead letter has its
-/// reason too.
+/// `idempotency_key`, `content_type`, `deliver_at` and `expires_at` (RFC 3339), `priority`, `fair_key`, `throttle_key`, and the
+/// body: `body` if it is UTF-8 text, `body_base64` if not. A dead letter has its reason too.
 ///
 /// Where the undelivered records begin stands in the queue's database (the table `forebay_position`), which is not asked. The
 /// journal has a lower bound of it, its cursor, which is at most about half a second old; without --from the export begins
@@ -203,16 +202,6 @@ fn export_dead_letters(
 fn write_line(out: &mut dyn Write, line: &Line<'_>) -> io::Result<()> {
     serde_json::to_writer(&mut *out, line)?;
     out.write_all(b"\n")
-}
-
-/// A time that no calendar of four digits has is a damaged one; it must not end the export.
-fn rfc3339(us: u64) -> String {
-    const YEAR_10000_S: u64 = 253_402_300_800;
-    let time = Duration::from_micros(us);
-    if time.as_secs() >= YEAR_10000_S {
-        return format!("{us} µs after 1970");
-    }
-    humantime::format_rfc3339_micros(UNIX_EPOCH + time).to_string()
 }
 
 impl Outcome {

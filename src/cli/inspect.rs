@@ -158,7 +158,9 @@ impl QueueReport {
         line(text, "  delivered", &format!("at least up to {delivered}; its database knows exactly"));
         line(text, "  backlog", &self.backlog());
         if let Some(age_s) = self.oldest_age_s {
-            line(text, "  oldest", &format!("{} ago", humantime::format_duration(Duration::from_secs(age_s))));
+            let age = humantime::format_duration(Duration::from_secs(age_s));
+            let attributes: String = summary.oldest_attributes.iter().map(|words| format!(", {words}")).collect();
+            line(text, "  oldest", &format!("{age} ago{attributes}"));
         }
         line(text, "  dead letters", &self.letters());
         let keys = format!("{} keys in {} files, beside those in memory", summary.saved_keys, summary.key_files);

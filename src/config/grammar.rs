@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use super::Source;
 use super::context::Text;
 use super::wording::{listed, nearest};
-use crate::limits::QUEUE_NAME_BYTES_MAX;
+use crate::limits::{QUEUE_NAME_BYTES_MAX, SELECTOR_HEADER_BYTES_MAX};
 
 /// Bytes of an identifier; PostgreSQL cuts longer ones, which would silently name something else.
 pub(super) const IDENTIFIER_BYTES_MAX: usize = 63;
@@ -89,6 +89,18 @@ pub(super) fn is_parameter_name(name: &str) -> bool {
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
 }
 
+/// What is wrong with a JSON pointer that begins with a slash; `None` if nothing is.
+pub(super) fn pointer_fault(pointer: &str) -> Option<&'static str> {
+    let is_escaped = pointer.split('~').skip(1).all(|rest| rest.starts_with(['0', '1']));
+    (!is_escaped).then_some("in a JSON pointer write `~0` for `~` and `~1` for a `/` within a name")
+}
+
+/// Whether this is the name of an HTTP header: a token of RFC 9110.
+pub(super) fn is_header_name(name: &str) -> bool {
+    (1..=SELECTOR_HEADER_BYTES_MAX).contains(&name.len())
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b))
+}
+
 /// Where the value of a column or parameter comes from.
 pub(super) fn source(text: &Text) -> Result<Source, String> {
     let value = text.value.as_str();
@@ -100,11 +112,9 @@ pub(super) fn source(text: &Text) -> Result<Source, String> {
         return Err("cannot be empty; write `$body` for the whole body".to_owned());
     }
     if value.starts_with('/') {
-        let escaped = value.split('~').skip(1).all(|rest| rest.starts_with(['0', '1']));
-        return if escaped {
-            Ok(Source::Pointer(value.to_owned()))
-        } else {
-            Err(format!("cannot be {given}; in a JSON pointer write `~0` for `~` and `~1` for a `/` within a name"))
+        return match pointer_fault(value) {
+            None => Ok(Source::Pointer(value.to_owned())),
+            Some(fault) => Err(format!("cannot be {given}; {fault}")),
         };
     }
     let names: Vec<&str> = BUILT_IN.iter().map(|(name, _)| *name).collect();

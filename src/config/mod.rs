@@ -8,6 +8,7 @@ mod environment;
 mod error;
 mod grammar;
 mod load;
+mod ordering;
 mod queue;
 mod reader;
 mod shaping;
@@ -121,6 +122,8 @@ pub struct Shutdown {
 pub struct Queue {
     /// How records leave; all of it can be changed while the server runs.
     pub shaping: Shaping,
+    /// Which records may leave before others.
+    pub ordering: Ordering,
     /// When a record is acknowledged.
     pub ack: Ack,
     /// Bytes of undelivered records; beyond it requests are refused.
@@ -150,6 +153,69 @@ pub struct Shaping {
     pub adaptive: Adaptive,
     /// How long to wait between attempts.
     pub retry: Retry,
+}
+
+/// Which of a queue's records may leave before others, and which must wait.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ordering {
+    /// Which order is kept.
+    pub order: Order,
+    /// Whose records take turns; `None` if nobody's.
+    pub fair_by: Option<Selector>,
+    /// How many turns the records of a key get where the others get one; 1 for a key that is not here.
+    pub fair_weights: BTreeMap<String, u32>,
+    /// What one key's records get at most.
+    pub throttle: Option<Throttle>,
+    /// The longest delay that a client may ask for, in milliseconds; 0 if none is taken.
+    pub delay_ms_max: u64,
+    /// How far the drain looks ahead.
+    pub window: Window,
+}
+
+/// Which order a queue keeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// Records leave as they were received.
+    Strict,
+    /// Records with the same `Forebay-Key` leave as they were received.
+    Key,
+    /// Any record may leave before any other.
+    None,
+}
+
+/// What of a record says whose it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Selector {
+    /// `Forebay-Key`.
+    Key,
+    /// The value of this header, whose name is in lower case.
+    Header(String),
+    /// What an RFC 6901 JSON pointer finds in the body.
+    Pointer(String),
+}
+
+/// What one key's records get at most, beside the queue's rate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Throttle {
+    /// Whose records count together.
+    pub by: Selector,
+    /// Records of one key in each period.
+    pub limit: u64,
+    /// The period, in milliseconds.
+    pub period_ms: u64,
+    /// Records of one key that may leave at once.
+    pub burst: u64,
+    /// Keys that are remembered.
+    pub keys_max: usize,
+}
+
+/// How far the drain looks ahead for records that may leave before others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Window {
+    /// Records.
+    pub records_max: usize,
+    /// Their bytes.
+    pub bytes_max: usize,
 }
 
 /// When a record is acknowledged.
@@ -272,6 +338,30 @@ pub enum Source {
     ContentType,
     /// `$body`
     Body,
+}
+
+impl Ordering {
+    /// The header whose value a record keeps for `fair_by`.
+    #[must_use]
+    pub fn fair_header(&self) -> Option<&str> {
+        self.fair_by.as_ref().and_then(Selector::header)
+    }
+
+    /// The header whose value a record keeps for the throttle, if it is not that of `fair_by`.
+    #[must_use]
+    pub fn throttle_header(&self) -> Option<&str> {
+        let header = self.throttle.as_ref().and_then(|throttle| throttle.by.header());
+        header.filter(|header| self.fair_header() != Some(header))
+    }
+}
+
+impl Selector {
+    fn header(&self) -> Option<&str> {
+        match self {
+            Self::Header(name) => Some(name),
+            Self::Key | Self::Pointer(_) => None,
+        }
+    }
 }
 
 impl Sink {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::grammar::is_queue_name;
 use super::load::HOUR_MS;
+use super::ordering::read_ordering;
 use super::reader::Section;
 use super::shaping::read_shaping;
 use super::sink::read_sink;
@@ -61,6 +62,7 @@ fn read_queue(section: &mut Section<'_>, name: &str) -> Queue {
     let s = section;
     Queue {
         shaping: read_shaping(s),
+        ordering: read_ordering(s),
         ack: s.choice("ack", Ack::Durable, &[("durable", Ack::Durable), ("memory", Ack::Memory)]).value,
         max_backlog_bytes: s.size("max_backlog_bytes", limits::MAX_BACKLOG_BYTES, 1..=BACKLOG_BYTES_MAX).value,
         idempotency_window_ms: s

@@ -60,6 +60,14 @@ pub(super) struct Entries {
     pub(super) list: Vec<Entry>,
 }
 
+/// A table of integers whose keys are the user's own.
+pub(super) struct Integers {
+    /// The line on which it starts.
+    pub(super) line: usize,
+    /// Names with their lines and their values, without those that have been refused.
+    pub(super) list: Vec<(String, usize, u64)>,
+}
+
 /// One value of the file and its place.
 struct Found<'a> {
     line: usize,
@@ -244,6 +252,32 @@ impl<'a> Section<'a> {
             entries.push(Entry { name: name.get_ref().to_string(), line, text });
         }
         Ok(Some(Entries { key: self.key(key), line: found.line, list: entries }))
+    }
+
+    /// A table of integers within a range, whose keys are the user's own.
+    pub(super) fn integers(
+        &mut self,
+        key: &'static str,
+        range: RangeInclusive<u64>,
+    ) -> Result<Option<Integers>, Refused> {
+        let Some(found) = self.option(key) else { return Ok(None) };
+        let Some(table) = found.value.as_table() else {
+            self.wrong(found.line, key, &format!("must be a table; write `{key} = {{ name = {} }}`", range.end()));
+            return Err(Refused);
+        };
+        let mut list = Vec::new();
+        for (name, value) in in_file_order(table) {
+            let line = self.context.line(name.span().start);
+            let integer = if let DeValue::Integer(integer) = value.get_ref() { unsigned(integer) } else { None };
+            if let Some(integer) = integer.filter(|integer| range.contains(integer)) {
+                list.push((name.get_ref().to_string(), line, integer));
+                continue;
+            }
+            let full = join(&self.key(key), &shown_key(name.get_ref()));
+            let message = format!("`{full}` must be an integer from {} to {}", range.start(), range.end());
+            self.context.error(line, &full, message);
+        }
+        Ok(Some(Integers { line: found.line, list }))
     }
 
     /// A string; `example` is what a message recommends.

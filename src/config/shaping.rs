@@ -14,8 +14,20 @@ use crate::schedule::{Entry, LOCAL, Schedule, Zone};
 /// The rate of a queue that asks for none: what a small PostgreSQL takes without effort.
 const RATE: Rate = Rate::Limited { records: 1, period_ns: 1_000_000 };
 /// Keys of a queue that take effect with a restart only.
-const FIXED: [&str; 6] =
-    ["ack", "max_backlog_bytes", "idempotency_window_ms", "idempotency_keys_max", "dead_letters_bytes_max", "sink"];
+const FIXED: [&str; 12] = [
+    "ack",
+    "order",
+    "fair_by",
+    "fair_weights",
+    "delay_ms_max",
+    "throttle",
+    "window",
+    "max_backlog_bytes",
+    "idempotency_window_ms",
+    "idempotency_keys_max",
+    "dead_letters_bytes_max",
+    "sink",
+];
 
 /// The rules of the adaptive limit; the first is the default.
 const MODES: [(&str, AdaptiveMode); 3] =
@@ -268,6 +280,8 @@ mod tests {
             (json!({ "batch": 3 }), "`batch` is a section"),
             (json!({ "burst": 0 }), "`burst` cannot be 0"),
             (json!({ "ack": "memory" }), "`ack` cannot be changed while the server runs"),
+            (json!({ "order": "none" }), "`order` cannot be changed while the server runs"),
+            (json!({ "throttle": { "limit": 5 } }), "`throttle` cannot be changed while the server runs"),
             (json!({ "retry": { "backoff_ms_min": 2000 } }), "must be at least"),
             (json!({ "schedule": [{ "from": "8", "to": "25:00", "rate": "1/s" }] }), "`schedule.from` cannot be \"8\""),
             (json!({ "schedule": [{ "from": "08:00", "rate": "1/s" }] }), "`schedule.to` is missing"),

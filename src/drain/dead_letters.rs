@@ -264,7 +264,7 @@ fn load<F: RandomAccessFile>(file: &F, index: &DeadLetterIndex) -> io::Result<u6
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::Record;
+    use crate::record::{Attributes, Record};
     use proptest::prelude::*;
 
     fn delivery(sequence: Sequence, body: &[u8]) -> Delivery<'_> {
@@ -275,6 +275,7 @@ mod tests {
             key: b"k\xff",
             idempotency_key: b"",
             content_type: b"text/plain",
+            attributes: Attributes::NONE,
             body,
         };
         Delivery { sequence, record, ticket: "orders-1-0" }

@@ -73,7 +73,8 @@ pub fn records_of(records: &[u8], first_sequence: Sequence, count: u64) -> Batch
 /// damaged, by the lengths of its parts. The next record tells which.
 fn length_of_broken(rest: &[u8]) -> Option<usize> {
     let (header, _) = RecordHeader::read_from_prefix(rest).ok()?;
-    let parts = [header.key_length, header.idempotency_key_length, header.content_type_length];
+    let parts =
+        [header.key_length, header.idempotency_key_length, header.content_type_length, header.attributes_length];
     let parts = parts.iter().map(|length| usize::from(length.get())).sum::<usize>();
     let by_parts = RECORD_HEADER_BYTES + parts + header.body_length.get() as usize;
     let candidates = [header.length.get() as usize, by_parts];

@@ -15,7 +15,8 @@ use super::scan::Piece;
 use super::segment_file;
 use super::segment_image::SegmentImage;
 use super::survey::{LISTINGS_MAX, QueuePlace};
-use crate::record::Sequence;
+use crate::record::{Record, Sequence};
+use crate::record_text::RecordText;
 
 /// A queue as its directory shows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -38,6 +39,8 @@ pub struct QueueSummary {
     pub backlog_bytes_max: Option<u64>,
     /// When the first of them was received, microseconds since the Unix epoch.
     pub oldest_received_at_us: Option<u64>,
+    /// What else the client asked for it, in words such as `priority 7`; empty for nothing.
+    pub oldest_attributes: Vec<String>,
     /// Files of idempotency keys.
     pub key_files: usize,
     /// Keys in them.
@@ -106,7 +109,8 @@ pub fn summarize<P: Platform>(queue: &QueuePlace<P>) -> io::Result<QueueSummary>
         delivered_sequence_min: delivered,
         backlog_records_max: durable.saturating_sub(delivered),
         backlog_bytes_max: if delivered < durable { oldest.as_ref().map(bytes_behind) } else { Some(0) },
-        oldest_received_at_us: oldest.map(|oldest| oldest.received_at_us),
+        oldest_received_at_us: oldest.as_ref().map(|oldest| oldest.received_at_us),
+        oldest_attributes: oldest.map_or_else(Vec::new, |oldest| oldest.attributes),
         key_files: files.keys.len(),
         saved_keys,
         segments,
@@ -197,6 +201,7 @@ fn summarize_image(file: String, image: &SegmentImage) -> SegmentSummary {
 /// The oldest record that may be undelivered.
 struct Oldest {
     received_at_us: u64,
+    attributes: Vec<String>,
     /// Bytes of its segment's records before it.
     bytes_before: u64,
 }
@@ -220,7 +225,8 @@ fn find_oldest<P: Platform>(
         let mut bytes_before = header.first_byte.get().saturating_sub(image.identity.first_byte);
         for found in records_of(records, header.first_sequence.get(), u64::from(header.count.get())).whole {
             if found.sequence == wanted {
-                return Ok(Some(Oldest { received_at_us: found.record.received_at_us, bytes_before }));
+                let attributes = RecordText::of(&Record { body: b"", ..found.record }).attributes_in_words();
+                return Ok(Some(Oldest { received_at_us: found.record.received_at_us, attributes, bytes_before }));
             }
             bytes_before += found.bytes.len() as u64;
         }

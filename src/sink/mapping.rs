@@ -219,7 +219,7 @@ impl TablePlan {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::Record;
+    use crate::record::{Attributes, Record};
 
     fn delivery<'a>(body: &'a [u8], key: &'a [u8]) -> Delivery<'a> {
         let record = Record {
@@ -229,6 +229,7 @@ mod tests {
             key,
             idempotency_key: b"",
             content_type: b"text/plain",
+            attributes: Attributes::NONE,
             body,
         };
         Delivery { sequence: 7, record, ticket: "q-7-0" }

@@ -14,7 +14,7 @@ use forebay::journal::repair::{Options, repair_queue};
 use forebay::journal::survey::Survey;
 use forebay::journal::writer::{Turn, Writer};
 use forebay::queue::Queue;
-use forebay::record::{NO_KEY, Record, Sequence, hash_key};
+use forebay::record::{Attributes, NO_KEY, Record, Sequence, hash_key};
 use forebay::record_text::RecordText;
 use forebay::ring::{Bell, FRAME_HEADER_BYTES, FrameHeader, IngressEnd, Outcome, ring};
 use forebay::server::recovered::{DrainParts, QueueStart, RecoveredQueue};
@@ -129,6 +129,7 @@ impl Life {
                     key: key.as_bytes(),
                     idempotency_key: idempotency_key.as_bytes(),
                     content_type: content_type.as_bytes(),
+                    attributes: Attributes::NONE,
                     body,
                 };
                 let mut bytes = Vec::new();

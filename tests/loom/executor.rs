@@ -8,7 +8,7 @@ use forebay::config::{self, Config};
 use forebay::ingress::core::{Answer, Core, Shared, announce_stop};
 use forebay::ingress::net::{Companion, sleep_until};
 use forebay::queue::{Health, Queue};
-use forebay::record::{NO_KEY, Record};
+use forebay::record::{Attributes, NO_KEY, Record};
 use forebay::ring::{Bell, Completion, IngressEnd, Outcome, ring};
 use forebay::sync::AtomicUsize;
 use loom::future::block_on;
@@ -29,6 +29,7 @@ static RECORD: LazyLock<Vec<u8>> = LazyLock::new(|| {
         key: b"",
         idempotency_key: b"",
         content_type: b"",
+        attributes: Attributes::NONE,
         body: b"an order",
     };
     let mut bytes = Vec::new();

@@ -9,7 +9,7 @@ use forebay::drain::dead_letters::DeadLetterFile;
 use forebay::journal::cursor;
 use forebay::journal::directory::{begin_epoch, read_epochs};
 use forebay::rate::Rate;
-use forebay::record::{NO_KEY, Record};
+use forebay::record::{Attributes, NO_KEY, Record};
 use forebay::sink::Delivery;
 use forebay::ticket::EpochStart;
 
@@ -29,6 +29,7 @@ fn delivery(sequence: u64) -> Delivery<'static> {
         key: b"",
         idempotency_key: b"",
         content_type: b"",
+        attributes: Attributes::NONE,
         body: b"refused",
     };
     Delivery { sequence, record, ticket: "orders-1-0" }

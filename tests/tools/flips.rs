@@ -13,7 +13,7 @@ use forebay::journal::salvage::WholeRecord;
 use forebay::journal::segment_image::{Behind, Neighbours, SegmentImage};
 use forebay::journal::verify::{End, Report, verify_segment};
 use forebay::limits::BLOCK_BYTES;
-use forebay::record::{NO_KEY, Record, Sequence};
+use forebay::record::{Attributes, NO_KEY, Record, Sequence};
 use forebay::ticket::EpochStart;
 use zerocopy::IntoBytes;
 
@@ -73,6 +73,7 @@ impl Made {
                 key: b"key",
                 idempotency_key: b"",
                 content_type: b"text/plain",
+                attributes: Attributes::NONE,
                 body: &body,
             };
             let start = self.end_offset + BATCH_HEADER_BYTES + records.len();

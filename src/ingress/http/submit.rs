@@ -20,8 +20,7 @@ use crate::ingress::connection::ConnectionState;
 use crate::ingress::core::{Answer, Busy, Core};
 use crate::limits::{CONTENT_TYPE_BYTES_MAX, IDEMPOTENCY_KEY_BYTES_MAX, KEY_BYTES_MAX};
 use crate::queue::Queue;
-use crate::record::Record;
-use crate::record::{NO_KEY, hash_key};
+use crate::record::{Attributes, NO_KEY, Record, hash_key};
 use crate::ring::{Completion, FRAME_HEADER_BYTES, FrameHeader, Outcome};
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -246,6 +245,7 @@ pub fn build_frame(
         key: head.key,
         idempotency_key: head.idempotency_key,
         content_type: head.content_type,
+        attributes: Attributes::NONE,
         body,
     };
     let count = if head.is_ndjson {
