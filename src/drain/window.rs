@@ -10,6 +10,7 @@
 //! Nothing here reads a clock or a file.
 
 mod flows;
+pub mod selectors;
 mod throttle;
 
 use std::cmp::Reverse;

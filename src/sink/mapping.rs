@@ -5,6 +5,7 @@ mod pointer;
 use std::borrow::Cow;
 use std::time::{Duration, UNIX_EPOCH};
 
+pub use self::pointer::Lookup;
 use self::pointer::Pointers;
 use super::statement::{self, Dialect};
 use super::{Delivery, SinkError};

@@ -74,6 +74,32 @@ impl Pointers {
     }
 }
 
+/// One pointer, for whoever asks for what it finds as text.
+#[derive(Clone, Debug)]
+pub struct Lookup(Pointers);
+
+impl Lookup {
+    /// A lookup by a pointer that the configuration has let through.
+    #[must_use]
+    pub fn new(pointer: &str) -> Self {
+        let mut pointers = Pointers::default();
+        pointers.add(pointer);
+        Self(pointers)
+    }
+
+    /// What the pointer finds: a string's characters, or a value as it is written. `None` for null, for nothing, and in a
+    /// body that is not JSON.
+    #[must_use]
+    pub fn find<'b>(&self, body: &'b [u8]) -> Option<Cow<'b, str>> {
+        let text = self.0.find(body).ok()?.into_iter().next()??;
+        match text {
+            "null" => None,
+            quoted if quoted.starts_with('"') => string(quoted).ok(),
+            other => Some(Cow::Borrowed(other)),
+        }
+    }
+}
+
 impl Node {
     fn child_named(&self, name: &str) -> Option<&Node> {
         self.children.iter().find(|(token, _)| token.name == name).map(|(_, node)| node)
