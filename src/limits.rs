@@ -54,6 +54,8 @@ pub const CONTENT_TYPE_BYTES_MAX: usize = 256;
 
 /// Bytes of the value of a header that a queue's `fair_by` or `throttle.by` names (fixed, as above).
 pub const FAIR_KEY_BYTES_MAX: usize = 256;
+/// Bytes of a header that says a time, a duration or a priority (fixed).
+pub const TIME_FIELD_BYTES_MAX: usize = 64;
 /// Bytes of a record's encoded attributes (fixed, as above): all that there are, and room for those of later versions.
 pub const ATTRIBUTES_BYTES_MAX: usize = 1024;
 

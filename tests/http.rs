@@ -13,6 +13,8 @@
 
 mod server;
 
+#[path = "http/attributes.rs"]
+mod attributes;
 #[path = "http/connections.rs"]
 mod connections;
 #[path = "http/fast_path.rs"]

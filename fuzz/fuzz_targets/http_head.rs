@@ -71,7 +71,8 @@ fn check_parser(bytes: &[u8], request: &Request<'_>) {
     assert_eq!(values("idempotency-key"), at_most_one(request.idempotency_key));
     assert_eq!(values("content-type"), at_most_one(request.content_type));
     assert!(!is_ndjson(request.content_type));
-    for name in ["transfer-encoding", "expect", "upgrade", "content-encoding"] {
+    let attributes = ["forebay-delay", "forebay-deliver-at", "forebay-expires", "forebay-priority"];
+    for name in ["transfer-encoding", "expect", "upgrade", "content-encoding"].into_iter().chain(attributes) {
         assert!(values(name).is_empty(), "{name}");
     }
     assert!(values("connection").iter().all(|value| value.eq_ignore_ascii_case(b"keep-alive")));

@@ -8,6 +8,7 @@ use std::sync::atomic::AtomicUsize;
 
 use forebay::config;
 use forebay::ingress::core::{Core, Shared};
+use forebay::ingress::http::attributes::AttributeFields;
 use forebay::ingress::http::problem::{Problem, Refusal};
 use forebay::ingress::http::submit::{Head, build_frame, is_ndjson};
 use forebay::queue::{Health, Queue};
@@ -59,7 +60,8 @@ fuzz_target!(|data: &[u8]| {
     DOOR.with(|door| {
         for is_ndjson in [true, false] {
             let content_type = &content_type[..content_type.len().min(256)];
-            let head = Head { key: b"k", idempotency_key, content_type, is_ndjson };
+            let attributes = AttributeFields::default();
+            let head = Head { key: b"k", idempotency_key, content_type, attributes, is_ndjson };
             let mut frame = Vec::new();
             let built = build_frame(&door.0, &door.1, &head, body, SLOT, &mut frame);
             let wanted = if is_ndjson { lines(body) } else { vec![body.to_vec()] };

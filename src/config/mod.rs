@@ -353,6 +353,12 @@ impl Ordering {
         let header = self.throttle.as_ref().and_then(|throttle| throttle.by.header());
         header.filter(|header| self.fair_header() != Some(header))
     }
+
+    /// Whether a record keeps the value of any header.
+    #[must_use]
+    pub fn keeps_header(&self) -> bool {
+        self.fair_header().is_some() || self.throttle_header().is_some()
+    }
 }
 
 impl Selector {

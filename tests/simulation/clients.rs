@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use forebay::ingress::connection::ConnectionState;
 use forebay::ingress::core::{Answer as Pending, Core, HeldBody};
+use forebay::ingress::http::attributes::AttributeFields;
 use forebay::ingress::http::fast_path::request::{Bounds, Look, look};
 use forebay::ingress::http::problem::Problem;
 use forebay::ingress::http::submit::{self, Head};
@@ -326,8 +327,13 @@ impl Connection {
             return Ok(());
         }
         core.note_sender(&self.state);
-        let head =
-            Head { key: b"", idempotency_key: &self.key, content_type: b"application/x-ndjson", is_ndjson: true };
+        let head = Head {
+            key: b"",
+            idempotency_key: &self.key,
+            content_type: b"application/x-ndjson",
+            attributes: AttributeFields::default(),
+            is_ndjson: true,
+        };
         let pending = submit::send(core, &self.queue, &head, &self.bytes);
         self.held = None;
         self.pending = Some(pending.map_err(problem)?);

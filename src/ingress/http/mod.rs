@@ -1,6 +1,7 @@
 //! HTTP/1.1, spoken by hyper: which path leads where, and one connection's life. The one hot request has a
 //! [fast path](fast_path) beside it.
 
+pub mod attributes;
 mod body;
 pub mod fast_path;
 pub mod problem;

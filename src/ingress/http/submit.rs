@@ -12,6 +12,7 @@ use hyper::{Request, Response, StatusCode};
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::{U16, U32};
 
+use super::attributes::{AttributeFields, header};
 use super::body::{self, no_room};
 use super::problem::{Problem, Refusal};
 use crate::admission::{self, Load};
@@ -20,7 +21,7 @@ use crate::ingress::connection::ConnectionState;
 use crate::ingress::core::{Answer, Busy, Core};
 use crate::limits::{CONTENT_TYPE_BYTES_MAX, IDEMPOTENCY_KEY_BYTES_MAX, KEY_BYTES_MAX};
 use crate::queue::Queue;
-use crate::record::{Attributes, NO_KEY, Record, hash_key};
+use crate::record::{NO_KEY, Record, RecordError, hash_key};
 use crate::ring::{Completion, FRAME_HEADER_BYTES, FrameHeader, Outcome};
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -38,6 +39,8 @@ pub struct Head<'a> {
     pub idempotency_key: &'a [u8],
     /// `Content-Type`, empty for none.
     pub content_type: &'a [u8],
+    /// What its attributes are made of.
+    pub attributes: AttributeFields<'a>,
     /// Whether the body holds a record on each line.
     pub is_ndjson: bool,
 }
@@ -61,7 +64,7 @@ pub async fn submit(
     request: Request<Incoming>,
 ) -> Result<Response<Full<Bytes>>, Refusal> {
     let (parts, body) = request.into_parts();
-    let head = Head::read(&parts.headers)?;
+    let head = Head::read(&parts.headers, queue)?;
     let limits = &core.shared.limits;
     let bytes_max = if head.is_ndjson { limits.batch_request_bytes_max } else { limits.record_bytes_max };
     let announced = body::check_head(&parts.headers, bytes_max)?;
@@ -186,44 +189,23 @@ fn check_backlog(queue: &Queue, bytes: u64) -> Result<(), Refusal> {
 }
 
 impl<'a> Head<'a> {
-    fn read(headers: &'a HeaderMap) -> Result<Self, Refusal> {
+    fn read(headers: &'a HeaderMap, queue: &Queue) -> Result<Self, Refusal> {
         let content_type = header(headers, &CONTENT_TYPE, CONTENT_TYPE_BYTES_MAX)?;
         Ok(Self {
             key: header(headers, &FOREBAY_KEY, KEY_BYTES_MAX)?,
             idempotency_key: header(headers, &IDEMPOTENCY_KEY, IDEMPOTENCY_KEY_BYTES_MAX)?,
             content_type,
+            attributes: AttributeFields::read(headers, &queue.config.ordering)?,
             is_ndjson: is_ndjson(content_type),
         })
     }
-}
-
-/// A header's value, empty if it is not there.
-fn header<'a>(headers: &'a HeaderMap, name: &HeaderName, bytes_max: usize) -> Result<&'a [u8], Refusal> {
-    let mut values = headers.get_all(name).iter();
-    let Some(value) = values.next() else { return Ok(b"") };
-    let wrong = |what: String| Refusal::new(Problem::BadRequest, format!("{name} {what}"));
-    if values.next().is_some() {
-        return Err(wrong("stands in the request twice".to_owned()));
-    }
-    let bytes = value.as_bytes();
-    if bytes.is_empty() {
-        return Err(wrong("is empty; leave it out or give it a value".to_owned()));
-    }
-    if bytes.len() > bytes_max {
-        return Err(wrong(format!("has {} bytes; at most {bytes_max} are taken", bytes.len())));
-    }
-    // The values reach the database as text, so they must be text.
-    if std::str::from_utf8(bytes).is_err() {
-        return Err(wrong("is not UTF-8".to_owned()));
-    }
-    Ok(bytes)
 }
 
 /// Writes the frame: its header, then the records.
 ///
 /// # Errors
 ///
-/// The records are malformed or too large, or the backlog is full.
+/// The records are malformed or too large, are due too late or have expired, or the backlog is full.
 pub fn build_frame(
     core: &Core,
     queue: &Queue,
@@ -238,6 +220,9 @@ pub fn build_frame(
         key => hash_key(&core.shared.secret, queue.id, key),
     };
     let received_at_us = core.clock.unix_us();
+    let values = head.attributes.resolve(received_at_us, &queue.config.ordering)?;
+    let mut attributes = Vec::new();
+    let attributes = values.encode(&mut attributes).map_err(malformed)?;
     let mut record = Record {
         received_at_us,
         idempotency_hash,
@@ -245,7 +230,7 @@ pub fn build_frame(
         key: head.key,
         idempotency_key: head.idempotency_key,
         content_type: head.content_type,
-        attributes: Attributes::NONE,
+        attributes,
         body,
     };
     let count = if head.is_ndjson {
@@ -255,7 +240,7 @@ pub fn build_frame(
         if body.is_empty() {
             return Err(Refusal::new(Problem::BadRequest, "the body is the record, and it is empty"));
         }
-        record.encode(frame).map_err(|error| Refusal::new(Problem::BadRequest, error.to_string()))?;
+        record.encode(frame).map_err(malformed)?;
         1
     };
     let length = frame.len() - FRAME_HEADER_BYTES;
@@ -278,6 +263,11 @@ pub fn build_frame(
     Ok(())
 }
 
+/// A record that the format cannot hold.
+fn malformed(error: RecordError) -> Refusal {
+    Refusal::new(Problem::BadRequest, error.to_string())
+}
+
 /// Encodes one record for each line that is not blank; returns how many.
 fn encode_lines(limits: &Ingress, body: &[u8], first: Record<'_>, frame: &mut Vec<u8>) -> Result<u32, Refusal> {
     let lines = || body.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii).enumerate().filter(|(_, l)| !l.is_empty());
@@ -298,7 +288,7 @@ fn encode_lines(limits: &Ingress, body: &[u8], first: Record<'_>, frame: &mut Ve
             return Err(Refusal::new(Problem::TooLarge, detail));
         }
         let record = Record { group_count, body: line, ..first };
-        record.encode(frame).map_err(|error| Refusal::new(Problem::BadRequest, error.to_string()))?;
+        record.encode(frame).map_err(malformed)?;
         group_count = 0;
     }
     Ok(count)

@@ -227,10 +227,13 @@ impl FastPath {
                 bytes_min = needed;
                 (in_body || input.looks < LOOKS_AT_A_HEAD_MAX).then_some(0)
             }
-            Look::Taken(request) => self.core.queue(request.queue).map(|queue| {
-                self.take(key, connection, queue, &request);
-                request.bytes
-            }),
+            // A queue that keeps a header's value gets it from hyper: which header, the look does not know.
+            Look::Taken(request) => {
+                self.core.queue(request.queue).filter(|queue| !queue.config.ordering.keeps_header()).map(|queue| {
+                    self.take(key, connection, queue, &request);
+                    request.bytes
+                })
+            }
         };
         let rest = taken.unwrap_or(0);
         connection.input = if fresh.is_empty() { input.without(rest) } else { input.with(&fresh[rest..]) };

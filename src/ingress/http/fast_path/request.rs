@@ -3,12 +3,13 @@
 //! The head is read by the parser that hyper uses, with the same settings, so both agree on where
 //! it ends and what its fields are. Taken is only what can be read in one way: one record, its
 //! length given once in digits, nothing that changes how the body is framed or what is expected of
-//! the connection. Everything else, malformed requests included, is hyper's.
+//! the connection, and no field that becomes an attribute. Everything else, malformed requests included, is hyper's.
 
 use std::mem::MaybeUninit;
 
 use httparse::{Header, ParserConfig, Status};
 
+use crate::ingress::http::attributes::AttributeFields;
 use crate::ingress::http::submit::{Head, is_ndjson};
 use crate::limits::{
     CONTENT_TYPE_BYTES_MAX, FAST_REQUEST_BYTES_MAX, HEADERS_MAX, IDEMPOTENCY_KEY_BYTES_MAX, KEY_BYTES_MAX,
@@ -52,7 +53,7 @@ impl<'a> Request<'a> {
     #[must_use]
     pub fn head(&self) -> Head<'a> {
         let Self { key, idempotency_key, content_type, .. } = *self;
-        Head { key, idempotency_key, content_type, is_ndjson: false }
+        Head { key, idempotency_key, content_type, attributes: AttributeFields::default(), is_ndjson: false }
     }
 }
 
@@ -128,14 +129,17 @@ impl<'a> Fields<'a> {
                 12 if is(b"content-type") => {
                     fields.content_type = text(fields.content_type, value, CONTENT_TYPE_BYTES_MAX)?;
                 }
+                13 if is(b"forebay-delay") => return None,
                 14 if is(b"content-length") => {
                     fields.length = Some(length(value).filter(|_| fields.length.is_none())?);
                 }
                 15 if is(b"idempotency-key") => {
                     fields.idempotency_key = text(fields.idempotency_key, value, IDEMPOTENCY_KEY_BYTES_MAX)?;
                 }
-                16 if is(b"content-encoding") => return None,
+                15 if is(b"forebay-expires") => return None,
+                16 if is(b"content-encoding") || is(b"forebay-priority") => return None,
                 17 if is(b"transfer-encoding") => return None,
+                18 if is(b"forebay-deliver-at") => return None,
                 _ => {}
             }
         }
@@ -207,6 +211,10 @@ mod tests {
             "content-length: 1\r\nconnection: keep-alive, close",
             "content-length: 1\r\ncontent-encoding: gzip",
             "content-length: 1\r\ncontent-type: application/x-ndjson; charset=utf-8",
+            "content-length: 1\r\nForebay-Delay: 1s",
+            "content-length: 1\r\nforebay-deliver-at: 1",
+            "content-length: 1\r\nforebay-expires: +1s",
+            "content-length: 1\r\nforebay-priority: 9",
             "content-length: 1\r\ncontent-type: ",
             "content-length: 1\r\nforebay-key: a\r\nforebay-key: b",
             "content-length: 1\r\nidempotency-key: ",
