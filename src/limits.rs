@@ -100,6 +100,10 @@ pub const RETRY_FAILURES_MAX: u64 = 5;
 pub const RETRY_BACKOFF_MS_MIN: u64 = 100;
 /// Longest pause between two attempts, in milliseconds.
 pub const RETRY_BACKOFF_MS_MAX: u64 = 10_000;
+/// What `retry.attempts_max` may be (fixed upper bound; by default there is no such end).
+pub const RETRY_ATTEMPTS_MAX: u64 = 1_000_000;
+/// What `retry.age_ms_max` may be, in milliseconds (fixed upper bound, ten years; by default there is no such end).
+pub const RETRY_AGE_MS_MAX: u64 = 10 * 366 * 24 * 3_600_000;
 /// Time to connect to a sink, in milliseconds.
 pub const SINK_CONNECT_TIMEOUT_MS: u64 = 5_000;
 /// Time for one transaction of a sink, in milliseconds.

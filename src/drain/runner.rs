@@ -6,28 +6,24 @@
 //! first time, has been released by the pacer; a dead letter is on disk before the position
 //! passes it.
 
+mod delivery;
+
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_lite::future::zip;
 use tokio::sync::watch;
 
-use super::breaker;
 use super::course::Course;
-use super::dead_letters::{DeadLetterError, DeadLetterFile};
-use super::feed::{Feed, FeedError, Taken};
+use super::dead_letters::DeadLetterFile;
+use super::feed::{Feed, FeedError};
 use super::lot::Lot;
 use super::meter::Meter;
 use super::scheduler::Scheduler;
 use crate::journal::platform::System;
 use crate::limits::SCHEDULE_LOOK_MS;
-use crate::planted::{Bug, is_planted};
 use crate::queue::{DrainState, Queue};
-use crate::record::{Record, Sequence};
-use crate::sink::{Batch, Delivery, Sink, SinkError};
-
-/// What the dead letter says of a record that stands for a lost one.
-const LOST_REASON: &str = "lost: the disk had damaged the record's bytes, and `forebay repair` cut them out";
+use crate::record::Sequence;
+use crate::sink::{Sink, SinkError};
 
 /// Drains one queue.
 pub struct Runner<S: Scheduler = System> {
@@ -85,25 +81,6 @@ pub enum DrainError {
     /// Durable records could not be read back.
     #[error(transparent)]
     Feed(#[from] FeedError),
-}
-
-/// A stretch of a batch that is committed in one transaction.
-#[derive(Clone, Copy, Debug)]
-struct Span {
-    /// Index of its first delivery and behind its last.
-    from: usize,
-    to: usize,
-    after: Sequence,
-    through: Sequence,
-}
-
-/// What became of one attempt.
-enum Attempt {
-    Committed,
-    Refused(String),
-    /// It failed, and nothing of it was committed.
-    Failed,
-    Stopped,
 }
 
 impl<S: Scheduler> Runner<S> {
@@ -281,158 +258,6 @@ impl<S: Scheduler> Runner<S> {
             }
         }
         self.course.pacer.due(self.platform.monotonic_ns()).min(records_max)
-    }
-
-    /// Commits what was taken; `false` if a stop came first.
-    async fn deliver(&mut self, Lot { taken, tickets }: &Lot, position: Sequence) -> Result<bool, DrainError> {
-        let mut deliveries = Vec::with_capacity(taken.len());
-        for ((sequence, record), ticket) in taken.records().zip(tickets) {
-            let record = record.map_err(|error| FeedError::Record { sequence, error })?;
-            if self.queue.dead_letters.contains(sequence) {
-                continue;
-            }
-            let delivery = Delivery { sequence, record, ticket };
-            if !record.is_lost() {
-                deliveries.push(delivery);
-            } else if !self.set_aside_lost(&delivery).await {
-                return Ok(false);
-            }
-        }
-        let whole = Span { from: 0, to: deliveries.len(), after: position, through: position + taken.len() as u64 };
-        let mut spans = vec![whole];
-        let mut first_attempt = true;
-        while let Some(span) = spans.pop() {
-            if !std::mem::take(&mut first_attempt) && !self.pay_for(span.to - span.from).await {
-                return Ok(false);
-            }
-            let span = self.probe(span, &deliveries, &mut spans);
-            match self.commit(span, &deliveries).await? {
-                Attempt::Committed => self.delivered(span, taken, position),
-                Attempt::Stopped => return Ok(false),
-                Attempt::Failed => spans.push(span),
-                Attempt::Refused(_) if span.to - span.from > 1 => {
-                    let middle = span.from + (span.to - span.from) / 2;
-                    let border = deliveries[middle - 1].sequence;
-                    spans.push(Span { from: middle, after: border, ..span });
-                    spans.push(Span { to: middle, through: border, ..span });
-                }
-                Attempt::Refused(reason) => {
-                    if !self.set_aside(deliveries.get(span.from), &reason).await {
-                        return Ok(false);
-                    }
-                    // Without the record, the span still has to move the position.
-                    spans.push(Span { to: span.from, ..span });
-                }
-            }
-        }
-        Ok(true)
-    }
-
-    /// The span, or its first record alone if the sink has yet to show that it works; the rest waits its turn.
-    fn probe(&self, span: Span, deliveries: &[Delivery<'_>], spans: &mut Vec<Span>) -> Span {
-        if self.course.breaker.state() == breaker::State::Closed || span.to - span.from <= 1 {
-            return span;
-        }
-        let border = deliveries[span.from].sequence;
-        spans.push(Span { from: span.from + 1, after: border, ..span });
-        Span { to: span.from + 1, through: border, ..span }
-    }
-
-    /// Publishes that a span is delivered.
-    fn delivered(&mut self, span: Span, taken: &Taken, position: Sequence) {
-        let drain = &self.queue.drain;
-        drain.batches.add(1);
-        if let Some(bytes) = taken.end_byte(span.through - position) {
-            drain.delivered_bytes.set(bytes);
-        }
-        drain.delivered.set(span.through);
-        drain.rate_measured.set(self.meter.add(span.through - span.after, self.platform.monotonic_ns()));
-    }
-
-    /// Commits a span, once, and finds out what became of it.
-    async fn commit(&mut self, span: Span, deliveries: &[Delivery<'_>]) -> Result<Attempt, DrainError> {
-        let batch = Batch { after: span.after, through: span.through, deliveries: &deliveries[span.from..span.to] };
-        let began_ns = self.platform.monotonic_ns();
-        let sizes = &self.course.told.shaping.batch;
-        let look = self.ahead.look(&mut self.feed, &self.queue, self.course.pace, sizes, batch.through);
-        let committed = zip(self.sink.commit(batch), look).await.0;
-        let now_ns = self.platform.monotonic_ns();
-        let error = match committed {
-            Ok(()) => {
-                self.course.adaptive.committed(now_ns - began_ns, now_ns);
-                self.works_again();
-                return Ok(Attempt::Committed);
-            }
-            Err(SinkError::Permanent { message }) if span.to > span.from => return Ok(Attempt::Refused(message)),
-            Err(fenced @ SinkError::Fenced(_)) => return Err(DrainError::Fenced(fenced)),
-            Err(error) => error,
-        };
-        self.note_failure();
-        if !self.pause_after(&error).await {
-            return Ok(Attempt::Stopped);
-        }
-        // Whether the commit went through is for the sink's position to say.
-        match self.take_over().await {
-            None => Ok(Attempt::Stopped),
-            Some(position) if position == span.through && !is_planted(Bug::AssumeNotCommitted) => {
-                self.works_again();
-                Ok(Attempt::Committed)
-            }
-            Some(position) if position == span.after => Ok(Attempt::Failed),
-            Some(position) => Err(DrainError::Moved { position, after: span.after, through: span.through }),
-        }
-    }
-
-    /// The sink has failed, in a way that may pass.
-    fn note_failure(&mut self) {
-        self.course.adaptive.failed(self.platform.monotonic_ns());
-        if self.course.breaker.fail() {
-            let queue = &self.queue.name;
-            tracing::warn!(queue, "many failures in a row: single records will be tried until one goes through");
-        }
-    }
-
-    fn works_again(&mut self) {
-        self.course.backoff.reset();
-        self.course.breaker.close();
-        if self.queue.drain.state() == DrainState::Retrying {
-            tracing::info!(queue = self.queue.name, "the sink takes records again");
-            self.queue.drain.set_state(DrainState::Running);
-        }
-    }
-
-    /// Notes that a record is lost, so that its ticket says so; `false` if a stop came before it could be.
-    async fn set_aside_lost(&mut self, delivery: &Delivery<'_>) -> bool {
-        // Its body is filling.
-        let record = Record { body: b"", ..delivery.record };
-        self.append_dead_letter(&Delivery { record, ..*delivery }, LOST_REASON).await
-    }
-
-    /// Sets a record aside; `false` if a stop came before it could be.
-    async fn set_aside(&mut self, delivery: Option<&Delivery<'_>>, reason: &str) -> bool {
-        let Some(delivery) = delivery else { return true };
-        let appended = self.append_dead_letter(delivery, reason).await;
-        if appended {
-            tracing::warn!(
-                queue = self.queue.name,
-                ticket = delivery.ticket,
-                reason,
-                "the sink refuses this record for good; it is set aside as a dead letter"
-            );
-        }
-        appended
-    }
-
-    async fn append_dead_letter(&mut self, delivery: &Delivery<'_>, reason: &str) -> bool {
-        loop {
-            let error = match self.dead_letters.append(delivery, reason, &self.queue.dead_letters) {
-                Ok(()) => return true,
-                Err(error @ (DeadLetterError::Full { .. } | DeadLetterError::Io { .. })) => error,
-            };
-            if !self.pause_after(&error).await {
-                return false;
-            }
-        }
     }
 
     /// Waits until `count` more records may be sent; `false` if a stop came first.
