@@ -5,6 +5,8 @@
 //! shows them all, and a test proves that the two agree), or a fixed bound that
 //! a format or a protocol imposes, which says so. Units come last in the name.
 
+use crate::rate::Rate;
+
 /// One kibibyte in bytes.
 pub const KIB: u64 = 1024;
 /// One mebibyte in bytes.
@@ -76,6 +78,16 @@ pub const IDEMPOTENCY_WINDOW_MS: u64 = 600_000;
 pub const IDEMPOTENCY_KEYS_MAX: u64 = 1_000_000;
 /// Bytes of one queue's dead-letter file; when it is full the drain waits rather than lose a record.
 pub const DEAD_LETTERS_BYTES_MAX: u64 = 256 * MIB;
+/// Bytes of lines without use from which on a purge rewrites the dead-letter file, if they are half of it (fixed).
+pub const DEAD_LETTERS_COMPACT_BYTES_MIN: u64 = MIB;
+/// How fast dead letters are redriven if the request does not say.
+pub const REDRIVE_RATE: Rate = Rate::Limited { records: 1, period_ns: 10_000_000 };
+/// Dead letters of one page of the admin API, if the request does not say.
+pub const DEAD_LETTERS_PAGE: usize = 100;
+/// The same at most (fixed).
+pub const DEAD_LETTERS_PAGE_MAX: usize = 1000;
+/// Bytes of lines that are read for one page; the last letter may go beyond (fixed).
+pub const DEAD_LETTERS_PAGE_BYTES: u64 = 4 * MIB;
 
 /// Records of one transaction.
 pub const BATCH_RECORDS_MAX: u64 = 10_000;

@@ -7,6 +7,7 @@
 //! Invariant, in the order in which a record passes them:
 //! `appended >= durable >= released >= delivered >= trimmed`.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
 use tokio::sync::{Notify, watch};
@@ -36,7 +37,7 @@ pub struct Queue {
     /// Written by the drain alone.
     pub drain: DrainMarks,
     /// Records that the sink refused for good.
-    pub dead_letters: DeadLetterIndex,
+    pub dead_letters: Arc<DeadLetterIndex>,
     /// Rung by the journal when `durable` has moved.
     pub durable_moved: Notify,
 }
@@ -165,7 +166,7 @@ impl Queue {
             tickets,
             journal: JournalMarks::default(),
             drain,
-            dead_letters: DeadLetterIndex::default(),
+            dead_letters: Arc::default(),
             durable_moved: Notify::new(),
         }
     }

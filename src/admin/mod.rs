@@ -1,5 +1,6 @@
 //! The admin address: health, readiness, metrics and the control of queues, on a thread of its own.
 
+mod dead_letters;
 mod queues;
 
 use std::convert::Infallible;

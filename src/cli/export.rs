@@ -1,6 +1,5 @@
 //! `forebay export`: the records of a queue as NDJSON.
 
-use std::collections::BTreeSet;
 use std::fs::OpenOptions;
 use std::io::{self, BufWriter, Write};
 use std::ops::RangeInclusive;
@@ -13,7 +12,7 @@ use forebay_loadtest::results::grouped;
 use serde::Serialize;
 
 use super::output;
-use crate::drain::dead_letters;
+use crate::drain::dead_letters::{self, Account};
 use crate::journal::records::{Missing, visit};
 use crate::journal::survey::{QueuePlace, Survey};
 use crate::record::Sequence;
@@ -135,11 +134,7 @@ fn export_records(
     out: &mut dyn Write,
 ) -> anyhow::Result<Outcome> {
     let mut outcome = Outcome::default();
-    let mut dead = BTreeSet::new();
-    dead_letters::read(&queue.directory, |_, letter| {
-        dead.extend(letter.ok().map(|letter| letter.sequence));
-        Ok(())
-    })?;
+    let dead = Account::of(&queue.directory)?.known;
     let tickets = match survey.tickets(queue) {
         Ok(tickets) => Some(tickets),
         Err(error) => {
@@ -171,9 +166,11 @@ fn export_dead_letters(
     out: &mut dyn Write,
 ) -> anyhow::Result<Outcome> {
     let mut outcome = Outcome::default();
-    dead_letters::read(&queue.directory, |offset, letter| {
-        let letter = match letter {
-            Ok(letter) => letter,
+    let account = Account::of(&queue.directory)?;
+    dead_letters::read(&queue.directory, |offset, line| {
+        let letter = match line {
+            Ok(dead_letters::Line::Letter(letter)) => letter,
+            Ok(dead_letters::Line::Event(_)) => return Ok(()),
             Err(error) => {
                 outcome.damaged_lines.push(format!("the line at byte {offset} is damaged: {error}"));
                 return Ok(());
@@ -182,6 +179,8 @@ fn export_dead_letters(
         if !range.contains(&letter.sequence) {
             return Ok(());
         }
+        // Redriven and purged letters may still be there, until the file is rewritten.
+        let Some(letter) = account.current(letter) else { return Ok(()) };
         outcome.written += 1;
         let line = Line {
             sequence: letter.sequence,
@@ -220,7 +219,10 @@ fn report(arguments: &Arguments, queue: &QueuePlace, first: Sequence, outcome: &
     let what = if arguments.dead { "dead letters" } else { "records" };
     eprintln!("{} {what} of queue {} written", grouped(outcome.written), queue.name);
     if outcome.dead > 0 {
-        eprintln!("{} left out because they are dead letters; --dead exports those", grouped(outcome.dead));
+        eprintln!(
+            "{} left out because they are dead letters, or were; --dead exports those that are",
+            grouped(outcome.dead)
+        );
     }
     for missing in &outcome.missing {
         let place = missing.place.as_ref();

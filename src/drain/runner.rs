@@ -7,12 +7,14 @@
 //! passes it.
 
 mod delivery;
+mod redrive;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
 
+use self::redrive::Redrive;
 use super::course::Course;
 use super::dead_letters::DeadLetterFile;
 use super::feed::{Feed, FeedError};
@@ -25,13 +27,16 @@ use crate::queue::{DrainState, Queue};
 use crate::record::Sequence;
 use crate::sink::{Sink, SinkError};
 
+pub use self::redrive::SinkOpener;
+
 /// Drains one queue.
 pub struct Runner<S: Scheduler = System> {
     platform: S,
     queue: Arc<Queue>,
     feed: Feed<S>,
     sink: Box<dyn Sink>,
-    dead_letters: DeadLetterFile<S>,
+    dead_letters: Arc<DeadLetterFile<S>>,
+    redrive: Redrive,
     course: Course,
     meter: Meter,
     stop: watch::Receiver<bool>,
@@ -91,12 +96,15 @@ impl<S: Scheduler> Runner<S> {
         queue: Arc<Queue>,
         feed: Feed<S>,
         sink: Box<dyn Sink>,
-        dead_letters: DeadLetterFile<S>,
+        dead_letters: Arc<DeadLetterFile<S>>,
+        redrives: SinkOpener,
         stop: watch::Receiver<bool>,
     ) -> Self {
         let course = Course::new(&queue, platform.monotonic_ns(), platform.unix_us());
+        let is_compared = dead_letters.redrive_id().is_none();
+        let redrive = Redrive::new(redrives, &course.told.shaping.retry, is_compared, platform.monotonic_ns());
         let (meter, ahead) = (Meter::default(), Lot::default());
-        Self { platform, queue, feed, sink, dead_letters, course, meter, stop, ahead }
+        Self { platform, queue, feed, sink, dead_letters, redrive, course, meter, stop, ahead }
     }
 
     /// Runs until a stop is asked for, or until it cannot go on without a person.
@@ -117,6 +125,7 @@ impl<S: Scheduler> Runner<S> {
                 self.wait_while_paused().await;
                 continue;
             }
+            self.redrive().await;
             std::mem::swap(&mut lot, &mut self.ahead);
             self.ahead.clear();
             if lot.taken.is_empty() && !self.take(position, &mut lot).await? {
@@ -221,10 +230,13 @@ impl<S: Scheduler> Runner<S> {
     }
 
     async fn wait_for_records(&mut self) {
+        let redrive = self.redrive_wait();
         // In a fixed order, so that nothing is left to chance that a simulation could not repeat.
         tokio::select! {
             biased;
             () = self.queue.durable_moved.notified() => {}
+            () = self.queue.dead_letters.redrive_asked.notified() => {}
+            () = Self::sleep_until_redrive(&self.platform, redrive) => {}
             _ = self.course.instructions.changed() => self.course.instructions.mark_changed(),
             _ = self.stop.changed() => {}
         }
@@ -237,6 +249,7 @@ impl<S: Scheduler> Runner<S> {
         tokio::select! {
             biased;
             () = self.platform.sleep(time) => {}
+            () = self.queue.dead_letters.redrive_asked.notified() => {}
             _ = self.course.instructions.changed() => self.course.instructions.mark_changed(),
             _ = self.stop.changed() => {}
         }
@@ -251,7 +264,9 @@ impl<S: Scheduler> Runner<S> {
         let now_ns = self.platform.monotonic_ns();
         let due_ns = self.course.pacer.when_due_ns(wanted, now_ns);
         if due_ns > now_ns {
-            self.sleep_unless_told(Duration::from_nanos(due_ns - now_ns)).await;
+            let wait = Duration::from_nanos(due_ns - now_ns);
+            let wait = self.redrive_wait().map_or(wait, |redrive| redrive.min(wait));
+            self.sleep_unless_told(wait).await;
             // Whoever was told something else meanwhile, or was waked early, looks again.
             if self.is_stopping() || self.course.is_told_otherwise() || self.platform.monotonic_ns() < due_ns {
                 return 0;

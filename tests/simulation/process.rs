@@ -8,6 +8,7 @@ use std::sync::mpsc;
 use std::task::{Context, Waker};
 
 use forebay::config;
+use forebay::drain::runner::SinkOpener;
 use forebay::journal::catalogue::Catalogue;
 use forebay::journal::directory::DirectoryError;
 use forebay::journal::maintenance::Maintenance;
@@ -113,7 +114,7 @@ impl Process {
         let drains = parts.into_iter().enumerate().map(|(number, part)| {
             database.lock().unwrap().begin_life(number, &part.queue);
             let sink = Box::new(Connection::new(database, machine, number));
-            let drain: Drain = Box::pin(part.runner(sink, stopped.clone()).run());
+            let drain: Drain = Box::pin(part.runner(sink, no_redrives(), stopped.clone()).run());
             Some(drain)
         });
         let drains = drains.collect();
@@ -201,6 +202,11 @@ impl Process {
     pub fn run_maintenance(&mut self) {
         self.maintenance.turn();
     }
+}
+
+/// Nobody redrives dead letters here.
+fn no_redrives() -> SinkOpener {
+    Box::new(|_| panic!("nobody has asked for a redrive"))
 }
 
 fn no_start(error: &StartError) -> NoStart {

@@ -209,7 +209,7 @@ impl<S: Scheduler> Runner<S> {
 
     async fn append_dead_letter(&mut self, delivery: &Delivery<'_>, reason: &str) -> bool {
         loop {
-            let error = match self.dead_letters.append(delivery, reason, &self.queue.dead_letters) {
+            let error = match self.dead_letters.append(delivery, reason) {
                 Ok(()) => return true,
                 Err(error @ (DeadLetterError::Full { .. } | DeadLetterError::Io { .. })) => error,
             };
