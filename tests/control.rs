@@ -158,7 +158,7 @@ fn what_cannot_be_is_refused_and_changes_nothing() {
         admin(&server).request(method, path, headers, Some(body)).unwrap()
     };
     request("PATCH", "/v1/queues/orders", &[], b"{").assert_problem(400, "bad-request");
-    request("PATCH", "/v1/queues/orders", &[], &[b' '; 70_000]).assert_problem(400, "bad-request");
+    request("PATCH", "/v1/queues/orders", &[], &vec![b' '; 70_000]).assert_problem(400, "bad-request");
     request("PATCH", "/v1/queues/others", &[], b"{}").assert_problem(404, "not-found");
     request("POST", "/v1/queues/orders/stop", &[], b"").assert_problem(404, "not-found");
     request("POST", "/v1/queues/orders", &[], b"").assert_problem(405, "method-not-allowed");

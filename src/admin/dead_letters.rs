@@ -6,8 +6,8 @@ use hyper::body::Incoming;
 use hyper::{Method, Request, StatusCode};
 use serde_json::Value;
 
-use super::Answer;
 use super::queues::{BODY_BYTES_MAX, outcome, parse, problem, read};
+use super::{Answer, Refusal};
 use crate::control::{Control, ControlError};
 use crate::record::Sequence;
 
@@ -43,7 +43,7 @@ pub(super) async fn answer(
 ) -> Answer {
     let action = match action(control, rest, request).await {
         Ok(action) => action,
-        Err(response) => return response,
+        Err(refusal) => return *refusal,
     };
     let (control, queue) = (Arc::clone(control), queue.to_owned());
     // It waits for the disk, and there is one thread for all of the admin address.
@@ -54,7 +54,7 @@ pub(super) async fn answer(
     }
 }
 
-async fn action(control: &Control, rest: &[&str], request: Request<Incoming>) -> Result<Action, Answer> {
+async fn action(control: &Control, rest: &[&str], request: Request<Incoming>) -> Result<Action, Refusal> {
     let method = request.method().clone();
     Ok(match rest {
         [] => page(request.uri().query().unwrap_or_default())?,
@@ -86,7 +86,7 @@ fn act(control: &Control, queue: &str, action: Action, by: &str) -> Result<Value
 }
 
 /// Reads `after=…&limit=…`.
-fn page(query: &str) -> Result<Action, Answer> {
+fn page(query: &str) -> Result<Action, Refusal> {
     let (mut after, mut limit) = (0, None);
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
@@ -96,7 +96,7 @@ fn page(query: &str) -> Result<Action, Answer> {
             ("limit", Ok(number)) => limit = Some(usize::try_from(number).unwrap_or(usize::MAX)),
             _ => {
                 let detail = "a list takes `after` (a sequence) and `limit`, both whole numbers: ?after=41&limit=100";
-                return Err(problem(StatusCode::BAD_REQUEST, "bad-request", detail));
+                return Err(Box::new(problem(StatusCode::BAD_REQUEST, "bad-request", detail)));
             }
         }
     }

@@ -9,7 +9,7 @@ use hyper::header::{ALLOW, CONTENT_TYPE, HeaderName, HeaderValue, ORIGIN};
 use hyper::{Method, Request, Response, StatusCode};
 use serde_json::{Value, json};
 
-use super::{Answer, dead_letters, full};
+use super::{Answer, Refusal, dead_letters, full};
 use crate::control::{Control, ControlError};
 use crate::drain::dead_letters::{DeadLetterError, LetterError};
 
@@ -59,8 +59,8 @@ pub(super) async fn answer(control: &Arc<Control>, peer: &str, request: Request<
         [queue] => {
             let read = read(request, BODY_BYTES_MAX).await;
             match read.and_then(|body| parse(&body, r#"{"rate": "8000/s"}"#)) {
-                Ok(patch) => control.change(queue, &patch, &by),
-                Err(response) => return response,
+                Ok(changes) => control.change(queue, &changes, &by),
+                Err(refusal) => return *refusal,
             }
         }
         [queue, "pause"] => control.pause(queue, &by),
@@ -106,19 +106,19 @@ fn actor(request: &Request<Incoming>, peer: &str) -> String {
 }
 
 /// A request's body of at most so many bytes.
-pub(super) async fn read(request: Request<Incoming>, bytes_max: usize) -> Result<Bytes, Answer> {
+pub(super) async fn read(request: Request<Incoming>, bytes_max: usize) -> Result<Bytes, Refusal> {
     let body = Limited::new(request.into_body(), bytes_max).collect().await.map_err(|error| {
         let detail = format!("the body cannot be read ({error}); it may have {bytes_max} bytes");
-        problem(StatusCode::BAD_REQUEST, "bad-request", &detail)
+        Box::new(problem(StatusCode::BAD_REQUEST, "bad-request", &detail))
     })?;
     Ok(body.to_bytes())
 }
 
 /// A body as JSON; `example` is what could have been sent.
-pub(super) fn parse(body: &[u8], example: &str) -> Result<Value, Answer> {
+pub(super) fn parse(body: &[u8], example: &str) -> Result<Value, Refusal> {
     serde_json::from_slice(body).map_err(|error| {
         let detail = format!("the body is not JSON: {error}; send such as {example}");
-        problem(StatusCode::BAD_REQUEST, "bad-request", &detail)
+        Box::new(problem(StatusCode::BAD_REQUEST, "bad-request", &detail))
     })
 }
 

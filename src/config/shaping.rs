@@ -61,7 +61,7 @@ pub fn patch(current: &Shaping, patch: &Value) -> Result<Shaping, Vec<String>> {
     match (shaping, context.finish()) {
         (Some(shaping), (None, _)) => Ok(shaping),
         (_, (errors, _)) => {
-            let errors = errors.iter().flat_map(|errors| errors.errors());
+            let errors = errors.iter().flat_map(super::error::ConfigErrors::errors);
             Err(errors.map(|error| error.message.clone()).collect())
         }
     }
@@ -257,11 +257,11 @@ mod tests {
     #[test]
     fn what_is_written_reads_back() {
         assert_eq!(usual(), patch_base());
-        let changes = json!({
+        let wanted = json!({
             "rate": "0.1/s", "burst": 7, "time_zone": "Europe/Berlin", "batch": { "records_max": 3 },
             "schedule": [{ "from": "20:00", "to": "06:00", "rate": "unlimited" }],
         });
-        let changed = patch(&usual(), &changes).unwrap();
+        let changed = patch(&usual(), &wanted).unwrap();
         assert_eq!(changed.rate.to_string(), "6/min");
         assert_eq!((changed.burst, changed.batch.records_max, changed.batch.bytes_max), (Some(7), 3, 1000));
         assert_eq!(changed.schedule.entries.len(), 1);

@@ -562,4 +562,112 @@ mod tests {
         assert!(error.to_string().contains("dead_letters_bytes_max = 300"), "{error}");
         assert_eq!(index.count(), 1);
     }
+
+    fn open(directory: &Path, bytes_max: u64) -> (DeadLetterFile, Arc<DeadLetterIndex>) {
+        let index = Arc::<DeadLetterIndex>::default();
+        let file = DeadLetterFile::open(&System, directory, bytes_max, &index).unwrap();
+        (file, index)
+    }
+
+    /// What can be seen of each letter, and what the sink's position must be compared with.
+    fn state(file: &DeadLetterFile, index: &DeadLetterIndex) -> impl PartialEq + std::fmt::Debug + use<> {
+        let letters: Vec<_> =
+            (0..9).map(|n| (index.entry(n).map(|e| e.state), file.letter(n).ok().map(|l| l.1))).collect();
+        let counts = [index.count(), index.redriving(), index.redriven(), index.purged(), index.last_number()];
+        (letters, counts, index.redrives(), index.redrive_rate(), file.redrive_id())
+    }
+
+    const BY: Request<'static> = Request { by: "ann", at_us: 7 };
+    const RATE: Rate = Rate::Limited { records: 1, period_ns: 20 };
+
+    proptest! {
+        /// Whatever is done, another start and a rewrite of the file know the same; numbers are never given twice.
+        #[test]
+        fn what_was_done_survives_a_restart_and_a_rewrite(steps in prop::collection::vec((0_u8..8, 1_u64..9), 1..40)) {
+            let directory = tempfile::tempdir().unwrap();
+            let (mut file, mut index) = open(directory.path(), 1 << 20);
+            for (step, n) in steps {
+                let these = Selection::These(vec![n]);
+                let last_number = index.last_number();
+                match step {
+                    0 | 1 if !index.contains(n) => file.append(&delivery(n, b"body"), "why").unwrap(),
+                    2 => drop(file.edit(n, &n.to_le_bytes(), BY)),
+                    3 => drop(file.redrive(&these, RATE, BY)),
+                    4 => drop(file.purge(&these, BY)),
+                    5 => drop(file.cancel(BY)),
+                    6 | 7 => {
+                        if let Some((number, sequence)) = index.next_redrive() {
+                            prop_assert!(file.send(number, sequence).unwrap().is_some());
+                            if step == 6 {
+                                file.redriven(number, sequence, 7).unwrap();
+                            } else {
+                                file.refused(number, sequence, "why again", 7).unwrap();
+                            }
+                        }
+                    }
+                    _ => file.compact(&mut file.lock()).unwrap(),
+                }
+                prop_assert!(index.last_number() >= last_number);
+                let before = state(&file, &index);
+                (file, index) = open(directory.path(), 1 << 20);
+                prop_assert!(state(&file, &index) == before, "{:?}, then {before:?}", state(&file, &index));
+                // As after a take-over: nothing is on its way.
+                file.decided(0);
+            }
+        }
+    }
+
+    #[test]
+    fn a_rewrite_drops_the_bodies_of_what_has_left_and_nothing_else() {
+        let directory = tempfile::tempdir().unwrap();
+        let (file, index) = open(directory.path(), 1 << 20);
+        for sequence in 1..=3 {
+            file.append(&delivery(sequence, &[b'a' + u8::try_from(sequence).unwrap(); 500]), "why").unwrap();
+        }
+        file.redrive(&Selection::These(vec![1]), RATE, BY).unwrap();
+        file.redriven(1, 1, 7).unwrap();
+        file.purge(&Selection::These(vec![2]), BY).unwrap();
+        let before = file.letter(3).unwrap();
+        file.compact(&mut file.lock()).unwrap();
+        let text = std::fs::read_to_string(path(directory.path())).unwrap();
+        assert!(!text.contains("bbb") && !text.contains("ccc") && text.contains("ddd"), "{text}");
+        assert!(text.contains("\"purged\"") && text.contains("\"redriven\"") && text.contains("ann"), "{text}");
+        assert_eq!((file.letter(3).unwrap().1, index.gone_bytes()), (before.1, 0));
+        // Their bodies are gone, so a database that was set back cannot have them again; what is here still can.
+        assert_eq!(file.revive(0, 7).unwrap(), 1);
+        file.append(&delivery(4, b"x"), "why").unwrap();
+        let (file, index) = open(directory.path(), 1 << 20);
+        assert_eq!((index.count(), file.letter(4).unwrap().1.reason.as_str()), (2, "why"));
+        assert!(matches!(file.letter(2), Err(LetterError::Gone(2))));
+    }
+
+    #[test]
+    fn what_is_on_its_way_can_neither_be_cancelled_nor_purged() {
+        let directory = tempfile::tempdir().unwrap();
+        let (file, index) = open(directory.path(), 1 << 20);
+        file.append(&delivery(1, b"x"), "why").unwrap();
+        file.append(&delivery(2, b""), "lost").unwrap();
+        assert!(matches!(file.redrive(&Selection::These(vec![2]), RATE, BY), Err(LetterError::NoBody(2))));
+        assert_eq!(file.redrive(&Selection::All, RATE, BY).unwrap(), Changed { count: 1, skipped: 1 });
+        let letter = file.send(1, 1).unwrap().unwrap();
+        assert_eq!((letter.delivery().record.body, letter.delivery().ticket), (&b"x"[..], "orders-1-0"));
+        assert_eq!(file.cancel(BY).unwrap(), Changed { count: 0, skipped: 1 });
+        assert!(matches!(file.purge(&Selection::These(vec![1]), BY), Err(LetterError::Redriving(1))));
+        // After a crash nobody knows, until the sink has said it.
+        let (again, _) = open(directory.path(), 1 << 20);
+        assert_eq!(again.cancel(BY).unwrap().count, 0);
+        again.decided(0);
+        assert_eq!(again.cancel(BY).unwrap().count, 1);
+        drop((file, index));
+    }
+
+    #[test]
+    fn a_letter_whose_line_is_gone_without_a_word_is_damage() {
+        let directory = tempfile::tempdir().unwrap();
+        let event = r#"{"event":"cancelled","sequences":[4],"at_us":1,"by":"ann"}"#;
+        std::fs::write(path(directory.path()), format!("{event}\n")).unwrap();
+        let index = Arc::<DeadLetterIndex>::default();
+        let error = DeadLetterFile::open(&System, directory.path(), 1 << 20, &index).err().unwrap();
+        assert!(error.to_string().contains("sequence 4 is not in the file"), "{error}");
+    }
 }
