@@ -15,7 +15,7 @@ use super::admin_client::Target;
 use super::queues::path_of;
 use crate::record::Sequence;
 
-/// Columns of a reason in a table; `show` has all of it.
+/// Characters of a reason in a table; `show` has all of it.
 const REASON_CHARS: usize = 80;
 
 /// List, read, edit, redrive or purge the dead letters of a running forebay.

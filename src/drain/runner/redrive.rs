@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use super::Runner;
 use crate::config;
+use crate::drain::dead_letters::{DeadLetterError, Redelivery};
 use crate::drain::pacer::{Pace, Pacer, Tolerance};
 use crate::drain::retry::{Attempts, Backoff};
 use crate::drain::scheduler::Scheduler;
@@ -33,6 +34,14 @@ pub(super) struct Redrive {
     /// Whether the sink has said since the start what it has of what the file calls delivered.
     is_compared: bool,
     is_halted: bool,
+}
+
+/// What became of a letter that was sent.
+enum Sent {
+    Delivered,
+    Refused(String),
+    /// Not committed, or nobody can tell yet.
+    Undecided,
 }
 
 /// Why redriving ends until somebody has looked.
@@ -149,44 +158,53 @@ impl<S: Scheduler> Runner<S> {
             }
         };
         self.redrive.pacer.take(1, self.platform.monotonic_ns());
-        let Some((sink, _)) = &mut self.redrive.sink else { return Ok(()) };
-        let batch = Batch { after: position, through: number, deliveries: &[letter.delivery()] };
-        let (queue, ticket) = (&self.queue.name, letter.delivery().ticket);
-        let refused = match sink.commit(batch).await {
-            Ok(()) => {
-                self.redrive.sink.iter_mut().for_each(|(_, position)| *position = number);
-                tracing::info!(queue, ticket, "a dead letter was redriven: it is delivered");
-                None
+        match self.send(&letter, position, number).await? {
+            Sent::Delivered => {
+                let noted = self.dead_letters.redriven(number, sequence, self.platform.unix_us());
+                tracing::info!(queue = self.queue.name, sequence, "a dead letter was redriven: it is delivered");
+                self.noted(noted);
             }
-            Err(SinkError::Permanent { message }) => Some(message),
-            Err(fenced @ SinkError::Fenced(_)) => return Err(RedriveError::Fenced(fenced)),
-            Err(error) => {
-                self.redrive.sink = None;
-                self.redrive_later(&error);
-                // So that what was not committed can be cancelled while it waits for its next attempt.
-                if self.redrive_position().await? != Some(position) {
-                    return Ok(());
-                }
-                let retry = &self.course.told.shaping.retry;
-                let Some(reason) = self.redrive.attempts.fail(sequence, retry, &error.to_string()) else {
-                    return Ok(());
-                };
-                Some(reason)
+            Sent::Refused(reason) => {
+                let noted = self.dead_letters.refused(number, sequence, &reason, self.platform.unix_us());
+                let queue = &self.queue.name;
+                tracing::warn!(queue, sequence, reason, "a dead letter was redriven and is refused again; it stays");
+                self.noted(noted);
             }
-        };
-        let noted = match &refused {
-            None => self.dead_letters.redriven(number, sequence, self.platform.unix_us()),
-            Some(reason) => self.dead_letters.refused(number, sequence, reason, self.platform.unix_us()),
-        };
-        if let Some(reason) = refused {
-            let queue = &self.queue.name;
-            tracing::warn!(queue, sequence, reason, "a dead letter was redriven and is refused again; it stays");
+            Sent::Undecided => {}
         }
+        Ok(())
+    }
+
+    /// Commits a letter, once, and finds out what became of it as far as that can be told.
+    async fn send(&mut self, letter: &Redelivery, position: u64, number: u64) -> Result<Sent, RedriveError> {
+        let Some((sink, at)) = &mut self.redrive.sink else { return Ok(Sent::Undecided) };
+        let delivery = letter.delivery();
+        let batch = Batch { after: position, through: number, deliveries: &[delivery] };
+        let error = match sink.commit(batch).await {
+            Ok(()) => {
+                *at = number;
+                return Ok(Sent::Delivered);
+            }
+            Err(SinkError::Permanent { message }) => return Ok(Sent::Refused(message)),
+            Err(fenced @ SinkError::Fenced(_)) => return Err(RedriveError::Fenced(fenced)),
+            Err(error) => error,
+        };
+        self.redrive.sink = None;
+        self.redrive_later(&error);
+        // At once, so that what was not committed can be cancelled while it waits for its next attempt.
+        if self.redrive_position().await? != Some(position) {
+            return Ok(Sent::Undecided);
+        }
+        let retry = &self.course.told.shaping.retry;
+        let given_up = self.redrive.attempts.fail(delivery.sequence, retry, &error.to_string());
+        Ok(given_up.map_or(Sent::Undecided, Sent::Refused))
+    }
+
+    fn noted(&mut self, noted: Result<(), DeadLetterError>) {
         match noted {
             Ok(()) => self.redrive.backoff.reset(),
             Err(error) => self.redrive_later(&error),
         }
-        Ok(())
     }
 
     /// The position of the redrives in the sink, which is opened if it is not; `None` if it cannot be told now.
