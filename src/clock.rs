@@ -36,8 +36,13 @@ pub struct TurnClock {
 impl TurnClock {
     /// Begins another turn.
     pub fn advance(&self) {
-        self.monotonic_ns.set(monotonic_ns());
-        self.unix_us.set(unix_us());
+        self.set(monotonic_ns(), unix_us());
+    }
+
+    /// Begins another turn at these times, nanoseconds and microseconds: a simulation has clocks of its own.
+    pub fn set(&self, monotonic_ns: u64, unix_us: u64) {
+        self.monotonic_ns.set(monotonic_ns);
+        self.unix_us.set(unix_us);
     }
 
     /// Nanoseconds on the monotonic clock at the turn's beginning.

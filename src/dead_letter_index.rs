@@ -2,13 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
-
-use tokio::sync::Notify;
+use std::sync::PoisonError;
 
 use crate::rate::Rate;
 use crate::record::Sequence;
+use crate::sync::{AtomicU64, Notify, Ordering, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// A stretch of a queue's dead-letter file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

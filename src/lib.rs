@@ -11,6 +11,8 @@ pub mod limits;
 #[doc(hidden)]
 pub mod planted;
 pub mod scheduling;
+#[doc(hidden)]
+pub mod sync;
 pub mod rate;
 pub mod schedule;
 pub mod record;

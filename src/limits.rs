@@ -60,6 +60,8 @@ pub const RING_BYTES: u64 = 16 * MIB;
 pub const COMMIT_BYTES_MAX: u64 = 8 * MIB;
 /// Bytes of one segment file.
 pub const SEGMENT_BYTES: u64 = 64 * MIB;
+/// Bytes of the largest segment file that a configuration may ask for (fixed).
+pub const SEGMENT_BYTES_MAX: u64 = 4 * GIB;
 /// Zeroed segments that are kept ready for any queue to take.
 pub const SPARE_SEGMENTS: u64 = 1;
 /// Bytes that are zeroed at once when a spare is made (fixed), and the pause behind them in

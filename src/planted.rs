@@ -1,8 +1,8 @@
-//! Bugs that can be planted, to prove that the simulation and the cuts of the power find them.
+//! Bugs that can be planted, to prove that the simulation, the cuts of the power and loom's models find them.
 //!
-//! Without the feature `planted-bugs`, which nothing but `tests/simulation/` and `tests/kernel/` is built with,
+//! Without the feature `planted-bugs`, which nothing but those three is built with,
 //! [`is_planted`] is a constant and every bug is compiled away. With it a thread still has to
-//! [`plant`] one, which no code outside `tests/simulation/` does, or the environment has to name one.
+//! [`plant`] one, which no code outside `tests/simulation/` and `tests/loom/` does, or the environment has to name one.
 
 /// A mistake that somebody could make.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,11 +33,53 @@ pub enum Bug {
     ForgetKeys,
     /// Batches are written and not synced.
     SkipSync,
+    /// A key is forgotten when half its window has passed.
+    ForgetKeyEarly,
+    /// The oldest key makes room when half as many as configured are remembered.
+    EvictKeysEarly,
+    /// No key makes room for another.
+    KeepAllKeys,
+    /// A request with a known key is answered before the commit that holds the first one is on disk.
+    ReplayBeforeSync,
+    /// A ticket's check does not cover the start in which its sequence was given out.
+    TicketWithoutEpoch,
+    /// Batches of a queue that answers from memory are written and not synced.
+    SkipMemorySync,
+    /// Requests are let in however large the backlog is.
+    AdmitEverything,
+    /// An executor sends more requests to the journal than it may have in flight.
+    IgnoreInFlightMax,
+    /// A drain whose journal ends before the sink's position waits for it to grow.
+    WaitForJournal,
+    /// A drain that was fenced takes the position over again.
+    TakeBackWhenFenced,
+    /// A producer looks at the bell without a fence behind its push.
+    RingWithoutFence,
+    /// The journal looks at the rings without a fence behind the arming of the bell.
+    ArmWithoutFence,
+    /// The bell is armed before producers can see whom it wakes.
+    ArmWithoutRelease,
+    /// The journal looks at the rings, and then arms the bell.
+    LookBeforeArming,
+    /// The journal counts frames without a fence behind saying how many it waits for.
+    PauseWithoutFence,
+    /// That the last executor has ended is no news for a journal that is about to sleep.
+    IgnoreEnds,
+    /// The journal takes a ring whose executor is gone for empty without having seen all of it.
+    EndWithoutFence,
+    /// An executor looks at its completions, and then registers its waker.
+    LookBeforeRegistering,
+    /// Executors are woken for a stop, and then the stop is announced.
+    WakeBeforeStop,
+    /// A batch is counted as durable before the drain finds it in the hot ring.
+    DurableBeforeHot,
+    /// A ticket's status is read in the order in which it is published.
+    FateBeforePosition,
 }
 
 impl Bug {
-    /// All of them.
-    pub const ALL: [Self; 13] = [
+    /// Those that the simulation must find.
+    pub const SIMULATED: [Self; 23] = [
         Self::AcknowledgeBeforeSync,
         Self::RetryFailedSync,
         Self::AcceptStaleBatch,
@@ -51,6 +93,32 @@ impl Bug {
         Self::AssumeNotCommitted,
         Self::ForgetKeys,
         Self::SkipSync,
+        Self::ForgetKeyEarly,
+        Self::EvictKeysEarly,
+        Self::KeepAllKeys,
+        Self::ReplayBeforeSync,
+        Self::TicketWithoutEpoch,
+        Self::SkipMemorySync,
+        Self::AdmitEverything,
+        Self::IgnoreInFlightMax,
+        Self::WaitForJournal,
+        Self::TakeBackWhenFenced,
+    ];
+
+    /// Those that loom's models must find.
+    pub const BETWEEN_THREADS: [Self; 12] = [
+        Self::LoseWakeUp,
+        Self::RingWithoutFence,
+        Self::ArmWithoutFence,
+        Self::ArmWithoutRelease,
+        Self::LookBeforeArming,
+        Self::PauseWithoutFence,
+        Self::IgnoreEnds,
+        Self::EndWithoutFence,
+        Self::LookBeforeRegistering,
+        Self::WakeBeforeStop,
+        Self::DurableBeforeHot,
+        Self::FateBeforePosition,
     ];
 }
 
@@ -63,7 +131,7 @@ thread_local! {
 #[cfg(feature = "planted-bugs")]
 fn planted_everywhere() -> Option<Bug> {
     let name = std::env::var("FOREBAY_PLANTED_BUG").ok()?;
-    let bug = Bug::ALL.into_iter().find(|bug| format!("{bug:?}") == name);
+    let bug = Bug::SIMULATED.into_iter().find(|bug| format!("{bug:?}") == name);
     assert!(bug.is_some(), "FOREBAY_PLANTED_BUG={name}: there is no such bug");
     bug
 }

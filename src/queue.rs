@@ -7,15 +7,17 @@
 //! Invariant, in the order in which a record passes them:
 //! `appended >= durable >= released >= delivered >= trimmed`.
 
+use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 
 use crate::config;
-use crate::dead_letter_index::DeadLetterIndex;
+use crate::dead_letter_index::{DeadLetterIndex, Fate};
+use crate::planted::{Bug, is_planted};
 use crate::rate::Rate;
 use crate::record::Sequence;
+use crate::sync::{AtomicBool, AtomicU8, AtomicU64, Notify, Ordering};
 use crate::ticket::TicketCodec;
 
 /// One queue, as all threads see it.
@@ -202,6 +204,23 @@ impl Queue {
     #[must_use]
     pub fn ceiling(&self) -> Rate {
         Rate::from_interval_ps(self.drain.ceiling_interval_ps.get())
+    }
+
+    /// What a ticket's status is made of: the record's [`position`](Self::position), and its fate, if it is or was a
+    /// dead letter.
+    ///
+    /// # Errors
+    ///
+    /// The reason of a dead letter cannot be read.
+    pub fn position_and_fate(&self, sequence: Sequence) -> io::Result<(u64, Option<Fate>)> {
+        if is_planted(Bug::FateBeforePosition) {
+            let fate = self.dead_letters.fate(sequence)?;
+            return Ok((self.position(sequence), fate));
+        }
+        // In this order: the drain sets a record aside before it passes it, so whoever sees that it has been passed
+        // finds its fate.
+        let position = self.position(sequence);
+        Ok((position, self.dead_letters.fate(sequence)?))
     }
 
     /// Milliseconds until `position` records are delivered, at the rate of this moment or, when

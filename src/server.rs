@@ -9,11 +9,9 @@ pub mod recovered;
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 
-use atomic_waker::AtomicWaker;
 use glommio::ExecutorJoinHandle;
 use rustix::thread::CpuSet;
 use tokio::sync::watch;
@@ -23,7 +21,7 @@ use crate::config::{Config, Listener};
 use crate::control::Control;
 use crate::drain::dead_letters::DeadLetterError;
 use crate::drain::runner::Runner;
-use crate::ingress::core::Shared;
+use crate::ingress::core::{Shared, announce_stop};
 use crate::ingress::counters::Counters;
 use crate::ingress::listen::{self, ListenError};
 use crate::ingress::{Door, Executor, ExecutorError};
@@ -39,6 +37,7 @@ use crate::metrics::Sources;
 use crate::queue::{Health, Queue};
 use crate::ring::{Bell, IngressEnd, JournalEnd, ring};
 use crate::sink::{self, Part};
+use crate::sync::{AtomicUsize, AtomicWaker};
 use crate::{config, scheduling};
 
 use self::recovered::{DrainParts, QueueStart, RecoveredQueue};
@@ -190,8 +189,8 @@ impl Server {
 
     /// Changes queues while they run.
     #[must_use]
-    pub fn control(&self) -> &Control {
-        &self.control
+    pub fn control(&self) -> Arc<Control> {
+        Arc::clone(&self.control)
     }
 
     /// Where the admin address is.
@@ -203,10 +202,7 @@ impl Server {
     /// Stops in order: see the module. Returns whether every thread ended as it should.
     #[must_use]
     pub fn stop(self) -> bool {
-        self.health.set_stopping();
-        for waker in &self.wakers {
-            waker.wake();
-        }
+        announce_stop(&self.health, &self.wakers);
         let mut clean = true;
         for executor in self.executors {
             clean &= executor.join().is_ok();

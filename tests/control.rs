@@ -77,7 +77,7 @@ fn a_rate_is_changed_at_once_and_the_log_says_by_whom() {
     assert_eq!(patch(&server, &json!({ "rate": "1/h" })).status, 200);
     eventually("the new rate", || {
         let now = admin(&server).get("/v1/queues/orders").json()["now"].clone();
-        (now["ceiling_per_second"].as_f64() < Some(1.0) && now["ceiling_per_second"].is_number()).then_some(())
+        now["ceiling_per_second"].as_f64().is_some_and(|ceiling| ceiling < 1.0).then_some(())
     });
     let waits = accept(&server, "waits", 2);
     assert_eq!(server.client().ticket(&waits[1])["state"], "queued");

@@ -15,6 +15,10 @@ mod server;
 
 #[path = "tools/export.rs"]
 mod export;
+#[path = "tools/faults.rs"]
+mod faults;
+#[path = "tools/faulty.rs"]
+mod faulty;
 #[path = "tools/flips.rs"]
 mod flips;
 #[path = "tools/repair.rs"]

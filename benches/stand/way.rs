@@ -9,7 +9,7 @@ use forebay::ingress::connection::{ConnectionState, Phase};
 use forebay::ingress::core::{Answer, Core, Shared};
 use forebay::ingress::http::fast_path::request::{Bounds, Look, look};
 use forebay::ingress::http::fast_path::response::ResponseWriter;
-use forebay::ingress::http::submit::{self, Head};
+use forebay::ingress::http::submit;
 use forebay::journal::append::SealedBatch;
 use forebay::journal::format::BatchHeader;
 use forebay::limits::COMMIT_BYTES_MAX;
@@ -102,16 +102,7 @@ impl Way {
         self.connection.enter(Phase::Answer);
         core.note_sender(&self.connection);
         submit::check_stop(core).ok().unwrap();
-        submit::check_journal(core).ok().unwrap();
-        assert!(core.hold_body().grow(request.body.len()));
-        let head = Head {
-            key: request.key,
-            idempotency_key: request.idempotency_key,
-            content_type: request.content_type,
-            is_ndjson: false,
-        };
-        let answer = core.submit(|slot, frame| submit::build_frame(core, queue, &head, request.body, slot, frame));
-        let answer = answer.ok().unwrap().unwrap();
+        let answer = submit::send_at_once(core, queue, &request.head(), request.body).ok().unwrap();
         answer.notify(CONNECTION);
         InFlight { answer, arrived_ns: core.clock.monotonic_ns(), body_bytes: request.body.len() as u64 }
     }

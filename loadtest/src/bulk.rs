@@ -308,7 +308,7 @@ impl Server {
             directory,
         })?
         .wait_until(PATIENCE, |_| {
-            let told = queue_metric(admin_port, "backlog_records", "orders");
+            let told = queue_metric::<u64>(admin_port, "backlog_records", "orders");
             told.map(drop).ok_or_else(|| "its metrics cannot be read".to_owned())
         })?;
         Ok(Self { peer, admin_port })

@@ -119,8 +119,11 @@ fn rounds(
         forebay_binary: Some(plan.forebay.clone()),
         load_threads: 1,
     };
-    let configuration =
-        ForebayConfiguration { rate: "1/h", max_backlog_bytes: Some(1 << 40), ..ForebayConfiguration::default() };
+    let configuration = ForebayConfiguration {
+        rate: "1/h".to_owned(),
+        max_backlog_bytes: Some(1 << 40),
+        ..ForebayConfiguration::default()
+    };
     let ours = || forebay(&Forebay::start(&configuration, &options)?);
     for round in 0..plan.rounds {
         let (ours, theirs) = if round % 2 == 0 {

@@ -5,6 +5,9 @@
 //! - [`verify`] counts what the database really holds and compares it with what was acknowledged.
 //! - [`peer`] starts servers to compare with, [`wire`] speaks to them, and [`compare`] does so round by round.
 //! - [`growth`] says how forebay's cost grows with connections, record size, backlog and queues.
+//! - [`crash`] kills forebay again and again, and accounts for every record in the database behind it.
+//! - [`pace`] says how evenly records arrive at a sink, beside what else limits a rate.
+//! - [`trouble`] says what a database in trouble gets, and how its other clients fare.
 //! - [`bulk`] holds the drain against the database's own bulk loader, and [`disk`] holds what clients get of a disk
 //!   against what [`fio`] gets; [`beside`] sums up such pairs.
 //!
@@ -63,14 +66,17 @@ pub mod beside;
 pub mod bitset;
 pub mod bulk;
 pub mod compare;
+pub mod crash;
 pub mod disk;
 pub mod engine;
 pub mod fio;
 pub mod growth;
 pub mod order;
+pub mod pace;
 pub mod peer;
 pub mod report;
 pub mod results;
 pub mod schedule;
+pub mod trouble;
 pub mod verify;
 pub mod wire;

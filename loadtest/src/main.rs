@@ -5,7 +5,8 @@ mod cli;
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 
-/// Loads HTTP servers, compares them with each other and with brokers, and counts what arrived in the database behind them.
+/// Loads HTTP servers, compares them with each other and with brokers, kills forebay, and counts what arrived in the
+/// database behind them.
 #[derive(Parser)]
 #[command(version, about, arg_required_else_help = true, after_help = EXAMPLES)]
 struct Arguments {
@@ -21,6 +22,9 @@ enum Command {
     Growth(cli::growth::GrowthArguments),
     Disk(cli::disk::DiskArguments),
     Drain(cli::drain::DrainArguments),
+    Crash(cli::crash::CrashArguments),
+    Pace(cli::pace::PaceArguments),
+    Trouble(cli::trouble::TroubleArguments),
     Verify(cli::verify::VerifyArguments),
 }
 
@@ -40,8 +44,12 @@ const EXAMPLES: &str = "Examples:
     forebay-loadtest growth --axes connections,backlog --backlog-max 1000000 --directory /var/tmp --html growth.html
   What clients get of this disk, beside what fio gets of it
     forebay-loadtest disk --directory /var/tmp
+  Kill it (kill -9) 200 times under load, and account for every record in SQLite and PostgreSQL
+    forebay-loadtest crash --directory /var/tmp
+  How evenly records arrive downstream, beside nginx, HAProxy and a loop of our own
+    forebay-loadtest pace --rates 5000 --directory /var/tmp --html pace.html
 
-Exit code: 0 when every request was acknowledged, 1 when not, 2 for a wrong command line.";
+Exit code: 0 when every request was acknowledged and every record accounted for, 1 when not, 2 for a wrong command line.";
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
@@ -50,6 +58,9 @@ fn main() -> ExitCode {
         Command::Growth(arguments) => cli::growth::growth(&arguments),
         Command::Disk(arguments) => cli::disk::disk(&arguments),
         Command::Drain(arguments) => cli::drain::drain(&arguments),
+        Command::Crash(arguments) => cli::crash::crash(&arguments),
+        Command::Pace(arguments) => cli::pace::pace(&arguments),
+        Command::Trouble(arguments) => cli::trouble::trouble(&arguments),
         Command::Verify(arguments) => cli::verify::verify(&arguments),
     };
     match result {

@@ -78,8 +78,8 @@ struct Outcome {
     /// Records that the range would hold, but that are dead letters.
     dead: u64,
     missing: Vec<Missing>,
-    /// Lines of the dead-letter file that are damaged.
-    damaged_lines: Vec<String>,
+    /// What of the dead-letter file cannot be read, and why.
+    unread_letters: Vec<String>,
 }
 
 /// Runs the command.
@@ -134,7 +134,11 @@ fn export_records(
     out: &mut dyn Write,
 ) -> anyhow::Result<Outcome> {
     let mut outcome = Outcome::default();
-    let dead = Account::of(&queue.directory)?.known;
+    let dead = Account::of(&queue.directory).unwrap_or_else(|error| {
+        let unread = format!("{error}; records that are dead letters may be among those that were written");
+        outcome.unread_letters.push(unread);
+        Account::default()
+    });
     let tickets = match survey.tickets(queue) {
         Ok(tickets) => Some(tickets),
         Err(error) => {
@@ -143,7 +147,7 @@ fn export_records(
         }
     };
     outcome.missing = visit(queue, range, |found| {
-        if dead.contains(&found.sequence) {
+        if dead.known.contains(&found.sequence) {
             outcome.dead += 1;
             return Ok(());
         }
@@ -172,7 +176,7 @@ fn export_dead_letters(
             Ok(dead_letters::Line::Letter(letter)) => letter,
             Ok(dead_letters::Line::Event(_)) => return Ok(()),
             Err(error) => {
-                outcome.damaged_lines.push(format!("the line at byte {offset} is damaged: {error}"));
+                outcome.unread_letters.push(format!("the line at byte {offset} is damaged: {error}"));
                 return Ok(());
             }
         };
@@ -211,7 +215,7 @@ fn rfc3339(us: u64) -> String {
 
 impl Outcome {
     fn is_complete(&self) -> bool {
-        self.missing.iter().all(|missing| missing.cause.is_delivery()) && self.damaged_lines.is_empty()
+        self.missing.iter().all(|missing| missing.cause.is_delivery()) && self.unread_letters.is_empty()
     }
 }
 
@@ -228,11 +232,15 @@ fn report(arguments: &Arguments, queue: &QueuePlace, first: Sequence, outcome: &
         let place = missing.place.as_ref();
         let place = place.map_or_else(String::new, |(path, offset)| format!(" ({}, byte {offset})", path.display()));
         let (first, last) = (missing.first, missing.last);
-        let which = if first == last { format!("sequence {first}") } else { format!("sequences {first} to {last}") };
+        let which = match last {
+            Sequence::MAX => format!("sequence {first} and on"),
+            _ if first == last => format!("sequence {first}"),
+            _ => format!("sequences {first} to {last}"),
+        };
         eprintln!("not written: {which}: {}{place}", missing.cause);
     }
-    for line in &outcome.damaged_lines {
-        eprintln!("not written: {}: {line}", dead_letters::path(&queue.directory).display());
+    for unread in &outcome.unread_letters {
+        eprintln!("not read: {}: {unread}", dead_letters::path(&queue.directory).display());
     }
     if !arguments.dead && arguments.from.is_none() {
         eprintln!(

@@ -75,7 +75,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     // Held to the end.
     let directory = DataDirectory::open_existing(&arguments.directory)?;
     let now_us = clock::unix_us();
-    let cut_directory = queue.directory.join(format!("cut-{}", compact_time(now_us)));
+    let cut_directory = fresh_cut_directory(&queue.directory, now_us);
     let options = Options {
         apply: arguments.yes,
         segment: arguments.segment.as_deref(),
@@ -113,6 +113,14 @@ fn refuse_unknown_segment(queue: &QueuePlace, segment: Option<&str>) -> anyhow::
     }
     let error = format!("{} has no segment {name}; `forebay inspect` lists them", queue.directory.display());
     Ok(Some(output::refuse_usage(&error)))
+}
+
+/// A directory that does not exist yet; there may be one of a repair within the same second, which was not finished.
+fn fresh_cut_directory(queue: &Path, now_us: u64) -> PathBuf {
+    let time = compact_time(now_us);
+    let first = queue.join(format!("cut-{time}"));
+    let more = (2_u64..).map(|number| queue.join(format!("cut-{time}-{number}")));
+    std::iter::once(first.clone()).chain(more).find(|path| !path.exists()).unwrap_or(first)
 }
 
 /// As `20260131T235959Z`, which a file's name may be.
@@ -167,8 +175,8 @@ fn text_of(repair: &Repair, done: bool) -> String {
             if let Some(from) = unknown_from {
                 let _ = writeln!(
                     text,
-                    "    LOST: whatever it held, sequence {from} and on. Nothing in it says how much that was; the sequences are given out \
-                     again. If the position in the database is {from} or more, the delivery halts: see docs/operating.md, A halted drain"
+                    "    LOST: whatever it held from sequence {from} on. Nothing says how much that was, if anything; the sequences are given \
+                     out again. If the position in the database is {from} or more, the delivery halts: see docs/operating.md, A halted drain"
                 );
             }
         }

@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::mpsc;
-use std::thread;
+use std::sync::{Arc, OnceLock};
+use std::thread::{self, JoinHandle};
 
 use anyhow::Context as _;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -46,16 +46,18 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     raise_file_limit(config.ingress.connections_max);
     // The signals are caught before anything starts, so that none is missed.
     let signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).context("cannot catch signals")?;
-    let orders = watch_signals(signals)?;
+    let control = Arc::new(OnceLock::new());
+    let first_signal = watch_signals(signals, arguments.config.clone(), Arc::clone(&control))?;
     let server = Server::start(&config)?;
     for (_, address) in server.addresses() {
         println!("listening on http://{address}");
     }
     println!("admin on http://{} (/healthz /readyz /metrics /v1/queues)", server.admin_address());
-    // The sender lives in the signal thread, which never ends.
-    while let Ok(Order::Reload) = orders.recv() {
-        reload(&arguments.config, server.control());
-    }
+    // Nobody else sets it.
+    let _ = control.set(server.control());
+    // Joined, and not told through a channel: where the kernel interrupts this thread with the signal, ThreadSanitizer
+    // runs the handler only if the thread waits in a call that it knows, as this one.
+    let _ = first_signal.join();
     tracing::info!("stopping: answering what was accepted; a second signal exits at once");
     let clean = server.stop();
     tracing::info!("stopped");
@@ -80,34 +82,33 @@ fn raise_file_limit(connections_max: usize) {
     }
 }
 
-/// What a signal asks for.
-enum Order {
-    Stop,
-    Reload,
+/// Ends with the first signal to stop; a second one ends the process. SIGHUP reads the configuration again.
+fn watch_signals(
+    mut signals: Signals,
+    path: PathBuf,
+    control: Arc<OnceLock<Arc<Control>>>,
+) -> anyhow::Result<JoinHandle<()>> {
+    signal_thread(move || {
+        for signal in signals.forever() {
+            match control.get() {
+                _ if signal != SIGHUP => break,
+                Some(control) => reload(&path, control),
+                None => tracing::warn!("the server is starting; send SIGHUP again once it has started"),
+            }
+        }
+        let second = signal_thread(move || {
+            let is_stop = |signal: &i32| *signal != SIGHUP;
+            let _ = signals.forever().find(is_stop);
+            std::process::exit(EXIT_IMPATIENT);
+        });
+        if let Err(error) = second {
+            tracing::warn!(%error, "a second signal will not be noticed");
+        }
+    })
 }
 
-/// The first signal to stop is for the receiver; the second ends the process.
-fn watch_signals(mut signals: Signals) -> anyhow::Result<mpsc::Receiver<Order>> {
-    let (orders_in, orders) = mpsc::channel();
-    thread::Builder::new()
-        .name("signals".to_owned())
-        .spawn(move || {
-            let mut is_stopping = false;
-            for signal in signals.forever() {
-                let sent = if signal == SIGHUP {
-                    orders_in.send(Order::Reload)
-                } else if std::mem::replace(&mut is_stopping, true) {
-                    std::process::exit(EXIT_IMPATIENT);
-                } else {
-                    orders_in.send(Order::Stop)
-                };
-                if sent.is_err() && signal != SIGHUP {
-                    std::process::exit(EXIT_IMPATIENT);
-                }
-            }
-        })
-        .context("cannot start a thread")?;
-    Ok(orders)
+fn signal_thread(run: impl FnOnce() + Send + 'static) -> anyhow::Result<JoinHandle<()>> {
+    thread::Builder::new().name("signals".to_owned()).spawn(run).context("cannot start a thread")
 }
 
 /// Reads the configuration again and says what came of it.

@@ -1,13 +1,14 @@
 //! `forebay verify`: reads and checks everything in a data directory.
 
 use std::io::IsTerminal as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
 use bytesize::ByteSize;
 use forebay_loadtest::results::grouped;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde::Serialize;
 
 use super::output;
 use crate::drain::dead_letters::{self, Line};
@@ -31,6 +32,7 @@ use crate::record::Sequence;
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  \
     forebay verify /var/lib/forebay\n  \
+    forebay verify /var/lib/forebay --json | jq -r '.findings[] | [.kind, .file, .offset] | @tsv'\n  \
     nice ionice -c3 forebay verify /var/lib/forebay --queue orders && echo intact")]
 pub struct Arguments {
     /// The data directory: `data_dir` of the configuration
@@ -38,6 +40,35 @@ pub struct Arguments {
     /// Check this queue only
     #[arg(long, value_name = "NAME")]
     queue: Option<String>,
+    /// Write one JSON document at the end, instead of text
+    #[arg(long)]
+    json: bool,
+}
+
+/// What `--json` writes. Names are promised: `docs/operating.md` lists them, and more may come.
+#[derive(Serialize)]
+struct Document<'a> {
+    directory: &'a Path,
+    intact: bool,
+    findings: Vec<FindingLine<'a>>,
+    notes: &'a [String],
+    segments: u64,
+    bytes: u64,
+    batches: u64,
+    records: u64,
+    /// Records that were lost earlier, and that a repair has marked.
+    marks: u64,
+}
+
+#[derive(Serialize)]
+struct FindingLine<'a> {
+    file: &'a Path,
+    offset: Option<u64>,
+    kind: &'static str,
+    first_sequence: Option<Sequence>,
+    last_sequence: Option<Sequence>,
+    what: String,
+    meaning: &'static str,
 }
 
 /// Runs the command.
@@ -46,12 +77,14 @@ pub struct Arguments {
 ///
 /// A directory cannot be read. Damage is printed and is exit code 1.
 pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    let mut report = Report::default();
     let survey = match Survey::open(&arguments.directory) {
         Ok(survey) => survey,
         Err(DirectoryError::Damaged(path)) => {
-            let finding = Finding { path, offset: None, damage: Damage::SmallFile };
-            output::write_out(&(text_of(&finding) + "Nothing else can be checked without it.\n"))?;
-            return Ok(ExitCode::FAILURE);
+            report.find(&path, None, Damage::SmallFile);
+            report.notes.push(format!("{}: nothing else can be checked without it", path.display()));
+            say_findings(arguments, &report.findings)?;
+            return conclude(arguments, &report);
         }
         Err(error @ DirectoryError::NotOurs(_)) => return Ok(output::refuse_usage(&error)),
         Err(error) => return Err(error.into()),
@@ -60,28 +93,56 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         Ok(queues) => queues,
         Err(refused) => return Ok(refused),
     };
-    let mut report = Report::default();
     verify_directory(survey.path(), &mut report);
+    say_findings(arguments, &report.findings)?;
     let bar = progress(&queues);
     for queue in &queues {
         bar.set_message(queue.name.clone());
-        // Before the segments, which may grow meanwhile.
-        let highest = verify_dead_letters(queue, &mut report)?;
-        let end = verify_queue(queue, &mut report, |bytes| bar.inc(bytes));
-        let end = end.with_context(|| queue.directory.display().to_string())?;
-        if let (Some((sequence, offset)), Some(end)) = (highest, end)
-            && sequence >= end.next_sequence
-        {
-            let damage = Damage::BeyondEnd { sequence, end: end.next_sequence.saturating_sub(1) };
-            report.find(&dead_letters::path(&queue.directory), Some(offset), damage);
-        }
-        let found = std::mem::take(&mut report.findings);
-        bar.suspend(|| output::write_out(&found.iter().map(text_of).collect::<String>()))?;
-        report.findings = found;
+        let said = report.findings.len();
+        verify_one(queue, &mut report, |bytes| bar.inc(bytes))?;
+        bar.suspend(|| say_findings(arguments, &report.findings[said..]))?;
     }
     bar.finish_and_clear();
-    output::write_out(&summary(&report))?;
-    Ok(if report.findings.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    conclude(arguments, &report)
+}
+
+fn verify_one(queue: &QueuePlace, report: &mut Report, on_bytes: impl FnMut(u64)) -> anyhow::Result<()> {
+    // Before the segments, which may grow meanwhile.
+    let highest = verify_dead_letters(queue, report);
+    let end = verify_queue(queue, report, on_bytes).with_context(|| queue.directory.display().to_string())?;
+    if let (Some((sequence, offset)), Some(end)) = (highest, end)
+        && sequence >= end.next_sequence
+    {
+        let damage = Damage::BeyondEnd { sequence, end: end.next_sequence.saturating_sub(1) };
+        report.find(&dead_letters::path(&queue.directory), Some(offset), damage);
+    }
+    Ok(())
+}
+
+/// As text each finding is said when it is found; JSON comes at the end.
+fn say_findings(arguments: &Arguments, findings: &[Finding]) -> anyhow::Result<()> {
+    if arguments.json { Ok(()) } else { output::write_out(&findings.iter().map(text_of).collect::<String>()) }
+}
+
+fn conclude(arguments: &Arguments, report: &Report) -> anyhow::Result<ExitCode> {
+    let intact = report.findings.is_empty();
+    let text = if arguments.json {
+        serde_json::to_string_pretty(&Document {
+            directory: &arguments.directory,
+            intact,
+            findings: report.findings.iter().map(line_of).collect(),
+            notes: &report.notes,
+            segments: report.segments,
+            bytes: report.bytes,
+            batches: report.batches,
+            records: report.records,
+            marks: report.lost,
+        })? + "\n"
+    } else {
+        summary(report)
+    };
+    output::write_out(&text)?;
+    Ok(if intact { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn progress(queues: &[QueuePlace]) -> ProgressBar {
@@ -98,7 +159,7 @@ fn progress(queues: &[QueuePlace]) -> ProgressBar {
 }
 
 /// Checks each dead letter, which the journal does not know of. Returns where the one with the highest sequence is.
-fn verify_dead_letters(queue: &QueuePlace, report: &mut Report) -> anyhow::Result<Option<(Sequence, u64)>> {
+fn verify_dead_letters(queue: &QueuePlace, report: &mut Report) -> Option<(Sequence, u64)> {
     let path = dead_letters::path(&queue.directory);
     let mut highest = None;
     let read = dead_letters::read(&queue.directory, |offset, line| {
@@ -109,12 +170,29 @@ fn verify_dead_letters(queue: &QueuePlace, report: &mut Report) -> anyhow::Resul
         }
         Ok(())
     });
-    let (whole, all) = read.with_context(|| path.display().to_string())?;
+    let (whole, all) = read.unwrap_or_else(|error| {
+        report.find(&path, None, Damage::Unreadable(error.to_string()));
+        (0, 0)
+    });
     if whole < all {
         let name = path.display();
         report.notes.push(format!("{name}: byte {whole}: the last line is not finished; the next start cuts it"));
     }
-    Ok(highest)
+    highest
+}
+
+fn line_of(finding: &Finding) -> FindingLine<'_> {
+    let Finding { path, offset, damage } = finding;
+    let sequences = damage.sequences();
+    FindingLine {
+        file: path,
+        offset: *offset,
+        kind: damage.kind(),
+        first_sequence: sequences.as_ref().map(|sequences| *sequences.start()),
+        last_sequence: sequences.as_ref().map(|sequences| *sequences.end()),
+        what: damage.to_string(),
+        meaning: damage.meaning(),
+    }
 }
 
 fn text_of(finding: &Finding) -> String {

@@ -227,7 +227,7 @@ fn read_journal(mut section: Section<'_>, ingress: &IngressSizes) -> Journal {
     let s = &mut section;
     let ring = s.size("ring_bytes", limits::RING_BYTES, 8 * KIB..=GIB);
     let mut commit = s.size("commit_bytes_max", limits::COMMIT_BYTES_MAX, 8 * KIB..=GIB);
-    let mut segment = s.size("segment_bytes", limits::SEGMENT_BYTES, 64 * KIB..=4 * GIB);
+    let mut segment = s.size("segment_bytes", limits::SEGMENT_BYTES, 64 * KIB..=limits::SEGMENT_BYTES_MAX);
     let journal = Journal {
         ring_bytes: ring.count(),
         commit_bytes_max: commit.count(),

@@ -7,7 +7,6 @@
 
 use std::sync::Arc;
 
-use rtrb::Consumer;
 use zerocopy::{FromZeros, IntoBytes};
 
 use super::scheduler::Scheduler;
@@ -16,6 +15,7 @@ use crate::journal::format::{BATCH_HEADER_BYTES, BatchHeader};
 use crate::journal::platform::{Mode, System};
 use crate::journal::segment_file::{BatchReader, ReadError};
 use crate::record::{Record, RecordError, Sequence};
+use crate::sync::Consumer;
 
 /// Records that are taken before other tasks of the drain get a turn.
 const RECORDS_A_TURN: usize = 128;

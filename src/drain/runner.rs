@@ -23,7 +23,9 @@ use super::meter::Meter;
 use super::scheduler::Scheduler;
 use crate::journal::platform::System;
 use crate::limits::SCHEDULE_LOOK_MS;
+use crate::planted::{Bug, is_planted};
 use crate::queue::{DrainState, Queue};
+use crate::rate::Rate;
 use crate::record::Sequence;
 use crate::sink::{Sink, SinkError};
 
@@ -88,6 +90,16 @@ pub enum DrainError {
     Feed(#[from] FeedError),
 }
 
+/// Whether records may be sent.
+enum Payment {
+    /// They may.
+    Made,
+    /// The drain was told something else meanwhile: what may leave at once is to be asked again.
+    Void,
+    /// A stop came first.
+    Stopped,
+}
+
 impl<S: Scheduler> Runner<S> {
     /// A runner that has not started.
     #[must_use]
@@ -128,16 +140,23 @@ impl<S: Scheduler> Runner<S> {
             self.redrive().await;
             std::mem::swap(&mut lot, &mut self.ahead);
             self.ahead.clear();
-            if lot.taken.is_empty() && !self.take(position, &mut lot).await? {
-                continue;
+            // What was read ahead has waited for no departure. It needs none, unless a limit has come since.
+            let mut is_released = self.course.pace.rate == Rate::Unlimited;
+            if lot.taken.is_empty() {
+                if !self.take(position, &mut lot).await? {
+                    continue;
+                }
+                is_released = true;
             }
             if self.queue.drain.state() == DrainState::Retrying {
                 self.queue.drain.set_state(DrainState::Running);
             }
-            self.course.pacer.take(lot.taken.len() as u64, self.platform.monotonic_ns());
+            if is_released {
+                self.course.pacer.take(lot.taken.len() as u64, self.platform.monotonic_ns());
+            }
             let through = position + lot.taken.len() as u64;
             self.queue.drain.released.set(through);
-            if !self.deliver(&lot, position).await? {
+            if !self.deliver(&lot, position, is_released).await? {
                 return Ok(());
             }
             position = through;
@@ -183,6 +202,10 @@ impl<S: Scheduler> Runner<S> {
 
     /// Checks the sink's position against the journal and moves there.
     async fn begin_at(&mut self, position: Sequence) -> Result<(), DrainError> {
+        while is_planted(Bug::WaitForJournal) && position > self.queue.journal.durable.get() && !self.is_stopping() {
+            self.follow();
+            self.wait_for_records().await;
+        }
         let (durable, trimmed) = (self.queue.journal.durable.get(), self.queue.journal.trimmed.get());
         if position > durable {
             return Err(DrainError::SinkAhead { position, durable });
@@ -275,33 +298,31 @@ impl<S: Scheduler> Runner<S> {
         self.course.pacer.due(self.platform.monotonic_ns()).min(records_max)
     }
 
-    /// Waits until `count` more records may be sent; `false` if a stop came first.
-    async fn pay_for(&mut self, count: usize) -> bool {
+    /// Waits until `count` more records may be sent, at most as many as may leave at once.
+    async fn pay_for(&mut self, count: usize) -> Payment {
         if count == 0 {
-            return true;
+            return Payment::Made;
         }
-        let mut due_ns = None;
-        while !self.is_stopping() {
+        if self.course.told.is_paused {
+            self.wait_while_paused().await;
+            return if self.is_stopping() { Payment::Stopped } else { Payment::Void };
+        }
+        let due_ns = self.course.pacer.when_due_ns(count as u64, self.platform.monotonic_ns());
+        loop {
+            if self.is_stopping() {
+                return Payment::Stopped;
+            }
             if self.course.is_told_otherwise() {
-                due_ns = None;
+                return Payment::Void;
             }
-            self.follow();
-            if self.course.told.is_paused {
-                self.wait_while_paused().await;
-                continue;
-            }
-            // Once, and again only for another pace: they may be more than the tolerance lets gather, and then a time
-            // that is worked out anew is never reached.
             let now_ns = self.platform.monotonic_ns();
-            let due_ns = *due_ns.get_or_insert_with(|| self.course.pacer.when_due_ns(count as u64, now_ns));
             if due_ns <= now_ns {
                 // Only now: a sleep that lasts too long must not be made good twice, by these records and by the next.
                 self.course.pacer.take(count as u64, now_ns);
-                return true;
+                return Payment::Made;
             }
             self.sleep_unless_told(Duration::from_nanos(due_ns - now_ns)).await;
         }
-        false
     }
 
     /// Logs a failure and waits before the next attempt; `false` if a stop came first.

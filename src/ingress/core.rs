@@ -6,10 +6,8 @@ use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
 
-use atomic_waker::AtomicWaker;
 use hdrhistogram::Histogram;
 use slab::Slab;
 
@@ -18,8 +16,10 @@ use super::counters::{Counters, latency_histogram};
 use crate::clock::TurnClock;
 use crate::config;
 use crate::limits::FAST_REQUEST_BYTES_MAX;
+use crate::planted::{Bug, is_planted};
 use crate::queue::{Health, Queue};
 use crate::ring::{Completion, IngressEnd, RingFull};
+use crate::sync::{AtomicUsize, AtomicWaker, Ordering};
 
 /// What all executors are given.
 #[derive(Clone)]
@@ -38,6 +38,19 @@ pub struct Shared {
     pub connections: Arc<AtomicUsize>,
     /// Time that a stop waits for requests in flight, in milliseconds.
     pub grace_ms: u64,
+}
+
+/// Announces the stop, and wakes the executors that sleep: each looks for it before it sleeps again.
+pub fn announce_stop(health: &Health, wakers: &[Arc<AtomicWaker>]) {
+    if !is_planted(Bug::WakeBeforeStop) {
+        health.set_stopping();
+    }
+    for waker in wakers {
+        waker.wake();
+    }
+    if is_planted(Bug::WakeBeforeStop) {
+        health.set_stopping();
+    }
 }
 
 /// The state of one executor.
@@ -144,7 +157,7 @@ impl Core {
         build: impl FnOnce(u32, &mut Vec<u8>) -> Result<(), E>,
     ) -> Result<Result<Answer, Busy>, E> {
         let mut slots = self.slots.borrow_mut();
-        if slots.len() >= self.shared.limits.in_flight_max {
+        if slots.len() >= self.shared.limits.in_flight_max && !is_planted(Bug::IgnoreInFlightMax) {
             self.ring.borrow().iter().for_each(IngressEnd::hurry);
             return Ok(Err(Busy::InFlight));
         }
@@ -220,8 +233,13 @@ impl Core {
     /// From now on the journal wakes `waker` behind its completions. Returns whether there is something to do
     /// already: whatever comes after this look wakes.
     pub fn arm(&self, waker: &Waker) -> bool {
-        self.waker.register(waker);
+        if !is_planted(Bug::LookBeforeRegistering) {
+            self.waker.register(waker);
+        }
         let completed = self.ring.borrow().as_ref().is_some_and(IngressEnd::has_completions);
+        if is_planted(Bug::LookBeforeRegistering) {
+            self.waker.register(waker);
+        }
         completed || (self.shared.health.is_stopping() && !self.stopping.get())
     }
 

@@ -75,6 +75,12 @@ pub trait Companion {
     fn disarm(&self);
 }
 
+/// Sleeps until something else is ready or the companion wakes us.
+pub async fn sleep_until(companion: &impl Companion, mut is_ready: impl FnMut(&mut Context<'_>) -> Poll<()>) {
+    std::future::poll_fn(|cx| if companion.arm(cx.waker()) { Poll::Ready(()) } else { is_ready(cx) }).await;
+    companion.disarm();
+}
+
 impl Net {
     /// An empty set.
     ///
@@ -138,16 +144,9 @@ impl Net {
             futures_lite::future::yield_now().await;
             return;
         };
-        std::future::poll_fn(|cx| {
-            if companion.arm(cx.waker()) {
-                return Poll::Ready(());
-            }
-            // What "reading" an epoll set gives is an error, and only once it is ready, which is all
-            // that we want to know.
-            Pin::new(&mut watch).poll_read(cx, &mut [0]).map(|_| ())
-        })
-        .await;
-        companion.disarm();
+        // What "reading" an epoll set gives is an error, and only once it is ready, which is all
+        // that we want to know.
+        sleep_until(companion, |cx| Pin::new(&mut watch).poll_read(cx, &mut [0]).map(|_| ())).await;
     }
 
     /// glommio waits for nothing but its own sources. A stream of it watches its descriptor from

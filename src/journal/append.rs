@@ -83,6 +83,12 @@ impl Appender {
         self.segment = Some(OpenSegment { identity, offset, key_count });
     }
 
+    /// The segment is sealed. Until another one is opened nothing can be appended.
+    pub fn close_segment(&mut self) {
+        debug_assert!(self.batch_count == 0, "a batch lies in one segment");
+        self.segment = None;
+    }
+
     /// The identity for the next segment of this queue.
     #[must_use]
     pub fn next_segment(&self, queue_id: u64, generation: u64, capacity: u64) -> SegmentIdentity {

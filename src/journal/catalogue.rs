@@ -73,6 +73,11 @@ impl Catalogue {
         if done { segments.pop_front() } else { None }
     }
 
+    /// Takes back what [`pop_delivered`](Self::pop_delivered) gave out last: its file is still there.
+    pub fn put_back(&self, segment: Segment) {
+        self.lock().push_front(segment);
+    }
+
     /// The oldest segment.
     #[must_use]
     pub fn first(&self) -> Option<Segment> {

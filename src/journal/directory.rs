@@ -3,7 +3,7 @@
 //! ```text
 //! LOCK                   held by the one process that uses the directory
 //! identity               a random id and two secrets, made once
-//! epoch                  counts the starts
+//! epoch                  counts the starts; it and `epochs` each have a `.spare` beside them
 //! pool/                  spare segments
 //! queues/<name>/         one queue: *.seg, *.keys, epochs, cursor, dead-letters.ndjson
 //! ```
@@ -16,8 +16,12 @@ use std::path::{Path, PathBuf};
 use siphasher::sip::SipHasher24;
 
 use super::platform::{Mode, Platform, RandomAccessFile, System};
+use crate::limits::BLOCK_BYTES;
 use crate::record::Sequence;
 use crate::ticket::EpochStart;
+
+/// The secrets are in these files; nobody else need read any of them.
+const PRIVATE: Mode = Mode::Replace { permissions: 0o600 };
 
 /// An open data directory; dropping it lets another process have it.
 pub struct DataDirectory {
@@ -142,7 +146,7 @@ impl Identity {
             let filled = getrandom::fill(part).map_err(io::Error::other);
             filled.map_err(|error| DirectoryError::Io { path: file.clone(), error })?;
         }
-        replace(&System, &file, &parts.map(|part| hex(&part) + "\n").concat())?;
+        make(&System, &file, &parts.map(|part| hex(&part) + "\n").concat())?;
         let [id, ticket_secret, idempotency_secret] = parts;
         Ok(Self { id, ticket_secret, idempotency_secret })
     }
@@ -231,18 +235,67 @@ fn read<P: Platform>(platform: &P, path: &Path) -> Result<Option<String>, Direct
     }
 }
 
-/// Writes a small file so that a crash leaves the former one or the new one, whole.
-fn replace<P: Platform>(platform: &P, path: &Path, text: &str) -> Result<(), DirectoryError> {
+/// Makes a small file that is never changed, so that a crash leaves none or all of it.
+fn make<P: Platform>(platform: &P, path: &Path, text: &str) -> Result<(), DirectoryError> {
     let write = || -> io::Result<()> {
         let growing = path.with_extension("new");
-        // The secrets are in here; nobody else need read any of these files.
-        let file = platform.open(&growing, Mode::Replace { permissions: 0o600 })?;
+        let file = platform.open(&growing, PRIVATE)?;
         file.write_all_at(text.as_bytes(), 0)?;
         file.sync_all()?;
         platform.rename(&growing, path)?;
-        platform.sync_directory(path.parent().unwrap_or(Path::new(".")))
+        platform.sync_directory(parent_of(path))
     };
     write().map_err(|error| DirectoryError::Io { path: path.to_owned(), error })
+}
+
+/// Writes a small file anew so that a crash leaves the former one or the new one, whole; and, but for the first time,
+/// without asking for space, so that a start succeeds on a full disk.
+///
+/// The file has a spare beside it, which has its space. The spare is written in its place and synced, and the two change
+/// their names: the former file is the next spare. Nobody reads the spare, so a crash may leave anything in it.
+fn replace<P: Platform>(platform: &P, path: &Path, text: &str) -> Result<(), DirectoryError> {
+    let spare = path.with_extension("spare");
+    let write = || -> io::Result<()> {
+        let file = open_spare(platform, path, &spare)?;
+        file.write_all_at(text.as_bytes(), 0)?;
+        file.set_bytes(text.len() as u64)?;
+        file.sync_all()?;
+        if platform.exchange(&spare, path).is_err() {
+            // There is no former file, or the file system cannot do it.
+            platform.rename(&spare, path)?;
+        }
+        platform.sync_directory(parent_of(path))
+    };
+    write().map_err(|error| DirectoryError::Io { path: path.to_owned(), error })?;
+    if let Err(error) = reserve_spare(platform, path, &spare, text.len()) {
+        tracing::debug!(path = %spare.display(), %error, "the next start will need space for this file");
+    }
+    Ok(())
+}
+
+fn open_spare<P: Platform>(platform: &P, path: &Path, spare: &Path) -> io::Result<P::File> {
+    match platform.open(spare, Mode::Overwrite) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => platform.open(spare, PRIVATE),
+        Err(error) => Err(error),
+        Ok(file) => {
+            // If the last exchange was not made durable, a power cut would bring the former names back, and what is
+            // overwritten now would be the file itself.
+            platform.sync_directory(parent_of(path))?;
+            Ok(file)
+        }
+    }
+}
+
+/// Takes space for a file of `bytes` and one more line, while there is some.
+fn reserve_spare<P: Platform>(platform: &P, path: &Path, spare: &Path, bytes: usize) -> io::Result<()> {
+    let file = open_spare(platform, path, spare)?;
+    file.reserve((bytes + BLOCK_BYTES) as u64)?;
+    file.sync_all()?;
+    platform.sync_directory(parent_of(path))
+}
+
+fn parent_of(path: &Path) -> &Path {
+    path.parent().unwrap_or(Path::new("."))
 }
 
 fn hex(bytes: &[u8; 16]) -> String {
@@ -280,6 +333,25 @@ mod tests {
             fs::write(directory.path().join("identity"), damage).unwrap();
             assert!(matches!(DataDirectory::open(directory.path()), Err(DirectoryError::Damaged(_))), "{damage:?}");
         }
+    }
+
+    #[test]
+    fn what_every_start_writes_takes_no_space_but_the_first_time() {
+        let directory = tempfile::tempdir().unwrap();
+        let begin = |epoch| begin_epoch(&System, directory.path(), epoch, epoch * 10).unwrap();
+        let id = |name| System.metadata(&directory.path().join(name)).unwrap().id;
+        begin(1);
+        let (file, spare) = (id("epochs"), id("epochs.spare"));
+        for epoch in 2..6 {
+            begin(epoch);
+            let (former, latter) = if epoch % 2 == 0 { (spare, file) } else { (file, spare) };
+            assert_eq!((id("epochs"), id("epochs.spare")), (former, latter));
+            let text = fs::read_to_string(directory.path().join("epochs")).unwrap();
+            assert_eq!((text.lines().count() as u64, text.ends_with('\n')), (epoch, true), "{text}");
+            let reserved = System.metadata(&directory.path().join("epochs.spare")).unwrap().bytes;
+            assert!(reserved > text.len() as u64 + 100, "{reserved}");
+        }
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 2);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! What `forebay verify` can find, in words.
 
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use super::format::FormatError;
@@ -116,16 +117,58 @@ pub enum Damage {
 }
 
 impl Damage {
+    /// One word for it, which stays as it is from version to version.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Unreadable(_) => "unreadable",
+            Self::SmallFile => "small-file",
+            Self::Header(_) => "header",
+            Self::Name(_) => "name",
+            Self::Gap { .. } => "gap",
+            Self::ByteCount { .. } => "byte-count",
+            Self::Batch { .. } => "batch",
+            Self::Record { .. } => "record",
+            Self::Padding(_) => "padding",
+            Self::Footer(_) => "footer",
+            Self::FooterDisagrees { .. } => "footer-disagrees",
+            Self::Epoch { .. } => "epoch",
+            Self::Keys { .. } => "keys",
+            Self::Cursor => "cursor",
+            Self::BeyondEnd { .. } => "beyond-end",
+            Self::DeadLetter(_) => "dead-letter",
+        }
+    }
+
+    /// The records of which it says that they are damaged or missing, if it says so of any. Some of a batch's may be whole.
+    #[must_use]
+    pub fn sequences(&self) -> Option<RangeInclusive<Sequence>> {
+        let found = match self {
+            Self::Gap { expected, found } => *expected..=found.saturating_sub(1),
+            Self::Batch { range, .. } => range.first_sequence..=range.next_sequence.saturating_sub(1),
+            Self::Record { sequence, .. } => *sequence..=*sequence,
+            Self::FooterDisagrees { footer, found } => found.saturating_add(1)..=*footer,
+            Self::BeyondEnd { sequence, end } => end.saturating_add(1)..=*sequence,
+            _ => return None,
+        };
+        (!found.is_empty()).then_some(found)
+    }
+
     /// What follows from it, and what to do.
     #[must_use]
     pub fn meaning(&self) -> &'static str {
         match self {
             Self::Unreadable(_) => {
-                "The disk or the permissions. Look into the kernel's log; copy the directory to another disk while it can be read."
+                "The disk or the permissions. Look into the kernel's log, and copy the directory to another disk while it can be read. \
+                 In a segment, `forebay repair` gives up these bytes and keeps what is around them."
             }
             Self::SmallFile => {
                 "The next start is refused. Restore the file from a copy of the directory: made anew, it would let old tickets name \
                  new records, or count deliveries from another position."
+            }
+            Self::Header(FormatError::Version(_) | FormatError::BlockBytes(_)) => {
+                "The next start is refused. The file is whole: use the forebay that wrote it, and drain it there. `docs/segment-format.md`, \
+                 Versions."
             }
             Self::Header(_) => {
                 "The next start is refused. What the batches hold can be read: `forebay repair` writes the header anew, `forebay \

@@ -128,9 +128,12 @@ pub enum FormatError {
     /// The magic bytes are missing.
     #[error("this is not a forebay segment")]
     Magic,
-    /// Written by a newer forebay, or by one with another block size.
+    /// Written by another version of forebay, and whole.
     #[error("segment format version {0} is not readable by this forebay, which reads version {FORMAT_VERSION}")]
     Version(u32),
+    /// Written by a forebay with another block size, and whole.
+    #[error("blocks of {0} bytes are not readable by this forebay, whose blocks have {BLOCK_BYTES}")]
+    BlockBytes(u32),
     /// The checksum does not fit the bytes.
     #[error("the checksum does not match")]
     Checksum,
@@ -185,11 +188,15 @@ impl SegmentIdentity {
         if header.magic != SEGMENT_MAGIC {
             return Err(FormatError::Magic);
         }
-        if header.version.get() != FORMAT_VERSION || header.block_bytes.get() as usize != BLOCK_BYTES {
-            return Err(FormatError::Version(header.version.get()));
-        }
+        // First, so that a damaged version is not taken for another one: every version has its checksum here.
         if header.crc32c.get() != crc_of_block(&header) {
             return Err(FormatError::Checksum);
+        }
+        if header.version.get() != FORMAT_VERSION {
+            return Err(FormatError::Version(header.version.get()));
+        }
+        if header.block_bytes.get() as usize != BLOCK_BYTES {
+            return Err(FormatError::BlockBytes(header.block_bytes.get()));
         }
         Ok(Self {
             queue_id: header.queue_id.get(),
@@ -307,6 +314,14 @@ impl BatchHeader {
             return Err(FormatError::Foreign);
         }
         Ok(header)
+    }
+
+    /// Whether a whole batch begins here, of whatever queue and life of the file.
+    #[must_use]
+    pub fn is_whole(bytes: &[u8]) -> bool {
+        let Ok((header, _)) = BatchHeader::read_from_prefix(bytes) else { return false };
+        let records = bytes[BATCH_HEADER_BYTES..].get(..header.length.get() as usize);
+        header.magic == BATCH_MAGIC && records.is_some_and(|records| header.crc(records) == header.crc32c.get())
     }
 
     /// Bytes of the batch in the file, padding included.

@@ -12,6 +12,7 @@ use hashbrown::HashTable;
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
+use crate::planted::{Bug, is_planted};
 use crate::record::Sequence;
 
 /// What is remembered of a key.
@@ -78,7 +79,12 @@ impl IdempotencyIndex {
             return;
         }
         self.expire(now_s);
-        while self.entries.len() >= self.keys_max {
+        let keys_max = match () {
+            () if is_planted(Bug::EvictKeysEarly) => self.keys_max.div_ceil(2),
+            () if is_planted(Bug::KeepAllKeys) => usize::MAX,
+            () => self.keys_max,
+        };
+        while self.entries.len() >= keys_max {
             self.evicted += 1;
             self.forget_oldest();
         }
@@ -143,7 +149,8 @@ impl IdempotencyIndex {
 
     fn is_expired(&self, entry: &KeyEntry, now_s: u64) -> bool {
         // The second in which it was seen had begun already, so a whole window ends within the next one.
-        u64::from(entry.seen_at_s.get()) + self.window_s < now_s
+        let window_s = if is_planted(Bug::ForgetKeyEarly) { self.window_s / 2 } else { self.window_s };
+        u64::from(entry.seen_at_s.get()) + window_s < now_s
     }
 }
 

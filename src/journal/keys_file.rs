@@ -12,7 +12,11 @@ use super::idempotency::{KEY_ENTRY_BYTES, KeyEntry};
 use super::platform::{Mode, Platform, RandomAccessFile};
 use crate::record::Sequence;
 
-const MAGIC: [u8; 8] = *b"FBkeys1\n";
+/// The format that this code writes.
+pub const FORMAT_VERSION: u8 = 1;
+const MAGIC: [u8; 8] = [b'F', b'B', b'k', b'e', b'y', b's', b'0' + FORMAT_VERSION, b'\n'];
+/// Where in the magic bytes the version is.
+const VERSION_AT: usize = 6;
 const HEADER_BYTES: usize = 16;
 
 /// Where the keys of the segment with this first sequence are.
@@ -53,14 +57,27 @@ pub fn save<P: Platform>(
 ///
 /// # Errors
 ///
-/// The file cannot be read, or [`io::ErrorKind::InvalidData`] if it is damaged.
+/// The file cannot be read, or [`io::ErrorKind::InvalidData`] if it is damaged, or [`io::ErrorKind::Unsupported`] if it
+/// is whole and of another version.
 pub fn load<P: Platform>(platform: &P, path: &Path) -> io::Result<Vec<KeyEntry>> {
     let bytes = platform.read(path)?;
     let damaged = || io::Error::new(io::ErrorKind::InvalidData, "the file of idempotency keys is damaged");
     let (header, body) = bytes.split_at_checked(HEADER_BYTES).ok_or_else(damaged)?;
     let number = |from: usize| header[from..from + 4].iter().rev().fold(0_u32, |n, byte| n << 8 | u32::from(*byte));
     let whole = number(8) as usize * KEY_ENTRY_BYTES == body.len();
-    if header[..8] != MAGIC || !whole || crc32c::crc32c(body) != number(12) {
+    if !whole || crc32c::crc32c(body) != number(12) {
+        return Err(damaged());
+    }
+    let version = header[VERSION_AT];
+    let of_another_version = MAGIC.iter().enumerate().all(|(at, byte)| at == VERSION_AT || *byte == header[at]);
+    if of_another_version && version.is_ascii_digit() && version != MAGIC[VERSION_AT] {
+        let found = char::from(version);
+        let said = format!(
+            "format version {found} of idempotency keys is not readable by this forebay, which reads version {FORMAT_VERSION}"
+        );
+        return Err(io::Error::new(io::ErrorKind::Unsupported, said));
+    }
+    if header[..8] != MAGIC {
         return Err(damaged());
     }
     Ok(body.chunks_exact(KEY_ENTRY_BYTES).filter_map(|entry| KeyEntry::read_from_bytes(entry).ok()).collect())

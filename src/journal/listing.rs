@@ -6,6 +6,9 @@ use std::path::{Path, PathBuf};
 use super::platform::Platform;
 use crate::record::Sequence;
 
+/// The ending of a segment that a repair has not finished.
+pub const UNFINISHED_REPAIR: &str = "repaired";
+
 /// The files of a queue that are named after a segment's first sequence, in its order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct QueueFiles {
@@ -13,8 +16,8 @@ pub struct QueueFiles {
     pub segments: Vec<(Sequence, PathBuf)>,
     /// Idempotency keys.
     pub keys: Vec<(Sequence, PathBuf)>,
-    /// Files of idempotency keys that were not finished.
-    pub unfinished_keys: Vec<PathBuf>,
+    /// Files of idempotency keys and repaired segments that were not finished. What they are made from is still there.
+    pub unfinished: Vec<PathBuf>,
 }
 
 impl QueueFiles {
@@ -30,13 +33,13 @@ impl QueueFiles {
             match (first, path.extension().and_then(|extension| extension.to_str())) {
                 (Some(first), Some("seg")) => files.segments.push((first, path)),
                 (Some(first), Some("keys")) => files.keys.push((first, path)),
-                (Some(_), Some("keys-new")) => files.unfinished_keys.push(path),
+                (Some(_), Some("keys-new" | UNFINISHED_REPAIR)) => files.unfinished.push(path),
                 _ => {}
             }
         }
         files.segments.sort_unstable();
         files.keys.sort_unstable();
-        files.unfinished_keys.sort_unstable();
+        files.unfinished.sort_unstable();
         Ok(files)
     }
 }

@@ -15,7 +15,7 @@ use super::keys_file;
 use super::platform::{Platform, System};
 use super::pool::Pool;
 use crate::planted::{Bug, is_planted};
-use crate::queue::Queue;
+use crate::queue::{DrainState, Queue};
 use crate::record::Sequence;
 
 /// How often delivered segments are looked for, and how far delivery is stored.
@@ -56,8 +56,13 @@ pub struct Maintenance<P = System> {
     queues: Vec<Kept>,
     chores: Receiver<Chore>,
     cursors: Vec<Sequence>,
+    /// Which queues the sink has told how far they are delivered. Before that the cursor of the last start says so,
+    /// and a database that was set back needs more of the journal than that.
+    have_position: Vec<bool>,
     /// Keys that could not be saved yet; their segments stay until they are.
     unsaved: Vec<Unsaved>,
+    /// Whether spares are missing.
+    wants_spares: bool,
     replenish_failed: bool,
 }
 
@@ -65,8 +70,18 @@ impl<P: Platform> Maintenance<P> {
     /// Prepares the thread's state.
     #[must_use]
     pub fn new(platform: P, pool: Arc<Pool<P>>, queues: Vec<Kept>, chores: Receiver<Chore>) -> Self {
-        let cursors = vec![0; queues.len()];
-        Self { platform, pool, queues, chores, cursors, unsaved: Vec::new(), replenish_failed: false }
+        let (cursors, have_position) = (vec![0; queues.len()], vec![false; queues.len()]);
+        Self {
+            platform,
+            pool,
+            queues,
+            chores,
+            cursors,
+            have_position,
+            unsaved: Vec::new(),
+            wants_spares: false,
+            replenish_failed: false,
+        }
     }
 
     /// Runs until nobody is left who could send a chore, and stores the cursors at the end.
@@ -93,12 +108,14 @@ impl<P: Platform> Maintenance<P> {
 
     fn attend_to(&mut self, chore: Chore) {
         match chore {
-            Chore::Replenish => self.replenish(),
+            // Not yet: a delivered segment may come back, and then nothing need be zeroed.
+            Chore::Replenish => self.wants_spares = true,
             Chore::SaveKeys(unsaved) => self.unsaved.push(unsaved),
         }
     }
 
     fn replenish(&mut self) {
+        self.wants_spares = false;
         loop {
             match self.pool.replenish() {
                 Ok(true) => {}
@@ -134,28 +151,42 @@ impl<P: Platform> Maintenance<P> {
     }
 
     fn tidy(&mut self) {
-        if self.replenish_failed {
-            self.replenish();
-        }
         self.save_keys();
-        for (kept, cursor) in self.queues.iter().zip(&mut self.cursors) {
-            let delivered = kept.queue.drain.delivered.get();
-            if delivered != *cursor {
-                match cursor::save(&self.platform, &kept.directory, delivered) {
-                    Ok(()) => *cursor = delivered,
-                    Err(error) => tracing::warn!(queue = kept.queue.name, %error, "the cursor could not be stored"),
-                }
-            }
-            let done = delivered + u64::from(is_planted(Bug::RecycleSegmentEarly));
-            while let Some(segment) = kept.catalogue.pop_delivered(done) {
-                kept.queue.journal.trimmed.set(segment.sealed_next.unwrap_or(1) - 1);
-                if let Err(error) = self.pool.give_back(&segment.path) {
-                    tracing::warn!(path = %segment.path.display(), %error, "a delivered segment could not be removed");
-                }
+        for ((kept, cursor), has_position) in self.queues.iter().zip(&mut self.cursors).zip(&mut self.have_position) {
+            // The state is published behind the position and is looked at before it.
+            *has_position |=
+                matches!(kept.queue.drain.state(), DrainState::Running | DrainState::Retrying | DrainState::Paused);
+            if *has_position {
+                give_back_delivered(&self.platform, &self.pool, kept, cursor);
             }
             if let Err(error) = expire_keys(&self.platform, kept) {
                 tracing::warn!(queue = kept.queue.name, %error, "old idempotency keys could not be removed");
             }
+        }
+        // Only now, when what is delivered has come back.
+        if self.wants_spares || self.replenish_failed {
+            self.replenish();
+        }
+    }
+}
+
+/// Stores how far a queue is delivered, and gives the segments up to there back to the pool.
+fn give_back_delivered<P: Platform>(platform: &P, pool: &Pool<P>, kept: &Kept, cursor: &mut Sequence) {
+    let delivered = kept.queue.drain.delivered.get();
+    if delivered != *cursor {
+        match cursor::save(platform, &kept.directory, delivered) {
+            Ok(()) => *cursor = delivered,
+            Err(error) => tracing::warn!(queue = kept.queue.name, %error, "the cursor could not be stored"),
+        }
+    }
+    let done = delivered + u64::from(is_planted(Bug::RecycleSegmentEarly));
+    while let Some(segment) = kept.catalogue.pop_delivered(done) {
+        kept.queue.journal.trimmed.set(segment.sealed_next.unwrap_or(1) - 1);
+        if let Err(error) = pool.give_back(&segment.path) {
+            tracing::warn!(path = %segment.path.display(), %error, "a delivered segment could not be removed; trying again");
+            // No later one may go before it: the next start would find a gap.
+            kept.catalogue.put_back(segment);
+            break;
         }
     }
 }

@@ -18,7 +18,7 @@ pub mod format;
 mod gathering;
 pub mod idempotency;
 mod idle;
-mod keys_file;
+pub mod keys_file;
 pub mod listing;
 pub mod maintenance;
 pub mod platform;

@@ -7,12 +7,13 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Once;
 use std::time::{Duration, UNIX_EPOCH};
 
-use rustix::fs::{Advice, FallocateFlags, OFlags};
+use rustix::fs::{Advice, CWD, FallocateFlags, OFlags, RenameFlags};
+use rustix::io::Errno;
 
 use super::uring::{CommitError, Disk, Write};
 use crate::clock;
@@ -78,6 +79,18 @@ pub trait Platform: Clone + Send + Sync + 'static {
     ///
     /// It keeps its name.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// Lets two files change their names, at once.
+    ///
+    /// # Errors
+    ///
+    /// Both keep their names.
+    fn exchange(&self, one: &Path, other: &Path) -> io::Result<()>;
+    /// Gives a file a second name, which must be free.
+    ///
+    /// # Errors
+    ///
+    /// It has none.
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Removes a file.
     ///
     /// # Errors
@@ -125,9 +138,14 @@ pub enum Mode {
         /// Its permissions, before the umask.
         permissions: u32,
     },
+    /// A small file that exists, written in its place.
+    Overwrite,
     /// A file that grows, made if it is missing: everything that is written goes behind its end.
     Append,
 }
+
+/// Says which file it is, whatever its name: device and inode.
+pub type FileId = (u64, u64);
 
 /// What the file system says of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -136,6 +154,16 @@ pub struct Metadata {
     pub bytes: u64,
     /// When it was last written: microseconds since the Unix epoch.
     pub modified_us: u64,
+    /// Which file it is.
+    pub id: FileId,
+}
+
+/// Whether the disk, rather than the file system or somebody's permissions, keeps bytes back: they are damaged, for all
+/// that anybody can do. Which of these errors it is depends on the device.
+#[must_use]
+pub fn is_unreadable(error: &io::Error) -> bool {
+    const ERRORS: [Errno; 4] = [Errno::IO, Errno::NODATA, Errno::ILSEQ, Errno::BADMSG];
+    ERRORS.iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }
 
 /// An open file that is read and written by offset.
@@ -177,6 +205,12 @@ pub trait RandomAccessFile: Send + Sync + Sized + 'static {
     ///
     /// The file system cannot say.
     fn bytes(&self) -> io::Result<u64>;
+    /// Which file it is.
+    ///
+    /// # Errors
+    ///
+    /// The file system cannot say.
+    fn id(&self) -> io::Result<FileId>;
     /// Cuts or extends it.
     ///
     /// # Errors
@@ -288,6 +322,7 @@ impl Platform for System {
             Mode::Replace { permissions } => {
                 options.write(true).create(true).truncate(true).mode(permissions).open(path)
             }
+            Mode::Overwrite => options.write(true).open(path),
             Mode::Append => options.read(true).append(true).create(true).open(path),
         }
     }
@@ -307,11 +342,20 @@ impl Platform for System {
     fn metadata(&self, path: &Path) -> io::Result<Metadata> {
         let metadata = fs::metadata(path)?;
         let since = metadata.modified()?.duration_since(UNIX_EPOCH).unwrap_or_default();
-        Ok(Metadata { bytes: metadata.len(), modified_us: u64::try_from(since.as_micros()).unwrap_or(u64::MAX) })
+        let modified_us = u64::try_from(since.as_micros()).unwrap_or(u64::MAX);
+        Ok(Metadata { bytes: metadata.len(), modified_us, id: (metadata.dev(), metadata.ino()) })
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         fs::rename(from, to)
+    }
+
+    fn exchange(&self, one: &Path, other: &Path) -> io::Result<()> {
+        rustix::fs::renameat_with(CWD, one, CWD, other, RenameFlags::EXCHANGE).map_err(io::Error::from)
+    }
+
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::hard_link(from, to)
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
@@ -322,7 +366,7 @@ impl Platform for System {
 fn open_direct(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
     let direct = i32::try_from(OFlags::DIRECT.bits()).unwrap_or(0);
     match options.custom_flags(direct).open(path) {
-        Err(error) if error.raw_os_error() == Some(rustix::io::Errno::INVAL.raw_os_error()) => {
+        Err(error) if error.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => {
             static WARNING: Once = Once::new();
             WARNING.call_once(|| {
                 tracing::warn!(path = %path.display(), "no O_DIRECT on this file system; using the page cache");
@@ -357,6 +401,10 @@ impl RandomAccessFile for File {
 
     fn bytes(&self) -> io::Result<u64> {
         self.metadata().map(|metadata| metadata.len())
+    }
+
+    fn id(&self) -> io::Result<FileId> {
+        self.metadata().map(|metadata| (metadata.dev(), metadata.ino()))
     }
 
     fn set_bytes(&self, bytes: u64) -> io::Result<()> {

@@ -91,13 +91,20 @@ impl<P: Platform> Pool<P> {
             return self.platform.remove(path);
         }
         let spare = self.fresh_path("seg");
-        self.platform.rename(path, &spare)?;
-        // Before anybody writes to the file under its new name, the old name must be gone for good.
-        self.platform.sync_directory(&self.directory)?;
-        if let Some(former) = path.parent() {
-            self.platform.sync_directory(former)?;
+        if self.platform.rename(path, &spare).is_err() {
+            // A full disk may have no room for another name.
+            return self.platform.remove(path);
         }
-        self.lock().ready.push(spare);
+        // Before anybody writes to the file under its new name, the old name must be gone for good. If that cannot be had,
+        // the file is left for the next start to find.
+        let former = path.parent().unwrap_or(Path::new("."));
+        let gone = self.platform.sync_directory(&self.directory).and_then(|()| self.platform.sync_directory(former));
+        match gone {
+            Ok(()) => self.lock().ready.push(spare),
+            Err(error) => {
+                tracing::warn!(path = %spare.display(), %error, "a spare segment is of no use until a restart");
+            }
+        }
         Ok(())
     }
 

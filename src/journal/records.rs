@@ -4,6 +4,7 @@ use std::io;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
+use super::platform::Platform;
 use super::salvage::{WholeRecord, records_of, salvage};
 use super::scan::Piece;
 use super::segment_image::SegmentImage;
@@ -15,7 +16,7 @@ use crate::record::Sequence;
 pub struct Missing {
     /// The first.
     pub first: Sequence,
-    /// The last.
+    /// The last; the end of the range that was asked for if nobody knows.
     pub last: Sequence,
     /// In which file, and where, they should be.
     pub place: Option<(PathBuf, usize)>,
@@ -35,6 +36,12 @@ pub enum Cause {
     /// The file cannot be read.
     #[error("the file cannot be read: {0}")]
     Unreadable(String),
+    /// The disk gives out the file, but not these bytes.
+    #[error("the disk does not give the bytes out")]
+    UnreadableBytes,
+    /// As [`UnreadableBytes`](Self::UnreadableBytes), at the end of the journal: nobody knows how many they are.
+    #[error("if there were any: the journal may go on there, but the disk does not give the bytes out")]
+    UnreadableEnd,
     /// No segment has them.
     #[error("no segment holds them")]
     NoSegment,
@@ -60,20 +67,23 @@ pub struct Stretch<'a> {
     pub offset: usize,
     /// The records.
     pub whole: Vec<WholeRecord<'a>>,
+    /// Whether there are bytes in it that the disk does not give out.
+    pub unreadable: bool,
     /// The sequence behind the last that it held.
     pub next_sequence: Sequence,
 }
 
 /// Everything in a segment that can be read, in order.
 pub fn stretches(image: &SegmentImage) -> impl Iterator<Item = Stretch<'_>> {
-    image.pieces().map(|piece| match piece {
+    image.pieces().map(move |piece| match piece {
         Piece::Batch { offset, header, records } => {
             let found = records_of(records, header.first_sequence.get(), u64::from(header.count.get()));
-            Stretch { offset, whole: found.whole, next_sequence: header.next_sequence() }
+            Stretch { offset, whole: found.whole, unreadable: false, next_sequence: header.next_sequence() }
         }
         Piece::Damaged(range) => {
             let whole = salvage(&image.identity, image.bytes(), &range);
-            Stretch { offset: range.offset, whole, next_sequence: range.next_sequence }
+            let unreadable = image.unreadable.iter().any(|block| (range.offset..range.end_offset).contains(block));
+            Stretch { offset: range.offset, whole, unreadable, next_sequence: range.next_sequence }
         }
     })
 }
@@ -83,8 +93,8 @@ pub fn stretches(image: &SegmentImage) -> impl Iterator<Item = Stretch<'_>> {
 /// # Errors
 ///
 /// The queue's directory cannot be read, or `on_record` failed.
-pub fn visit(
-    queue: &QueuePlace,
+pub fn visit<P: Platform>(
+    queue: &QueuePlace<P>,
     range: &RangeInclusive<Sequence>,
     on_record: impl FnMut(&WholeRecord<'_>) -> io::Result<()>,
 ) -> io::Result<Vec<Missing>> {
@@ -127,10 +137,11 @@ struct Visit<'a, F> {
 
 impl<F: FnMut(&WholeRecord<'_>) -> io::Result<()>> Visit<'_, F> {
     fn segment(&mut self, image: &SegmentImage) -> io::Result<()> {
-        for Stretch { offset, whole, next_sequence } in stretches(image) {
+        for Stretch { offset, whole, unreadable, next_sequence } in stretches(image) {
             let place = Some((&image.path, offset));
+            let damaged = if unreadable { Cause::UnreadableBytes } else { Cause::Damaged };
             for found in &whole {
-                self.skip_to(found.sequence, place, &Cause::Damaged);
+                self.skip_to(found.sequence, place, &damaged);
                 if found.record.is_lost() {
                     self.skip_to(found.sequence + 1, place, &Cause::Lost);
                     continue;
@@ -140,7 +151,14 @@ impl<F: FnMut(&WholeRecord<'_>) -> io::Result<()>> Visit<'_, F> {
                     (self.on_record)(found)?;
                 }
             }
-            self.skip_to(next_sequence, place, &Cause::Damaged);
+            self.skip_to(next_sequence, place, &damaged);
+        }
+        if let Some((next_sequence, offset)) = image.unreadable_end() {
+            let first = next_sequence.max(*self.range.start());
+            if first <= *self.range.end() {
+                let place = Some((image.path.clone(), offset));
+                self.missing.push(Missing { first, last: *self.range.end(), place, cause: Cause::UnreadableEnd });
+            }
         }
         Ok(())
     }

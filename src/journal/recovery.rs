@@ -121,8 +121,7 @@ pub fn recover<P: Platform>(
 ) -> Result<Recovered<P>, RecoveryError> {
     let failed = |error| RecoveryError::Io { path: directory.to_owned(), error };
     let files = QueueFiles::list(platform, directory).map_err(failed)?;
-    for unfinished in &files.unfinished_keys {
-        // The segment is still there to make it anew.
+    for unfinished in &files.unfinished {
         platform.remove(unfinished).map_err(failed)?;
     }
     let mut recovered =

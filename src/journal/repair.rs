@@ -4,8 +4,7 @@
 //! one's place by a rename, so that a crash leaves the one or the other. The old file is kept, as it was,
 //! in a directory beside. Whoever calls this holds the directory's lock.
 
-use std::fs::{self, File};
-use std::io::{self, Write as _};
+use std::io;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
@@ -13,8 +12,8 @@ use super::directory::{DirectoryError, read_epochs};
 use super::findings::{Damage, Finding};
 use super::format::{FormatError, SegmentIdentity};
 use super::keys_file;
-use super::listing::QueueFiles;
-use super::platform::{Platform, System};
+use super::listing::{QueueFiles, UNFINISHED_REPAIR};
+use super::platform::{Mode, Platform, RandomAccessFile, is_unreadable};
 use super::rewrite::{Circumstances, RewriteError, Rewritten, fill_gap, rewrite};
 use super::segment_image::SegmentImage;
 use super::survey::QueuePlace;
@@ -54,7 +53,8 @@ pub enum Action {
         kept: u64,
         /// Sequences whose records are lost.
         lost: Vec<RangeInclusive<Sequence>>,
-        /// From here on nobody knows what the journal held: this is its last segment, and nothing in it can be read.
+        /// From here on nobody knows what the journal held: this is its last segment, and nothing in it, or not what
+        /// follows, can be read.
         unknown_from: Option<Sequence>,
     },
     /// A segment is made for sequences of which there is no file.
@@ -91,7 +91,15 @@ pub enum RepairError {
         /// What is wrong.
         damage: Damage,
     },
-    /// The file may be intact, and of another queue or format.
+    /// The file is whole, and of another format.
+    #[error("{}: {cause}; nothing was changed: use the forebay that wrote it", path.display())]
+    OtherFormat {
+        /// Which.
+        path: PathBuf,
+        /// What its header says.
+        cause: FormatError,
+    },
+    /// The file may be intact, and of another queue.
     #[error("{}: {cause}, and it has no batch of this queue; move it away if it does not belong here", path.display())]
     Stranger {
         /// Which.
@@ -118,14 +126,15 @@ fn io_error(path: &Path) -> impl FnOnce(io::Error) -> RepairError {
 /// # Errors
 ///
 /// See [`RepairError`].
-pub fn repair_queue(
-    queue: &QueuePlace,
+pub fn repair_queue<P: Platform>(
+    queue: &QueuePlace<P>,
     options: &Options<'_>,
     mut on_repair: impl FnMut(&Repair) -> io::Result<()>,
 ) -> Result<(), RepairError> {
     let files = queue.files().map_err(io_error(&queue.directory))?;
-    let epochs = read_epochs(&System, &queue.directory)?;
+    let epochs = read_epochs(&queue.platform, &queue.directory)?;
     let job = Job { queue, options, epochs: &epochs };
+    job.remove_unfinished(&files)?;
     let mut before = None;
     for (index, (named_sequence, path)) in files.segments.iter().enumerate() {
         if let Some(end) = before {
@@ -141,15 +150,15 @@ pub fn repair_queue(
     job.keys(&files, &mut on_repair)
 }
 
-struct Job<'a> {
-    queue: &'a QueuePlace,
+struct Job<'a, P> {
+    queue: &'a QueuePlace<P>,
     options: &'a Options<'a>,
     epochs: &'a [EpochStart],
 }
 
-impl Job<'_> {
+impl<P: Platform> Job<'_, P> {
     fn circumstances(&self) -> Result<Circumstances<'_>, RepairError> {
-        let random = getrandom::u64().map_err(io::Error::other).map_err(io_error(&self.queue.directory))?;
+        let random = self.queue.platform.random().map_err(io_error(&self.queue.directory))?;
         Ok(Circumstances {
             generation: random.max(1),
             epoch: self.options.epoch,
@@ -216,7 +225,8 @@ impl Job<'_> {
         let made = rewrite(image, &self.circumstances()?);
         let made = made.map_err(|error| RepairError::Rewrite { path: path.clone(), error })?;
         let is_last = image.neighbours.behind.is_none();
-        let unknown_from = (nothing_read && is_last).then_some(image.named_sequence);
+        let unreadable_from = image.unreadable_end().map(|(next_sequence, _)| next_sequence);
+        let unknown_from = if nothing_read && is_last { Some(image.named_sequence) } else { unreadable_from };
         let action = Action::Rewrite { kept: made.kept, lost: made.lost.clone(), unknown_from };
         let repair = Repair { path: path.clone(), findings: report.findings, action };
         on_repair(&repair).map_err(io_error(path))?;
@@ -224,13 +234,15 @@ impl Job<'_> {
         Ok(made.end)
     }
 
-    /// A file whose header is whole, but of another queue, or of which nothing can be read and that names another
-    /// format, may be somebody's: nobody should lose it by a repair.
+    /// A file whose header is whole, but of another queue or format, may be somebody's: nobody should lose it by a repair.
     fn refuse_strangers(&self, image: &SegmentImage, nothing_read: bool) -> Result<(), RepairError> {
         let of_another_queue =
             SegmentIdentity::read_header(image.bytes()).is_ok_and(|found| found.queue_id != self.queue.id);
         match image.header {
-            Err(cause @ (FormatError::Foreign | FormatError::Version(_))) if nothing_read || of_another_queue => {
+            Err(cause @ (FormatError::Version(_) | FormatError::BlockBytes(_))) => {
+                Err(RepairError::OtherFormat { path: image.path.clone(), cause })
+            }
+            Err(cause @ FormatError::Foreign) if nothing_read || of_another_queue => {
                 Err(RepairError::Stranger { path: image.path.clone(), cause })
             }
             _ => Ok(()),
@@ -242,11 +254,14 @@ impl Job<'_> {
         files: &QueueFiles,
         on_repair: &mut impl FnMut(&Repair) -> io::Result<()>,
     ) -> Result<(), RepairError> {
+        if self.options.segment.is_some() {
+            return Ok(());
+        }
         for (first, path) in &files.keys {
-            let is_damaged =
-                keys_file::load(&System, path).is_err_and(|error| error.kind() == io::ErrorKind::InvalidData);
-            if !is_damaged || self.options.segment.is_some() {
-                continue;
+            match keys_file::load(&self.queue.platform, path) {
+                Err(error) if error.kind() == io::ErrorKind::InvalidData || is_unreadable(&error) => {}
+                Err(error) => return Err(io_error(path)(error)),
+                Ok(_) => continue,
             }
             let has_segment = files.segments.iter().any(|(segment, _)| segment == first);
             let finding = Finding { path: path.clone(), offset: None, damage: Damage::Keys { has_segment } };
@@ -254,10 +269,10 @@ impl Job<'_> {
                 Repair { path: path.clone(), findings: vec![finding], action: Action::CutKeys { has_segment } };
             on_repair(&repair).map_err(io_error(path))?;
             if self.options.apply {
-                let kept = self.keep(path)?;
-                debug_assert!(kept);
-                fs::remove_file(path).map_err(io_error(path))?;
-                System.sync_directory(&self.queue.directory).map_err(io_error(&self.queue.directory))?;
+                self.keep(path)?;
+                let platform = &self.queue.platform;
+                let removed = platform.remove(path).and_then(|()| platform.sync_directory(&self.queue.directory));
+                removed.map_err(io_error(path))?;
             }
         }
         Ok(())
@@ -268,30 +283,49 @@ impl Job<'_> {
         if !self.options.apply {
             return Ok(());
         }
-        let growing = path.with_extension("repaired");
+        let platform = &self.queue.platform;
+        let growing = path.with_extension(UNFINISHED_REPAIR);
         let write = || -> io::Result<()> {
-            let mut file = File::create(&growing)?;
-            file.write_all(&made.bytes)?;
+            let file = platform.open(&growing, Mode::Replace { permissions: 0o666 })?;
+            file.write_all_at(&made.bytes, 0)?;
             file.sync_all()
         };
-        write().map_err(io_error(&growing))?;
+        if let Err(error) = write() {
+            // Most likely the disk is full, and half a segment must not keep it so. What is left all the same, the next
+            // start or repair removes.
+            let _ = platform.remove(&growing);
+            return Err(io_error(&growing)(error));
+        }
         self.keep(path)?;
-        let put = fs::rename(&growing, path).and_then(|()| System.sync_directory(&self.queue.directory));
+        let put = platform.rename(&growing, path).and_then(|()| platform.sync_directory(&self.queue.directory));
         put.map_err(io_error(path))
     }
 
-    /// Gives a file a second name in the directory of what is cut, and makes it durable; whether there is such a file.
-    fn keep(&self, path: &Path) -> Result<bool, RepairError> {
-        let Some(name) = path.file_name().filter(|_| path.exists()) else { return Ok(false) };
+    /// Gives a file, if there is one, a second name in the directory of what is cut, and makes that durable.
+    fn keep(&self, path: &Path) -> Result<(), RepairError> {
+        let platform = &self.queue.platform;
         let directory = self.options.cut_directory;
-        let keep = || -> io::Result<()> {
-            fs::create_dir_all(directory)?;
-            fs::hard_link(path, directory.join(name))?;
-            File::open(path)?.sync_all()?;
-            System.sync_directory(directory)?;
-            System.sync_directory(&self.queue.directory)
+        match platform.metadata(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            found => found.map_err(io_error(path))?,
         };
-        keep().map_err(io_error(directory))?;
-        Ok(true)
+        let Some(name) = path.file_name() else { return Ok(()) };
+        let keep = || -> io::Result<()> {
+            platform.create_directory(directory)?;
+            platform.link(path, &directory.join(name))?;
+            // It may be a copy that somebody has just put there.
+            platform.open(path, Mode::Read)?.sync_all()?;
+            platform.sync_directory(directory)?;
+            platform.sync_directory(&self.queue.directory)
+        };
+        keep().map_err(io_error(directory))
+    }
+
+    /// Removes what a repair that did not end has left.
+    fn remove_unfinished(&self, files: &QueueFiles) -> Result<(), RepairError> {
+        for path in files.unfinished.iter().filter(|_| self.options.apply) {
+            self.queue.platform.remove(path).map_err(io_error(path))?;
+        }
+        Ok(())
     }
 }

@@ -13,7 +13,7 @@ use super::salvage::{WholeRecord, records_of, salvage};
 use super::scan::Piece;
 use super::segment_image::SegmentImage;
 use super::verify::End;
-use crate::limits::BLOCK_BYTES;
+use crate::limits::{BLOCK_BYTES, SEGMENT_BYTES, SEGMENT_BYTES_MAX};
 use crate::record::{NO_KEY, RECORD_HEADER_BYTES, Record, RecordError, Sequence};
 use crate::ticket::EpochStart;
 
@@ -53,15 +53,20 @@ pub struct Rewritten {
 pub enum RewriteError {
     /// The numbers of sequences and bytes contradict each other.
     #[error(
-        "{count} sequences from {first} on would be lost, which is more than these bytes can have held; move away the .seg file \
-         that does not belong here, most likely the one behind it"
+        "{count} sequences from {first} on, with {bytes} bytes, would be lost, which is more than these bytes can have held; \
+         move away the .seg file that does not belong here, most likely the one behind it"
     )]
     Implausible {
         /// The first of them.
         first: Sequence,
         /// How many.
         count: u64,
+        /// Bytes of their records.
+        bytes: u64,
     },
+    /// No segment is as large as the header says.
+    #[error("its header says that it has {0} bytes, and no segment has more than {SEGMENT_BYTES_MAX}; move it away")]
+    Capacity(u64),
     /// A length does not fit the format.
     #[error(transparent)]
     Record(#[from] RecordError),
@@ -73,8 +78,11 @@ pub enum RewriteError {
 ///
 /// What would be lost cannot have been in it.
 pub fn rewrite(image: &SegmentImage, circumstances: &Circumstances<'_>) -> Result<Rewritten, RewriteError> {
+    if image.identity.capacity > SEGMENT_BYTES_MAX {
+        return Err(RewriteError::Capacity(image.identity.capacity));
+    }
     let mut writer = SegmentWriter::new(image.identity, image.named_sequence, *circumstances);
-    let records_max = image.identity.capacity / RECORD_HEADER_BYTES as u64;
+    let bounds = Bounds::new(image);
     for piece in image.pieces() {
         match piece {
             Piece::Batch { header, records, .. } => {
@@ -83,15 +91,16 @@ pub fn rewrite(image: &SegmentImage, circumstances: &Circumstances<'_>) -> Resul
                     writer.batch(header.epoch.get(), header.written_at_us.get(), header.count.get(), records)?;
                     writer.kept += u64::from(header.count.get());
                 } else {
-                    let end_byte = header.first_byte.get() + records.len() as u64;
+                    let (first, bytes) = (header.first_sequence.get(), records.len() as u64);
+                    bounds.check(first, header.next_sequence() - first, bytes)?;
+                    let end_byte = header.first_byte.get().saturating_add(bytes);
                     writer.refill(header.next_sequence(), end_byte, &found.whole)?;
                 }
             }
             Piece::Damaged(range) => {
                 let count = range.next_sequence - range.first_sequence;
-                if count > records_max {
-                    return Err(RewriteError::Implausible { first: range.first_sequence, count });
-                }
+                let bytes = range.end_byte.saturating_sub(range.first_byte);
+                bounds.check(range.first_sequence, count, bytes)?;
                 let whole = salvage(&image.identity, image.bytes(), &range);
                 writer.refill(range.next_sequence, range.end_byte, &whole)?;
             }
@@ -99,6 +108,28 @@ pub fn rewrite(image: &SegmentImage, circumstances: &Circumstances<'_>) -> Resul
     }
     let is_sealed = image.neighbours.behind.is_some() || image.footer.is_ok_and(|footer| footer.is_some());
     Ok(writer.finish(is_sealed))
+}
+
+/// What one damaged stretch can have held at most. More is not damage but a number that does not belong here.
+struct Bounds {
+    records_max: u64,
+    bytes_max: u64,
+}
+
+impl Bounds {
+    fn new(image: &SegmentImage) -> Self {
+        let capacity = image.identity.capacity;
+        // Without its header a file that was cut short no longer says how much it held.
+        let bytes_max = if image.header.is_ok() { capacity } else { capacity.max(SEGMENT_BYTES) };
+        Self { records_max: capacity / RECORD_HEADER_BYTES as u64, bytes_max }
+    }
+
+    fn check(&self, first: Sequence, count: u64, bytes: u64) -> Result<(), RewriteError> {
+        if count > self.records_max || bytes > self.bytes_max {
+            return Err(RewriteError::Implausible { first, count, bytes });
+        }
+        Ok(())
+    }
 }
 
 /// Makes a segment for sequences of which there is no file at all, between where one segment ends
@@ -116,7 +147,8 @@ pub fn fill_gap(
 ) -> Result<Rewritten, RewriteError> {
     let count = next.next_sequence.saturating_sub(before.next_sequence);
     if count > GAP_RECORDS_MAX {
-        return Err(RewriteError::Implausible { first: before.next_sequence, count });
+        let bytes = next.end_byte.saturating_sub(before.end_byte);
+        return Err(RewriteError::Implausible { first: before.next_sequence, count, bytes });
     }
     let identity = SegmentIdentity {
         queue_id,
@@ -129,7 +161,7 @@ pub fn fill_gap(
     let bytes_each = next.end_byte.saturating_sub(before.end_byte) / count.max(1);
     let records_each = (GAP_BATCH_BYTES / bytes_each.max(RECORD_HEADER_BYTES as u64)).max(1);
     while writer.end.next_sequence < next.next_sequence {
-        let next_sequence = next.next_sequence.min(writer.end.next_sequence + records_each);
+        let next_sequence = next.next_sequence.min(writer.end.next_sequence.saturating_add(records_each));
         let is_last = next_sequence == next.next_sequence;
         let share = writer.end.end_byte + bytes_each * (next_sequence - writer.end.next_sequence);
         writer.refill(next_sequence, if is_last { next.end_byte } else { share }, &[])?;
@@ -169,7 +201,8 @@ impl<'a> SegmentWriter<'a> {
         self.bytes.extend_from_slice(header.as_bytes());
         self.bytes.extend_from_slice(records);
         self.bytes.resize(round_up_to_block(self.bytes.len()), 0);
-        self.end = End { next_sequence: header.next_sequence(), end_byte: first_byte + records.len() as u64 };
+        let end_byte = first_byte.saturating_add(records.len() as u64);
+        self.end = End { next_sequence: header.next_sequence(), end_byte };
         Ok(())
     }
 
@@ -236,5 +269,63 @@ impl<'a> SegmentWriter<'a> {
             self.bytes[capacity - BLOCK_BYTES..].copy_from_slice(&block);
         }
         Rewritten { bytes: self.bytes, end: self.end, kept: self.kept, lost: self.lost }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::super::segment_image::{Behind, Neighbours};
+    use super::*;
+
+    const CAPACITY: usize = 4 * BLOCK_BYTES;
+    const IDENTITY: SegmentIdentity =
+        SegmentIdentity { queue_id: 7, generation: 99, first_sequence: 10, first_byte: 500, capacity: CAPACITY as u64 };
+
+    /// A file with this header and, unless there are no records, one batch.
+    fn file(identity: &SegmentIdentity, count: u32, records: &[u8]) -> Vec<u8> {
+        let mut block = [0; BLOCK_BYTES];
+        identity.write_header(1, 0, &mut block);
+        let mut file = block.to_vec();
+        let (first_sequence, first_byte) = (identity.first_sequence, identity.first_byte);
+        let start = BatchStart { first_sequence, first_byte, epoch: 1, written_at_us: 0 };
+        let header = BatchHeader::seal(identity, start, count, records).unwrap();
+        if !records.is_empty() {
+            file.extend_from_slice(header.as_bytes());
+            file.extend_from_slice(records);
+        }
+        file.resize(CAPACITY, 0);
+        file
+    }
+
+    fn rewritten(file: &[u8], behind: Option<(Sequence, u64)>) -> Result<Rewritten, RewriteError> {
+        let behind =
+            behind.map(|(first_sequence, byte)| Behind { first_sequence, first_byte: Some(byte), epoch: None });
+        let neighbours = Neighbours { end_byte_before: None, behind };
+        let image = SegmentImage::from_bytes(7, 10, Path::new("x.seg"), neighbours, file).unwrap();
+        rewrite(&image, &Circumstances { generation: 5, epoch: 2, now_us: 0, epochs: &[] })
+    }
+
+    #[test]
+    fn numbers_that_no_segment_has_are_refused() {
+        let empty = file(&IDENTITY, 0, b"");
+        assert_eq!(rewritten(&empty, Some((11, 600))).unwrap().lost, [10..=10]);
+        let error = rewritten(&empty, Some((11, 1 << 50))).unwrap_err();
+        assert_eq!(error, RewriteError::Implausible { first: 10, count: 1, bytes: (1 << 50) - 500 });
+        let error = rewritten(&empty, Some((11 << 50, 600))).unwrap_err();
+        assert!(matches!(error, RewriteError::Implausible { first: 10, .. }), "{error}");
+        let huge = SegmentIdentity { capacity: u64::MAX - 1, ..IDENTITY };
+        assert_eq!(rewritten(&file(&huge, 0, b""), None), Err(RewriteError::Capacity(u64::MAX - 1)));
+        // Its checksum is right, but its records are none.
+        let error = rewritten(&file(&IDENTITY, u32::MAX, b"none"), None).unwrap_err();
+        assert_eq!(error, RewriteError::Implausible { first: 10, count: u64::from(u32::MAX), bytes: 4 });
+    }
+
+    #[test]
+    fn the_last_byte_that_can_be_counted_ends_the_count() {
+        let late = SegmentIdentity { first_byte: u64::MAX - 2, ..IDENTITY };
+        let made = rewritten(&file(&late, 1, b"none"), None).unwrap();
+        assert_eq!((made.lost, made.end.end_byte), (vec![10..=10], u64::MAX));
     }
 }

@@ -4,7 +4,9 @@
 //! batch in which the disk has changed a byte, all records but one are still known to be
 //! whole. They are found by walking from record to record, beginning where a batch must
 //! begin. Nothing is ever searched for: a client could have put something that looks like
-//! a record into a body, and it must not come to life here. Nothing here does I/O.
+//! a record into a body, and it must not come to life here. Nor is a record taken from a batch
+//! that stands in another one's place, since a record does not hold its own sequence. Nothing here
+//! does I/O.
 
 use zerocopy::FromBytes;
 
@@ -86,42 +88,67 @@ fn length_of_broken(rest: &[u8]) -> Option<usize> {
 #[must_use]
 pub fn salvage<'a>(identity: &SegmentIdentity, bytes: &'a [u8], range: &DamagedRange) -> Vec<WholeRecord<'a>> {
     let mut found = Vec::new();
+    let astray = batches_astray(identity, bytes, range);
     let mut left = *range;
     while left.offset < left.end_offset && left.first_sequence < left.next_sequence {
         let Some(stretch) = bytes.get(left.offset..left.end_offset) else { break };
         let Some(records) = stretch.get(BATCH_HEADER_BYTES..) else { break };
+        // From where another batch stands on, nothing is left of this one.
+        let astray = astray.iter().find(|offset| **offset >= left.offset);
+        let intact_max = astray.map_or(usize::MAX, |offset| (offset - left.offset).saturating_sub(BATCH_HEADER_BYTES));
+        let intact = |records: &'a [u8]| &records[..records.len().min(intact_max)];
         let Some((count, length)) = extent_by_header(identity, stretch, &left).or_else(|| extent_of_all(&left)) else {
             // How long the batch is, nobody knows: only what stands at its beginning is certain.
-            found.extend(records_of(records, left.first_sequence, left.next_sequence - left.first_sequence).whole);
+            let count = left.next_sequence - left.first_sequence;
+            found.extend(records_of(intact(records), left.first_sequence, count).whole);
             break;
         };
         let Some(records) = records.get(..length) else { break };
-        found.extend(records_of(records, left.first_sequence, count).whole);
+        found.extend(records_of(intact(records), left.first_sequence, count).whole);
         left.offset += round_up_to_block(BATCH_HEADER_BYTES + length);
-        left.first_sequence += count;
-        left.first_byte += length as u64;
+        left.first_sequence = left.first_sequence.saturating_add(count);
+        left.first_byte = left.first_byte.saturating_add(length as u64);
     }
     found
+}
+
+/// Where batches stand in the stretch that were not written there: a write went to the wrong place, or one
+/// never arrived and shows what a former life of the file has left. None of the stretch's own batches is whole
+/// and in its place, or the stretch would end before it.
+fn batches_astray(identity: &SegmentIdentity, bytes: &[u8], range: &DamagedRange) -> Vec<usize> {
+    let sequences = range.first_sequence..range.next_sequence;
+    let places = range.first_byte..range.end_byte;
+    let is_astray = |offset: &usize| {
+        let Some(batch) = bytes.get(*offset..range.end_offset) else { return false };
+        // Damage to a header of the stretch's own leaves one of the two as it was.
+        let is_of_elsewhere = BatchHeader::peek(identity, batch).is_ok_and(|header| {
+            !sequences.contains(&header.first_sequence.get()) && !places.contains(&header.first_byte.get())
+        });
+        is_of_elsewhere || BatchHeader::is_whole(batch)
+    };
+    (range.offset..range.end_offset).step_by(BLOCK_BYTES).filter(is_astray).collect()
 }
 
 /// Count and length as the batch's own header says, if that agrees with all that is known.
 fn extent_by_header(identity: &SegmentIdentity, stretch: &[u8], left: &DamagedRange) -> Option<(u64, usize)> {
     let header = BatchHeader::peek(identity, stretch).ok()?;
     let (count, length) = (u64::from(header.count.get()), u64::from(header.length.get()));
+    let end_byte = left.first_byte.saturating_add(length);
     let follows = header.first_sequence.get() == left.first_sequence && header.first_byte.get() == left.first_byte;
     let fits = header.padded_bytes() <= stretch.len()
         && count > 0
         && header.next_sequence() <= left.next_sequence
-        && left.first_byte + length <= left.end_byte;
+        && end_byte <= left.end_byte;
     // If all sequences or all bytes are in this batch, it must be the last one of the stretch.
-    let ends = (header.next_sequence() == left.next_sequence) == (left.first_byte + length == left.end_byte);
+    let ends = (header.next_sequence() == left.next_sequence) == (end_byte == left.end_byte);
     (follows && fits && ends).then_some((count, usize::try_from(length).ok()?))
 }
 
 /// Count and length if all of the stretch was one batch.
 fn extent_of_all(left: &DamagedRange) -> Option<(u64, usize)> {
     let length = usize::try_from(left.end_byte.checked_sub(left.first_byte)?).ok()?;
-    let whole = round_up_to_block(BATCH_HEADER_BYTES.checked_add(length)?) == left.end_offset - left.offset;
+    let padded_bytes = BATCH_HEADER_BYTES.checked_add(length)?.checked_next_multiple_of(BLOCK_BYTES)?;
+    let whole = padded_bytes == left.end_offset - left.offset;
     whole.then_some((left.next_sequence - left.first_sequence, length))
 }
 

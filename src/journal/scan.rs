@@ -160,7 +160,7 @@ impl<'a> Iterator for Pieces<'a> {
             Ok((header, records)) if follows(&self.end, &header) => {
                 self.end.end_offset = (offset + header.padded_bytes()).min(self.bytes.len());
                 self.end.next_sequence = header.next_sequence();
-                self.end.end_byte += records.len() as u64;
+                self.end.end_byte = self.end.end_byte.saturating_add(records.len() as u64);
                 return Some(Piece::Batch { offset, header, records });
             }
             Ok(_) => FormatError::Foreign,

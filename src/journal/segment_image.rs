@@ -6,15 +6,13 @@
 //! before it is believed ([`read`]). That settles it, because the journal has one commit in
 //! flight: a batch that something valid follows was on disk before the second look began.
 
-use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use memmap2::MmapMut;
 
-use super::format::{Footer, FormatError, SegmentIdentity};
-use super::platform::{Mode, Platform, System};
+use super::format::{BatchHeader, Footer, FormatError, SegmentIdentity};
+use super::platform::{Mode, Platform, RandomAccessFile, is_unreadable};
 use super::salvage::identity_without_header;
 use super::scan::{DamagedRange, LogEnd, Piece, Pieces};
 use super::segment_file::aligned_buffer;
@@ -73,8 +71,8 @@ impl Behind {
     /// # Errors
     ///
     /// The file cannot be read.
-    pub fn read(first_sequence: Sequence, path: &Path) -> io::Result<Self> {
-        let file = System.open(path, Mode::Segment { write: false })?;
+    pub fn read<P: Platform>(platform: &P, first_sequence: Sequence, path: &Path) -> io::Result<Self> {
+        let file = platform.open(path, Mode::Segment { write: false })?;
         let mut block = aligned_buffer(BLOCK_BYTES)?;
         let (bytes, _) = read_all(&file, &mut block)?;
         let header = &block[..bytes];
@@ -89,7 +87,8 @@ impl Behind {
 /// # Errors
 ///
 /// The file cannot be read, or changed each time that it was.
-pub fn read(
+pub fn read<P: Platform>(
+    platform: &P,
     queue_id: u64,
     named_sequence: Sequence,
     path: &Path,
@@ -97,7 +96,7 @@ pub fn read(
 ) -> io::Result<Option<SegmentImage>> {
     let mut former = None;
     for _ in 0..READS_MAX {
-        let Some(image) = read_once(queue_id, named_sequence, path, neighbours)? else { return Ok(None) };
+        let Some(image) = read_once(platform, queue_id, named_sequence, path, neighbours)? else { return Ok(None) };
         let looks = (image.header, image.footer, image.damaged_ranges());
         let is_intact = image.header.is_ok() && image.footer.is_ok() && looks.2.is_empty();
         if is_intact || former.as_ref() == Some(&looks) {
@@ -108,25 +107,26 @@ pub fn read(
     Err(io::Error::other("the segment changed each time that it was read; try again"))
 }
 
-fn read_once(
+fn read_once<P: Platform>(
+    platform: &P,
     queue_id: u64,
     named_sequence: Sequence,
     path: &Path,
     neighbours: Neighbours,
 ) -> io::Result<Option<SegmentImage>> {
-    let file = match System.open(path, Mode::Segment { write: false }) {
+    let file = match platform.open(path, Mode::Segment { write: false }) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         opened => opened?,
     };
-    let metadata = file.metadata()?;
-    let length = usize::try_from(metadata.len()).map_err(io::Error::other)?;
+    let length = usize::try_from(file.bytes()?).map_err(io::Error::other)?;
     let mut buffer = aligned_buffer(length.max(BLOCK_BYTES))?;
     let (length, unreadable) = read_all(&file, &mut buffer)?;
     // A file that was given back begins another life elsewhere.
     let mut header_now = aligned_buffer(BLOCK_BYTES)?;
     read_all(&file, &mut header_now)?;
     let same_header = header_now[..] == buffer[..BLOCK_BYTES];
-    let same_file = fs::metadata(path).is_ok_and(|now| (now.dev(), now.ino()) == (metadata.dev(), metadata.ino()));
+    let id = file.id()?;
+    let same_file = platform.metadata(path).is_ok_and(|now| now.id == id);
     if !same_header || !same_file {
         return Ok(None);
     }
@@ -135,7 +135,7 @@ fn read_once(
 
 /// Reads as much as there is; returns how much that is, and the blocks that the disk does not give
 /// out, which are left as zeros.
-fn read_all(file: &File, buffer: &mut [u8]) -> io::Result<(usize, Vec<usize>)> {
+fn read_all<F: RandomAccessFile>(file: &F, buffer: &mut [u8]) -> io::Result<(usize, Vec<usize>)> {
     let mut unreadable = Vec::new();
     let mut offset = 0;
     let mut step = READ_STEP_BYTES;
@@ -152,7 +152,7 @@ fn read_all(file: &File, buffer: &mut [u8]) -> io::Result<(usize, Vec<usize>)> {
                 }
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) if error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()) => {
+            Err(error) if is_unreadable(&error) => {
                 if step > BLOCK_BYTES {
                     step = BLOCK_BYTES;
                 } else {
@@ -257,6 +257,23 @@ impl SegmentImage {
             Piece::Batch { .. } => None,
         };
         self.pieces().filter_map(damaged).collect()
+    }
+
+    /// Where the log of a segment that is not sealed may go on, and with which sequence, if the disk does not give out the
+    /// block that would say so, or not all of the batch that begins there.
+    #[must_use]
+    pub fn unreadable_end(&self) -> Option<(Sequence, usize)> {
+        if self.known_end().is_some() {
+            return None;
+        }
+        let mut pieces = self.pieces();
+        pieces.by_ref().for_each(drop);
+        let end = pieces.end();
+        let ahead = self.bytes().get(end.end_offset..).unwrap_or_default();
+        let bytes = BatchHeader::peek(&self.identity, ahead).map_or(BLOCK_BYTES, |header| header.padded_bytes());
+        let footer_offset = usize::try_from(self.identity.footer_offset()).unwrap_or(usize::MAX);
+        let next = end.end_offset..end.end_offset.saturating_add(bytes).min(footer_offset);
+        self.unreadable.iter().any(|block| next.contains(block)).then_some((end.next_sequence, end.end_offset))
     }
 
     /// Bytes of all the queue's records up to the segment's end, as far as that is known.

@@ -1,7 +1,6 @@
 //! A queue's segments in figures, for `forebay inspect`: sealed segments by their header and
 //! footer, only the open one and the one with the oldest record are read.
 
-use std::fs;
 use std::io;
 use std::path::Path;
 
@@ -10,7 +9,7 @@ use serde::Serialize;
 use super::format::{Footer, SegmentIdentity};
 use super::keys_file;
 use super::listing::QueueFiles;
-use super::platform::{Mode, Platform, System};
+use super::platform::{Mode, Platform, RandomAccessFile, is_unreadable};
 use super::salvage::records_of;
 use super::scan::Piece;
 use super::segment_file;
@@ -82,7 +81,7 @@ pub enum SegmentState {
 /// # Errors
 ///
 /// A file cannot be read.
-pub fn summarize(queue: &QueuePlace) -> io::Result<QueueSummary> {
+pub fn summarize<P: Platform>(queue: &QueuePlace<P>) -> io::Result<QueueSummary> {
     let delivered = queue.delivered_min();
     let (files, segments) = summarize_segments(queue)?;
     let trimmed = segments.first().map_or(0, |first| first.first_sequence.saturating_sub(1));
@@ -93,8 +92,12 @@ pub fn summarize(queue: &QueuePlace) -> io::Result<QueueSummary> {
         let segments = segments.iter().skip_while(|segment| segment.next_sequence <= delivered + 1);
         segments.map(|segment| segment.record_bytes).sum::<u64>().saturating_sub(first.bytes_before)
     };
-    let saved_keys =
-        files.keys.iter().filter_map(|(_, path)| keys_file::load(&System, path).ok()).map(|keys| keys.len()).sum();
+    let saved_keys = files
+        .keys
+        .iter()
+        .filter_map(|(_, path)| keys_file::load(&queue.platform, path).ok())
+        .map(|keys| keys.len())
+        .sum();
     Ok(QueueSummary {
         queue: queue.name.clone(),
         part: queue.part.clone(),
@@ -112,7 +115,7 @@ pub fn summarize(queue: &QueuePlace) -> io::Result<QueueSummary> {
 
 /// The queue's files at one moment, and its segments. The journal takes the oldest away first, so if the last
 /// one of a listing has gone, that listing is of no use.
-fn summarize_segments(queue: &QueuePlace) -> io::Result<(QueueFiles, Vec<SegmentSummary>)> {
+fn summarize_segments<P: Platform>(queue: &QueuePlace<P>) -> io::Result<(QueueFiles, Vec<SegmentSummary>)> {
     for _ in 0..LISTINGS_MAX {
         let files = queue.files()?;
         let mut segments = Vec::new();
@@ -130,11 +133,15 @@ fn summarize_segments(queue: &QueuePlace) -> io::Result<(QueueFiles, Vec<Segment
 }
 
 /// `None` if the journal has taken the segment away meanwhile.
-fn summarize_segment(queue: &QueuePlace, files: &QueueFiles, index: usize) -> io::Result<Option<SegmentSummary>> {
+fn summarize_segment<P: Platform>(
+    queue: &QueuePlace<P>,
+    files: &QueueFiles,
+    index: usize,
+) -> io::Result<Option<SegmentSummary>> {
     let Some((first_sequence, path)) = files.segments.get(index) else { return Ok(None) };
-    let sealed = match read_sealed(path) {
+    let sealed = match read_sealed(&queue.platform, path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => None,
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof || is_unreadable(&error) => None,
         read => read?,
     };
     let file = path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
@@ -155,14 +162,14 @@ fn summarize_segment(queue: &QueuePlace, files: &QueueFiles, index: usize) -> io
     Ok(Some(summarize_image(file, &image)))
 }
 
-fn read_sealed(path: &Path) -> io::Result<Option<(SegmentIdentity, Footer)>> {
-    let file = System.open(path, Mode::Segment { write: false })?;
-    let capacity = file.metadata()?.len();
+fn read_sealed<P: Platform>(platform: &P, path: &Path) -> io::Result<Option<(SegmentIdentity, Footer)>> {
+    let file = platform.open(path, Mode::Segment { write: false })?;
+    let capacity = file.bytes()?;
     let (first, last) = segment_file::read_ends(&file, capacity)?;
     let identity = SegmentIdentity::read_header(&first).ok().filter(|identity| identity.capacity == capacity);
     let sealed = identity.and_then(|identity| Some((identity, identity.read_footer(&last).ok()?)));
     // It may have gone, and begun another life, between its name and its header.
-    fs::metadata(path)?;
+    platform.metadata(path)?;
     Ok(sealed)
 }
 
@@ -194,8 +201,8 @@ struct Oldest {
     bytes_before: u64,
 }
 
-fn find_oldest(
-    queue: &QueuePlace,
+fn find_oldest<P: Platform>(
+    queue: &QueuePlace<P>,
     files: &QueueFiles,
     segments: &[SegmentSummary],
     wanted: Sequence,

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use super::cursor;
 use super::directory::{DirectoryError, Identity, read_epochs};
 use super::listing::QueueFiles;
-use super::platform::System;
+use super::platform::{Platform, System};
 use super::segment_image::{self, Behind, Neighbours, SegmentImage};
 use crate::record::Sequence;
 use crate::ticket::TicketCodec;
@@ -24,9 +24,11 @@ pub struct Survey {
     pub identity: Identity,
 }
 
-/// A queue's directory in it.
+/// A queue's directory in it, on some machine.
 #[derive(Clone, Debug)]
-pub struct QueuePlace {
+pub struct QueuePlace<P = System> {
+    /// The machine.
+    pub platform: P,
     /// The queue's name.
     pub name: String,
     /// Its directory.
@@ -76,6 +78,7 @@ impl Survey {
     #[must_use]
     pub fn queue(&self, name: &str) -> QueuePlace {
         QueuePlace {
+            platform: System,
             name: name.to_owned(),
             directory: self.path.join("queues").join(name),
             id: self.identity.queue_id(name),
@@ -133,15 +136,24 @@ impl Survey {
 }
 
 impl QueuePlace {
+    /// The same directory, looked at through another machine.
+    #[must_use]
+    pub fn on<P: Platform>(self, platform: P) -> QueuePlace<P> {
+        let Self { platform: System, name, directory, id, part } = self;
+        QueuePlace { platform, name, directory, id, part }
+    }
+}
+
+impl<P: Platform> QueuePlace<P> {
     /// The queue's files, at one moment: a listing during which segments came and went is taken again.
     ///
     /// # Errors
     ///
     /// The directory cannot be read.
     pub fn files(&self) -> io::Result<QueueFiles> {
-        let mut files = QueueFiles::list(&System, &self.directory)?;
+        let mut files = QueueFiles::list(&self.platform, &self.directory)?;
         for _ in 0..LISTINGS_MAX {
-            let again = QueueFiles::list(&System, &self.directory)?;
+            let again = QueueFiles::list(&self.platform, &self.directory)?;
             if again == files {
                 break;
             }
@@ -154,7 +166,7 @@ impl QueuePlace {
     /// position, which only its database knows, may be further on.
     #[must_use]
     pub fn delivered_min(&self) -> Sequence {
-        cursor::load(&System, &self.directory)
+        cursor::load(&self.platform, &self.directory)
     }
 
     /// Reads the `index`th segment of a listing; `None` if the journal has taken it away meanwhile.
@@ -170,14 +182,15 @@ impl QueuePlace {
     ) -> io::Result<Option<SegmentImage>> {
         let Some((first_sequence, path)) = files.segments.get(index) else { return Ok(None) };
         let behind = match files.segments.get(index + 1) {
-            // If that one is gone, so is this one, as the reading will find.
-            Some((first, path)) => Behind::read(*first, path).ok().or(Some(Behind {
-                first_sequence: *first,
-                first_byte: None,
-                epoch: None,
-            })),
+            Some((first, path)) => match Behind::read(&self.platform, *first, path) {
+                // If that one is gone, so is this one, as the reading will find.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    Some(Behind { first_sequence: *first, first_byte: None, epoch: None })
+                }
+                read => Some(read?),
+            },
             None => None,
         };
-        segment_image::read(self.id, *first_sequence, path, Neighbours { end_byte_before, behind })
+        segment_image::read(&self.platform, self.id, *first_sequence, path, Neighbours { end_byte_before, behind })
     }
 }

@@ -13,7 +13,7 @@ use super::findings::{Damage, Finding};
 use super::format::{BATCH_HEADER_BYTES, BatchHeader, FOOTER_BYTES, SEGMENT_HEADER_BYTES};
 use super::keys_file;
 use super::listing::QueueFiles;
-use super::platform::System;
+use super::platform::Platform;
 use super::salvage::{records_of, salvage};
 use super::scan::{Piece, Scan};
 use super::segment_image::SegmentImage;
@@ -83,9 +83,14 @@ pub fn verify_directory(path: &Path, report: &mut Report) {
 /// # Errors
 ///
 /// The queue's directory cannot be read.
-pub fn verify_queue(queue: &QueuePlace, report: &mut Report, mut on_bytes: impl FnMut(u64)) -> io::Result<Option<End>> {
+pub fn verify_queue<P: Platform>(
+    queue: &QueuePlace<P>,
+    report: &mut Report,
+    mut on_bytes: impl FnMut(u64),
+) -> io::Result<Option<End>> {
+    let platform = &queue.platform;
     // First, because the journal and the cursor may both move on meanwhile.
-    let cursor = cursor::read(&System, &queue.directory);
+    let cursor = cursor::read(platform, &queue.directory);
     let files = queue.files()?;
     let mut epochs = Epochs::new();
     let mut end: Option<End> = None;
@@ -108,8 +113,8 @@ pub fn verify_queue(queue: &QueuePlace, report: &mut Report, mut on_bytes: impl 
         };
         on_bytes(report.bytes - before);
     }
-    verify_keys(&files, report);
-    verify_epochs(&queue.directory, &epochs, report);
+    verify_keys(platform, &files, report);
+    verify_epochs(platform, &queue.directory, &epochs, report);
     verify_cursor(&queue.directory, cursor, end, report);
     Ok(end)
 }
@@ -254,8 +259,8 @@ fn note_epochs(image: &SegmentImage, epochs: &mut Epochs) {
     }
 }
 
-fn verify_epochs(directory: &Path, seen: &Epochs, report: &mut Report) {
-    let starts = match read_epochs(&System, directory) {
+fn verify_epochs<P: Platform>(platform: &P, directory: &Path, seen: &Epochs, report: &mut Report) {
+    let starts = match read_epochs(platform, directory) {
         Ok(starts) => starts,
         Err(error) => return report.find_failure(&directory.join("epochs"), &error),
     };
@@ -272,9 +277,9 @@ fn verify_epochs(directory: &Path, seen: &Epochs, report: &mut Report) {
     }
 }
 
-fn verify_keys(files: &QueueFiles, report: &mut Report) {
+fn verify_keys<P: Platform>(platform: &P, files: &QueueFiles, report: &mut Report) {
     for (first, path) in &files.keys {
-        match keys_file::load(&System, path) {
+        match keys_file::load(platform, path) {
             Ok(_) => {}
             // Its window has ended meanwhile.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}

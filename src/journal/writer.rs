@@ -15,8 +15,6 @@ use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 
-use rtrb::Producer;
-
 use super::append::{Appender, Place, SealedBatch};
 use super::catalogue::{Catalogue, Segment};
 use super::format::SegmentIdentity;
@@ -32,7 +30,8 @@ use crate::config::Ack;
 use crate::limits::BLOCK_BYTES;
 use crate::planted::{Bug, is_planted};
 use crate::queue::{Health, Queue};
-use crate::ring::{Bell, Completion, FrameHeader, JournalEnd, Outcome};
+use crate::ring::{Bell, Completion, FrameHeader, JournalEnd, Outcome, wait_for_frames};
+use crate::sync::Producer;
 
 /// How long the thread sleeps when the bell stays silent. Only a bound: a ring wakes it at once.
 const PATIENCE: Duration = Duration::from_hours(1);
@@ -178,7 +177,7 @@ impl<P: Platform> Writer<P> {
     /// Whether there is anything to do for a thread that is about to sleep.
     #[must_use]
     pub fn has_news(&self, finished: usize) -> bool {
-        self.rings.iter().any(|ring| !ring.is_empty()) || self.finished() != finished
+        self.rings.iter().any(|ring| !ring.is_empty()) || (self.finished() != finished && !is_planted(Bug::IgnoreEnds))
     }
 
     fn finished(&self) -> usize {
@@ -225,12 +224,8 @@ impl<P: Platform> Writer<P> {
         let (rings, senders) = (&self.rings, self.senders_now());
         // Each executor is waited for as far as it has senders.
         let share = |senders_here: u16| (pause.requests * u64::from(senders_here)).div_ceil(senders.max(1)).max(1);
-        for (ring, senders_here) in rings.iter().zip(&self.senders) {
-            ring.call_at(share(*senders_here));
-        }
-        let has_enough = || rings.iter().zip(&self.senders).any(|(ring, senders)| ring.has(share(*senders)));
-        self.bell.pause_unless(pause.longest, has_enough);
-        rings.iter().for_each(JournalEnd::call_off);
+        let wanted = rings.iter().zip(&self.senders).map(|(ring, senders_here)| (ring, share(*senders_here)));
+        wait_for_frames(&self.bell, pause.longest, wanted);
     }
 
     /// Takes frames off the rings until they are empty or the batches full. Returns how many, and whether
@@ -273,20 +268,19 @@ impl<P: Platform> Writer<P> {
             Place::Append => self.append(ring, index, frame, now_s),
             Place::Replay(known) => self.replay(ring, index, frame, known),
             Place::AfterCommit => return false,
-            Place::AfterNewSegment => match self.prepare_segment(index) {
-                // Whatever fails from here on is a write or a sync of a segment in use; the next turn
-                // refuses the frame.
-                Ok(prepared) => {
-                    if let Err(error) = self.next_segment(index, prepared) {
-                        self.fail(&error);
+            Place::AfterNewSegment => {
+                let prepared = self.prepare_segment(index).map_err(NextSegmentError::Unavailable);
+                match prepared.and_then(|prepared| self.next_segment(index, prepared)) {
+                    Ok(()) => {}
+                    Err(NextSegmentError::Unavailable(error)) => {
+                        self.note_disk_full(&error);
+                        self.rings[ring].skip();
+                        self.rings[ring].complete(refusal(Outcome::DiskFull));
                     }
+                    // The next turn refuses the frame.
+                    Err(NextSegmentError::Broken(error)) => self.fail(&error),
                 }
-                Err(error) => {
-                    self.note_disk_full(&error);
-                    self.rings[ring].skip();
-                    self.rings[ring].complete(refusal(Outcome::DiskFull));
-                }
-            },
+            }
             Place::TooLarge => {
                 self.rings[ring].skip();
                 self.rings[ring].complete(refusal(Outcome::Failed));
@@ -318,6 +312,9 @@ impl<P: Platform> Writer<P> {
             first_sequence: known.first_sequence.get(),
             outcome: Outcome::Replayed,
         };
+        if is_planted(Bug::ReplayBeforeSync) {
+            return self.rings[ring].complete(completion);
+        }
         self.gathered.push((ring, completion));
     }
 
@@ -354,11 +351,8 @@ impl<P: Platform> Writer<P> {
             // Without a file nothing would be written, and then nothing may be published either.
             log.sealed = log.file.as_ref().and_then(|_| log.appender.seal_batch(now_us));
         }
-        let mut committed = if is_planted(Bug::SkipSync) {
-            self.logs
-                .iter()
-                .filter_map(QueueLog::write)
-                .try_for_each(|write| write.file.write_all_at(write.bytes, write.offset).map_err(CommitError::Ring))
+        let mut committed = if is_planted(Bug::SkipSync) || is_planted(Bug::SkipMemorySync) {
+            self.write_without_sync()
         } else {
             self.disk.commit(self.logs.iter().filter_map(QueueLog::write))
         };
@@ -370,6 +364,15 @@ impl<P: Platform> Writer<P> {
             Ok(()) => self.logs.iter_mut().for_each(QueueLog::publish),
             Err(error) => self.fail(&error),
         }
+    }
+
+    /// What [`Bug::SkipSync`] and [`Bug::SkipMemorySync`] do in the place of a commit.
+    fn write_without_sync(&mut self) -> Result<(), CommitError> {
+        let skips = |log: &&QueueLog<P>| is_planted(Bug::SkipSync) || log.queue.config.ack == Ack::Memory;
+        for write in self.logs.iter().filter(skips).filter_map(QueueLog::write) {
+            write.file.write_all_at(write.bytes, write.offset).map_err(CommitError::Sync)?;
+        }
+        self.disk.commit(self.logs.iter().filter(|log| !skips(log)).filter_map(QueueLog::write))
     }
 
     /// The end of acknowledging. What the disk holds is for the next start to find out.
@@ -403,15 +406,19 @@ impl<P: Platform> Writer<P> {
         let spare = self.pool.take()?;
         let prepared = self.write_header(index, &spare);
         if prepared.is_err() {
-            // After a failed write or sync nothing about the file may be believed, so it is not used again.
-            if let Err(error) = self.platform.remove(&spare) {
-                tracing::warn!(path = %spare.display(), %error, "a spare segment of no use could not be removed");
-            }
-            let _ = self.chores.send(Chore::Replenish);
+            self.drop_spare(&spare);
         } else {
             self.health.set_disk_full(false);
         }
         prepared
+    }
+
+    /// After a failed write or sync nothing about the file may be believed, so it is not used again.
+    fn drop_spare(&self, spare: &Path) {
+        if let Err(error) = self.platform.remove(spare) {
+            tracing::warn!(path = %spare.display(), %error, "a spare segment of no use could not be removed");
+        }
+        let _ = self.chores.send(Chore::Replenish);
     }
 
     fn write_header(&self, index: usize, spare: &Path) -> io::Result<Prepared<P>> {
@@ -427,14 +434,18 @@ impl<P: Platform> Writer<P> {
 
     /// Seals the queue's segment and opens the next one. The segment's name is durable before
     /// anything in it is acknowledged.
-    fn next_segment(&mut self, index: usize, prepared: Prepared<P>) -> io::Result<()> {
+    fn next_segment(&mut self, index: usize, prepared: Prepared<P>) -> Result<(), NextSegmentError> {
         let Prepared { spare, identity, file, directories } = prepared;
         let log = &mut self.logs[index];
-        log.seal_segment(&self.chores)?;
+        log.seal_segment(&self.chores).map_err(NextSegmentError::Broken)?;
         let path = log.directory.join(format!("{:020}.seg", identity.first_sequence));
-        self.platform.rename(&spare, &path)?;
+        if let Err(error) = self.platform.rename(&spare, &path) {
+            // A full disk may have no room for a name. What was written is sealed, and there is nothing to append to.
+            self.drop_spare(&spare);
+            return Err(NextSegmentError::Unavailable(error));
+        }
         for directory in directories {
-            directory.sync_all()?;
+            directory.sync_all().map_err(NextSegmentError::Broken)?;
         }
         log.catalogue.push(Segment { path, identity, sealed_next: None, keys_saved: false });
         log.appender.open_segment(identity, BLOCK_BYTES as u64, 0);
@@ -443,6 +454,14 @@ impl<P: Platform> Writer<P> {
         let _ = self.chores.send(Chore::Replenish);
         Ok(())
     }
+}
+
+/// Why there is no next segment.
+enum NextSegmentError {
+    /// None can be had now; nothing that is in use is in doubt.
+    Unavailable(io::Error),
+    /// A write or a sync of what is in use has failed.
+    Broken(io::Error),
 }
 
 /// A spare segment that is ready to be taken into use.
@@ -463,6 +482,9 @@ impl<P: Platform> QueueLog<P> {
     /// The batch is on disk: says so, and hands it to the drain if that keeps up.
     fn publish(&mut self) {
         let Some(sealed) = self.sealed.take() else { return };
+        if is_planted(Bug::DurableBeforeHot) {
+            self.queue.journal.durable.set(sealed.next_sequence - 1);
+        }
         // If it does not fit, the drain reads it from the segment when it gets there.
         let _ = self.hot.push_entire_slice(&self.appender.batch(&sealed)[..sealed.bytes]);
         self.appender.committed(&sealed);
@@ -483,6 +505,7 @@ impl<P: Platform> QueueLog<P> {
             // puts the new file in its place.
             self.catalogue.pop_last();
             self.file = None;
+            self.appender.close_segment();
             return Ok(());
         }
         segment_file::write_footer(file, &identity, &footer)?;
@@ -495,6 +518,7 @@ impl<P: Platform> QueueLog<P> {
             keys,
         }));
         self.file = None;
+        self.appender.close_segment();
         Ok(())
     }
 }

@@ -8,10 +8,10 @@
 //! the record, or the producer finds the bell armed and wakes it. A thread's park
 //! token keeps a wake that comes before the sleep.
 
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, Ordering, fence};
-use std::thread::{self, Thread};
 use std::time::Duration;
+
+use crate::planted::{Bug, is_planted};
+use crate::sync::{AtomicBool, OnceLock, Ordering, Thread, current, fence, park_timeout};
 
 /// Wakes one thread.
 #[derive(Default)]
@@ -23,7 +23,9 @@ pub struct Bell {
 impl Bell {
     /// Wakes the sleeper if it sleeps or is about to. Call it after the push.
     pub fn ring(&self) {
-        fence(Ordering::SeqCst);
+        if !is_planted(Bug::RingWithoutFence) {
+            fence(Ordering::SeqCst);
+        }
         // The load comes first so that, while the consumer is awake, producers only read this line.
         if self.armed.load(Ordering::Relaxed)
             && self.armed.swap(false, Ordering::AcqRel)
@@ -44,28 +46,43 @@ impl Bell {
     /// to. Only the thread of [`sleep_unless`](Self::sleep_unless) may call this, having said to the producers
     /// when to wake it. May return early.
     pub fn pause_unless(&self, patience: Duration, has_enough: impl FnOnce() -> bool) {
-        self.sleeper.get_or_init(thread::current);
-        fence(Ordering::SeqCst);
+        self.sleeper.get_or_init(current);
+        if !is_planted(Bug::PauseWithoutFence) {
+            fence(Ordering::SeqCst);
+        }
         if !has_enough() {
-            thread::park_timeout(patience);
+            park_timeout(patience);
         }
     }
 
     /// Sleeps until the bell rings or `patience` ends, unless `has_work` finds something
     /// once the bell is armed. Only one thread may ever call this. May return early.
     pub fn sleep_unless(&self, patience: Duration, has_work: impl FnOnce() -> bool) {
-        self.sleeper.get_or_init(thread::current);
-        self.arm();
-        if !has_work() {
-            thread::park_timeout(patience);
+        self.sleeper.get_or_init(current);
+        let is_idle = if is_planted(Bug::LookBeforeArming) {
+            let was_idle = !has_work();
+            self.arm();
+            was_idle
+        } else {
+            self.arm();
+            !has_work()
+        };
+        if is_idle {
+            park_timeout(patience);
         }
         self.disarm();
     }
 
     /// From here on the bell can ring. Look for work once more behind this, then sleep.
     pub fn arm(&self) {
-        self.armed.store(true, Ordering::Relaxed);
-        fence(Ordering::SeqCst);
+        // Release: whoever finds the bell armed must find the sleeper too, or it would take the arming away and wake
+        // nobody. A swap and not a store: what was taken away late from an earlier sleep then comes before this arming
+        // for everybody. For a store that follows from the order of modification alone, which loom does not know.
+        let order = if is_planted(Bug::ArmWithoutRelease) { Ordering::Acquire } else { Ordering::AcqRel };
+        self.armed.swap(true, order);
+        if !is_planted(Bug::ArmWithoutFence) {
+            fence(Ordering::SeqCst);
+        }
     }
 
     /// The sleep is over.
@@ -85,6 +102,7 @@ mod tests {
     use super::*;
     use std::sync::Arc;
     use std::sync::atomic::AtomicU64;
+    use std::thread;
 
     /// With an hour of patience a lost wake-up would hang this test.
     #[test]

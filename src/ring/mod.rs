@@ -11,14 +11,14 @@
 mod bell;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
-use atomic_waker::AtomicWaker;
-use rtrb::{Consumer, Producer, RingBuffer};
 use zerocopy::little_endian::{U16, U32};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligned};
 
+use crate::planted::{Bug, is_planted};
 use crate::record::Sequence;
+use crate::sync::{AtomicU64, AtomicWaker, Consumer, Ordering, Producer, RingBuffer, fence};
 
 pub use bell::Bell;
 
@@ -138,6 +138,18 @@ pub fn ring(bytes: usize, in_flight_max: usize, bell: Arc<Bell>) -> (IngressEnd,
     (ingress, journal)
 }
 
+/// Sleeps until one of the rings has as many more frames than were peeked at as stand beside it, or `patience`
+/// ends. Only the thread that sleeps on the bell may call this. May return early.
+pub fn wait_for_frames<'a>(
+    bell: &Bell,
+    patience: Duration,
+    wanted: impl Iterator<Item = (&'a JournalEnd, u64)> + Clone,
+) {
+    wanted.clone().for_each(|(ring, frames)| ring.call_at(frames));
+    bell.pause_unless(patience, || wanted.clone().any(|(ring, frames)| ring.has(frames)));
+    wanted.for_each(|(ring, _)| ring.call_off());
+}
+
 impl IngressEnd {
     /// Pushes a frame, header and records, and wakes the journal if it sleeps.
     ///
@@ -230,18 +242,17 @@ impl JournalEnd {
 
     /// Asks to be woken once `frames` more than were peeked at have come; [`has`](Self::has) is to be asked
     /// afterwards, behind a sequentially consistent fence.
-    pub fn call_at(&self, frames: u64) {
+    fn call_at(&self, frames: u64) {
         self.tally.enough_at.0.store(self.taken.saturating_add(frames), Ordering::Relaxed);
     }
 
     /// No longer.
-    pub fn call_off(&self) {
+    fn call_off(&self) {
         self.tally.enough_at.0.store(u64::MAX, Ordering::Relaxed);
     }
 
     /// Whether so many frames more than were peeked at have come.
-    #[must_use]
-    pub fn has(&self, frames: u64) -> bool {
+    fn has(&self, frames: u64) -> bool {
         self.tally.pushed.0.load(Ordering::Acquire) >= self.taken.saturating_add(frames)
     }
 
@@ -254,8 +265,14 @@ impl JournalEnd {
     /// The executor is gone and everything that it sent was taken.
     #[must_use]
     pub fn is_finished(&self) -> bool {
-        // Abandoned is read first: what was pushed before the end is then visible.
-        self.frames.is_abandoned() && self.is_empty()
+        if !self.frames.is_abandoned() {
+            return false;
+        }
+        // rtrb reads that the other end is gone without any order; with the fence, what was pushed before is visible.
+        if !is_planted(Bug::EndWithoutFence) {
+            fence(Ordering::Acquire);
+        }
+        self.is_empty()
     }
 }
 

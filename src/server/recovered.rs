@@ -3,8 +3,6 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use rtrb::{Consumer, RingBuffer};
-
 use super::{StartError, system};
 use crate::config;
 use crate::control::Controlled;
@@ -26,6 +24,7 @@ use crate::journal::writer::QueueLog;
 use crate::planted::{Bug, is_planted};
 use crate::queue::Queue;
 use crate::sink::Sink;
+use crate::sync::{Consumer, RingBuffer};
 use crate::ticket::TicketCodec;
 use tokio::sync::watch;
 

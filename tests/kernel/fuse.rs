@@ -112,9 +112,13 @@ impl Filesystem for Files {
         name: &OsStr,
         new_parent: INodeNo,
         new_name: &OsStr,
-        _: RenameFlags,
+        flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
+        // As on many a network file system, names cannot be exchanged.
+        if !flags.is_empty() {
+            return reply.error(Errno::EINVAL);
+        }
         let mut state = lock(&self.state);
         let moved = state.find(parent, name).and_then(|number| {
             let new_name = new_name.to_str()?.to_owned();

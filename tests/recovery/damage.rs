@@ -42,6 +42,20 @@ impl Segment {
         file.write_all_at(bytes, offset as u64).unwrap();
     }
 
+    /// Writes the footer that says that the log ends here, with so many keys in it.
+    fn seal(&self, key_count: u64) {
+        let (_, last) = self.batches.last().unwrap();
+        let footer = Footer {
+            next_sequence: last.next_sequence(),
+            end_offset: self.end as u64,
+            end_byte: last.first_byte.get() + u64::from(last.length.get()),
+            key_count,
+        };
+        let mut block = [0; BLOCK_BYTES];
+        self.identity.write_footer(&footer, &mut block);
+        self.write(usize::try_from(self.identity.footer_offset()).unwrap(), &block);
+    }
+
     fn flip(&self, offset: usize) {
         let byte = fs::read(&self.path).unwrap()[offset];
         self.write(offset, &[byte ^ 0x10]);
@@ -224,16 +238,7 @@ fn a_damaged_footer_is_no_loss_and_one_that_promises_more_is_refused() {
     // counts a key that no file has, so that the segment is scanned in spite of it.
     let (site, _) = site_with_ten_batches();
     let segment = Segment::last_of(&site);
-    let (_, last) = segment.batches.last().unwrap();
-    let footer = Footer {
-        next_sequence: last.next_sequence(),
-        end_offset: segment.end as u64,
-        end_byte: last.first_byte.get() + u64::from(last.length.get()),
-        key_count: 1,
-    };
-    let mut block = [0; BLOCK_BYTES];
-    segment.identity.write_footer(&footer, &mut block);
-    segment.write(usize::try_from(segment.identity.footer_offset()).unwrap(), &block);
+    segment.seal(1);
     segment.flip(segment.batches[9].0 + 100);
     let before = everything(&site.data());
     let offset = segment.batches[9].0;
@@ -253,16 +258,7 @@ fn a_crash_between_two_segments_loses_no_sequence() {
     server.kill9();
     // The journal seals a segment before it opens the next one; this is what a crash between the two leaves.
     let segment = Segment::last_of(&site);
-    let (_, last) = segment.batches.last().unwrap();
-    let footer = Footer {
-        next_sequence: last.next_sequence(),
-        end_offset: segment.end as u64,
-        end_byte: last.first_byte.get() + u64::from(last.length.get()),
-        key_count: 0,
-    };
-    let mut block = [0; BLOCK_BYTES];
-    segment.identity.write_footer(&footer, &mut block);
-    segment.write(usize::try_from(segment.identity.footer_offset()).unwrap(), &block);
+    segment.seal(0);
     // All of it is delivered, so the maintenance may give the file back; the count has to go on all the same.
     for _ in 0..2 {
         let server = site.start();

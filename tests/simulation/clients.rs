@@ -1,72 +1,72 @@
-//! Clients: they send requests, alone and in bursts, twice at once and again, and remember what they were told.
+//! Clients: they send requests, alone and in bursts, slowly, twice at once and again, hang up, and remember what they
+//! were told. What stands between them and the ring is the real [`Core`] of an executor, the fast path's look at a
+//! request, and the checks and frames of `submit`; there are no sockets and no hyper.
 
-use std::collections::BTreeMap;
+use std::rc::Rc;
 use std::sync::Arc;
 
-use forebay::admission::{self, Load};
-use forebay::queue::{Health, Queue};
-use forebay::record::{NO_KEY, Record, hash_key};
-use forebay::ring::{Completion, FRAME_HEADER_BYTES, FrameHeader, IngressEnd, Outcome};
-use zerocopy::little_endian::{U16, U32};
-use zerocopy::{FromZeros, IntoBytes};
+use forebay::ingress::connection::ConnectionState;
+use forebay::ingress::core::{Answer as Pending, Core, HeldBody};
+use forebay::ingress::http::fast_path::request::{Bounds, Look, look};
+use forebay::ingress::http::problem::Problem;
+use forebay::ingress::http::submit::{self, Head};
+use forebay::queue::Queue;
 
-use crate::model::{Answer, Body, Model};
+use crate::model::{Answer, BODY_BYTES_MIN, Body, Model};
+use crate::process::Process;
 use crate::random::Random;
 
-const SECRET: [u8; 16] = [5; 16];
-/// Requests between a ring and their answer.
-pub const IN_FLIGHT_MAX: usize = 32;
 /// Of the tickets, those whose sequence is a multiple of this are looked at again after every start.
 const TICKETS_KEPT_EVERY: u64 = 16;
-/// Records of one request.
-const RECORDS_MAX: u64 = 3;
+/// Requests that one client has under way at once.
+const CONNECTIONS_MAX: usize = 3;
 
 /// What a client is doing.
-#[derive(Clone, Debug, Default)]
+#[derive(Default)]
 struct Client {
     /// The request that it has not done with.
     request: Option<u32>,
-    /// How many times it is under way.
-    in_flight: u32,
+    /// Each has one request under way.
+    connections: Vec<Connection>,
     /// What it may ask again, since it has a key.
     done: Vec<u32>,
 }
 
-/// All clients.
+/// One request on its way through the front door.
+struct Connection {
+    state: Rc<ConnectionState>,
+    request: u32,
+    queue: Arc<Queue>,
+    /// A whole request for the fast path; of one for hyper, the body.
+    bytes: Vec<u8>,
+    key: Vec<u8>,
+    is_ndjson: bool,
+    /// It comes in pieces.
+    is_slow: bool,
+    arrived: usize,
+    held: Option<HeldBody>,
+    /// Once it is in the ring.
+    pending: Option<Pending>,
+}
+
+/// All clients of one data directory.
 pub struct Clients {
+    site: usize,
     all: Vec<Client>,
-    /// Who waits in which slot.
-    slots: BTreeMap<u32, (usize, u32)>,
-    next_slot: u32,
     record_bytes_max: u64,
-    frame: Vec<u8>,
-    frames_bytes_max: usize,
-    /// The door refuses what no commit holds.
-    commit_bytes_max: usize,
+    records_max: u64,
+    bounds: Bounds,
 }
 
 impl Clients {
-    pub fn new(count: usize, record_bytes_max: u64, commit_bytes_max: usize) -> Self {
-        let all = vec![Client::default(); count];
-        Self {
-            all,
-            slots: BTreeMap::new(),
-            next_slot: 0,
-            record_bytes_max,
-            frame: Vec::new(),
-            frames_bytes_max: 0,
-            commit_bytes_max,
-        }
+    pub fn new(site: usize, count: usize, (record_bytes_max, records_max): (u64, u64), bounds: Bounds) -> Self {
+        let all = (0..count).map(|_| Client::default()).collect();
+        Self { site, all, record_bytes_max, records_max, bounds }
     }
 
-    /// Bytes of the largest frame so far.
-    pub fn frame_bytes_max(&self) -> usize {
-        self.frames_bytes_max
-    }
-
-    /// Whether somebody waits for an answer.
+    /// Whether a request is in a ring or in the journal.
     pub fn have_requests_in_flight(&self) -> bool {
-        !self.slots.is_empty()
+        self.all.iter().flat_map(|client| &client.connections).any(|connection| connection.pending.is_some())
     }
 
     /// Whether somebody waits for an answer, or wants to ask again.
@@ -76,144 +76,261 @@ impl Clients {
 
     /// The process is gone: who waited does not know, and asks again if that is safe.
     pub fn disconnected(&mut self, model: &Model) {
-        self.slots.clear();
         for client in &mut self.all {
-            client.in_flight = 0;
+            client.connections.clear();
             client.request = client.request.filter(|number| model.requests[*number as usize].has_key);
         }
     }
 
-    /// A client sends what it has to send; returns its request.
+    /// A client sends what it has to send, or more of what it is sending; returns its request.
     pub fn send(
         &mut self,
         random: &mut Random,
         model: &mut Model,
-        (queues, health, rings): (&[Arc<Queue>], &Health, &mut [IngressEnd]),
-        (now_us, asks_only_again): (u64, bool),
+        process: &Process,
+        asks_only_again: bool,
     ) -> Option<u32> {
         let number = random.index(self.all.len());
+        let core = &process.cores[number % process.cores.len()];
         let client = &self.all[number];
+        let is_arriving = |connection: &Connection| connection.pending.is_none();
+        if let Some(place) = client.connections.iter().position(is_arriving) {
+            return self.arrive(random, model, core, (number, place));
+        }
         // A client that waits sends its request once more, now and then, without waiting for the answer.
-        let may_repeat = client.in_flight == 0 || (client.in_flight < 3 && random.chance(1000));
-        if self.slots.len() >= IN_FLIGHT_MAX || !may_repeat || health.is_journal_failed() {
+        let waiting = client.connections.len();
+        let may_repeat = waiting == 0 || (waiting < CONNECTIONS_MAX && random.chance(1000));
+        if !may_repeat {
             return None;
         }
         let request = match client.request {
-            Some(request) if client.in_flight > 0 && !model.requests[request as usize].has_key => return None,
+            Some(request) if waiting > 0 && !model.requests[request as usize].has_key => return None,
             Some(request) => request,
             None if asks_only_again => return None,
-            // The answer was lost on its way, or somebody pressed the button once more.
-            None if random.chance(500) && !client.done.is_empty() => client.done[random.index(client.done.len())],
-            None => {
-                let records = u32::try_from(1 + random.below(RECORDS_MAX)).unwrap();
-                model.add(number, random.index(queues.len()), records, random.chance(7000))
-            }
+            None => self.choose(random, model, number, process.queues.len()),
         };
-        self.all[number].request = Some(request);
-        let queue = &queues[model.requests[request as usize].queue];
-        let slot = self.next_slot;
-        self.build(random, model, request, (queue, slot, now_us));
-        let executor = number % rings.len();
-        let is_too_large = self.frame.len() - FRAME_HEADER_BYTES > self.commit_bytes_max;
-        if is_too_large || !is_admitted(queue, self.frame.len() as u64) || rings[executor].submit(&self.frame).is_err()
-        {
-            if self.all[number].in_flight == 0 && !model.requests[request as usize].has_key {
-                model.requests[request as usize].answer = Answer::Refused;
-                self.all[number].request = None;
-            }
-            return None;
-        }
-        self.next_slot += 1;
-        self.slots.insert(slot, (number, request));
-        self.all[number].in_flight += 1;
-        Some(request)
+        let connection = connect(random, model, process, core, request);
+        let client = &mut self.all[number];
+        client.request = Some(request);
+        client.connections.push(connection);
+        self.arrive(random, model, core, (number, waiting))
     }
 
-    fn build(&mut self, random: &mut Random, model: &Model, number: u32, at: (&Queue, u32, u64)) {
-        let (queue, slot, now_us) = at;
-        let request = &model.requests[number as usize];
-        let key = number.to_le_bytes();
-        let hash = if request.has_key { hash_key(&SECRET, queue.id, &key) } else { NO_KEY };
-        self.frame.clear();
-        self.frame.resize(FRAME_HEADER_BYTES, 0);
-        for index in 0..request.records {
-            let length = usize::try_from(random.below(self.record_bytes_max)).unwrap();
-            let record = Record {
-                received_at_us: now_us,
-                idempotency_hash: hash,
-                group_count: if index == 0 { request.records } else { 0 },
-                key: b"",
-                idempotency_key: if request.has_key { &key } else { b"" },
-                content_type: b"",
-                body: &Body { request: number, index }.write(length),
-            };
-            record.encode(&mut self.frame).unwrap();
+    /// A request that a client turns to.
+    fn choose(&self, random: &mut Random, model: &mut Model, number: usize, queues: usize) -> u32 {
+        let done = &self.all[number].done;
+        // The answer was lost on its way, or somebody pressed the button once more.
+        if random.chance(500) && !done.is_empty() {
+            let request = done[random.index(done.len())];
+            model.ask(request);
+            return request;
         }
-        let mut header = FrameHeader::new_zeroed();
-        header.length = U32::new(u32::try_from(self.frame.len() - FRAME_HEADER_BYTES).unwrap());
-        header.count = U32::new(request.records);
-        header.slot = U32::new(slot);
-        header.queue = U16::new(queue.index);
-        header.senders = U16::new(u16::try_from(self.all.len()).unwrap());
-        header.idempotency_hash = hash;
-        self.frame[..FRAME_HEADER_BYTES].copy_from_slice(header.as_bytes());
-        self.frames_bytes_max = self.frames_bytes_max.max(self.frame.len());
+        let records = u32::try_from(1 + random.below(self.records_max)).unwrap();
+        let length = usize::try_from(random.below(self.record_bytes_max)).unwrap().max(BODY_BYTES_MIN);
+        let (queue, has_key) = (random.index(queues), random.chance(7000));
+        model.add((self.site, number), queue, (records, length), has_key);
+        u32::try_from(model.requests.len() - 1).unwrap()
+    }
+
+    /// Another piece of a request arrives, or its client hangs up.
+    fn arrive(
+        &mut self,
+        random: &mut Random,
+        model: &mut Model,
+        core: &Rc<Core>,
+        (number, place): (usize, usize),
+    ) -> Option<u32> {
+        let connection = &mut self.all[number].connections[place];
+        let (request, left) = (connection.request, connection.bytes.len() - connection.arrived);
+        let piece = if connection.is_slow { 1 + random.index(left) } else { left };
+        let hangs_up = connection.is_slow && random.chance(300);
+        let sent = if hangs_up { Err(Problem::BadRequest) } else { connection.arrive(core, piece, self.bounds) };
+        match sent {
+            Ok(()) => return Some(request),
+            Err(Problem::Internal) => model.complain(format!("request {request} is not one for the fast path")),
+            Err(Problem::Busy) => model.see("busy"),
+            Err(Problem::BacklogFull) => model.see("shed"),
+            Err(Problem::TooLarge) => model.see("too large"),
+            Err(Problem::Stopping) => model.see("turned away by a stop"),
+            Err(_) => {}
+        }
+        self.all[number].connections.remove(place);
+        self.refused(model, number, request, sent == Err(Problem::TooLarge));
+        None
+    }
+
+    /// Nothing of a request was stored; `for_good` if it would not be at another time either.
+    fn refused(&mut self, model: &mut Model, number: usize, request: u32, for_good: bool) {
+        let client = &mut self.all[number];
+        let known = &mut model.requests[request as usize];
+        if !client.connections.is_empty() {
+            return;
+        }
+        if for_good || !known.has_key {
+            known.answer = Answer::Refused;
+            client.request = None;
+        } else if matches!(known.answer, Answer::Acknowledged(..)) {
+            client.request = None;
+        }
     }
 
     /// Hands out what the journal has completed. Returns how many answers there were.
-    pub fn collect(&mut self, model: &mut Model, (queues, rings): (&[Arc<Queue>], &mut [IngressEnd])) -> u64 {
+    pub fn collect(&mut self, random: &mut Random, model: &mut Model, process: &Process) -> u64 {
+        let mut woken = Vec::new();
+        process.cores.iter().for_each(|core| {
+            core.hand_out(usize::MAX, &mut woken);
+        });
         let mut answers = 0;
-        for ring in rings {
-            while let Some(completion) = ring.completion() {
-                answers += 1;
-                self.answer(model, queues, &completion);
+        for number in 0..self.all.len() {
+            let core = &process.cores[number % process.cores.len()];
+            let mut place = 0;
+            while place < self.all[number].connections.len() {
+                let connection = &self.all[number].connections[place];
+                // A client may lose its patience; the answer then finds nobody.
+                let is_gone = connection.pending.is_some() && random.chance(20);
+                let is_answered = connection.pending.as_ref().is_some_and(|pending| pending.get().is_some());
+                if !is_gone && !is_answered {
+                    place += 1;
+                    continue;
+                }
+                let connection = self.all[number].connections.remove(place);
+                if is_gone {
+                    self.gone(model, number, connection.request);
+                } else {
+                    answers += 1;
+                    self.answer(model, number, core, connection);
+                }
             }
         }
         answers
     }
 
-    fn answer(&mut self, model: &mut Model, queues: &[Arc<Queue>], completion: &Completion) {
-        let Some((number, request)) = self.slots.remove(&completion.slot) else {
-            return model.complain(format!("nobody waits in slot {}", completion.slot));
+    /// A client has hung up behind a request that was sent, and does not know what became of it.
+    fn gone(&mut self, model: &mut Model, number: usize, request: u32) {
+        model.see("client gone");
+        if !model.requests[request as usize].has_key {
+            self.all[number].request = None;
+        }
+    }
+
+    fn answer(&mut self, model: &mut Model, number: usize, core: &Rc<Core>, connection: Connection) {
+        let Connection { request, queue, is_ndjson, pending, bytes, .. } = connection;
+        let Some(completion) = pending.as_ref().and_then(Pending::get) else { return };
+        drop(pending);
+        let has_key = model.requests[request as usize].has_key;
+        if let Err(refusal) = submit::settle(core, &completion, core.clock.monotonic_ns(), bytes.len() as u64) {
+            if refusal.problem == Problem::DiskFull {
+                model.see("disk full");
+                self.refused(model, number, request, false);
+            } else if has_key {
+                self.refused(model, number, request, false);
+            } else {
+                // Nobody can tell whether it was stored: without a key it must not be sent again.
+                self.all[number].request = None;
+            }
+            return;
+        }
+        let mut text = String::new();
+        let path_bytes = submit::write_receipt(&mut text, &queue, &completion, is_ndjson);
+        let ticket = text[..path_bytes].strip_prefix("/v1/tickets/").unwrap_or_default();
+        let Some(sequence) = queue.tickets.read(ticket) else {
+            return model.complain(format!("request {request} got the ticket {ticket}, which names nothing"));
         };
+        let number_of_queue = usize::from(queue.index);
+        model.acknowledged(request, (ticket, sequence), completion.count);
+        if sequence.is_multiple_of(TICKETS_KEPT_EVERY) || model.answers_early(number_of_queue) {
+            model.keep_ticket((self.site, number_of_queue), ticket, sequence);
+        }
         let client = &mut self.all[number];
-        client.in_flight -= 1;
-        match completion.outcome {
-            Outcome::Stored | Outcome::Replayed => {
-                model.acknowledged(request, completion.first_sequence, completion.count);
-                if completion.first_sequence.is_multiple_of(TICKETS_KEPT_EVERY) {
-                    model.keep_ticket(request, completion.first_sequence, queues);
-                }
-                if client.request == Some(request) && client.in_flight == 0 {
-                    client.request = None;
-                    if model.requests[request as usize].has_key {
-                        client.done.push(request);
-                    }
-                }
-            }
-            Outcome::DiskFull if !model.requests[request as usize].has_key => {
-                model.requests[request as usize].answer = Answer::Refused;
-                client.request = None;
-            }
-            // Nobody can tell whether it was stored: without a key it must not be sent again.
-            Outcome::Failed if !model.requests[request as usize].has_key => client.request = None,
-            Outcome::DiskFull | Outcome::Failed => {
-                let is_known = matches!(model.requests[request as usize].answer, Answer::Acknowledged(_));
-                if is_known && client.in_flight == 0 {
-                    client.request = None;
-                }
+        if client.request == Some(request) && client.connections.is_empty() {
+            client.request = None;
+            if has_key {
+                client.done.push(request);
             }
         }
     }
 }
 
-fn is_admitted(queue: &Queue, bytes: u64) -> bool {
-    let load = Load {
-        backlog_records: queue.backlog_records(),
-        backlog_bytes: queue.backlog_bytes(),
-        max_backlog_bytes: queue.config.max_backlog_bytes,
-        rate: queue.config.shaping.rate,
-        rate_measured: queue.drain.rate_measured.get(),
-    };
-    admission::admit(&load, bytes).is_ok()
+/// A client has connected and begins to send a request.
+fn connect(random: &mut Random, model: &Model, process: &Process, core: &Core, request: u32) -> Connection {
+    let known = &model.requests[request as usize];
+    let queue = Arc::clone(&process.queues[known.queue]);
+    let is_ndjson = known.records > 1;
+    let key = if known.has_key { format!("{request}") } else { String::new() };
+    let mut body = Vec::new();
+    for index in 0..known.records {
+        if index > 0 {
+            body.push(b'\n');
+        }
+        Body { request, index }.write(known.length, &mut body);
+    }
+    let bytes = if is_ndjson { body } else { whole_request(&queue.name, &key, &body) };
+    Connection {
+        state: ConnectionState::new(core),
+        request,
+        queue,
+        bytes,
+        key: key.into_bytes(),
+        is_ndjson,
+        is_slow: random.chance(1500),
+        arrived: 0,
+        held: None,
+        pending: None,
+    }
+}
+
+fn whole_request(queue: &str, key: &str, body: &[u8]) -> Vec<u8> {
+    let mut text = format!("POST /v1/queues/{queue}/records HTTP/1.1\r\nhost: simulation\r\n");
+    if !key.is_empty() {
+        text += &format!("idempotency-key: {key}\r\n");
+    }
+    text += &format!("content-length: {}\r\n\r\n", body.len());
+    [text.as_bytes(), body].concat()
+}
+
+impl Connection {
+    /// More bytes are there. What is whole goes to the journal.
+    fn arrive(&mut self, core: &Rc<Core>, piece: usize, bounds: Bounds) -> Result<(), Problem> {
+        let is_new = self.arrived == 0;
+        self.arrived += piece;
+        if self.is_ndjson { self.arrive_for_hyper(core, piece, is_new) } else { self.look(core, bounds) }
+    }
+
+    fn look(&mut self, core: &Rc<Core>, bounds: Bounds) -> Result<(), Problem> {
+        match look(&self.bytes[..self.arrived], bounds) {
+            Look::Partial { .. } if self.arrived < self.bytes.len() => Ok(()),
+            Look::Taken(request) => {
+                let queue = core.queue(request.queue).ok_or(Problem::NotFound)?;
+                core.note_sender(&self.state);
+                submit::check_stop(core).map_err(|refusal| refusal.problem)?;
+                let pending = submit::send_at_once(core, queue, &request.head(), request.body);
+                self.pending = Some(pending.map_err(|refusal| refusal.problem)?);
+                Ok(())
+            }
+            // A record that is too large is refused by hyper.
+            Look::Other if self.bytes.len() > bounds.record_bytes_max => Err(Problem::TooLarge),
+            Look::Partial { .. } | Look::Other => Err(Problem::Internal),
+        }
+    }
+
+    /// Head and body as `submit::submit` treats them, whose body comes from hyper.
+    fn arrive_for_hyper(&mut self, core: &Rc<Core>, piece: usize, is_new: bool) -> Result<(), Problem> {
+        let problem = |refusal: forebay::ingress::http::problem::Refusal| refusal.problem;
+        if is_new {
+            submit::check_before_body(core, &self.queue, self.bytes.len() as u64).map_err(problem)?;
+        }
+        if !self.held.get_or_insert_with(|| core.hold_body()).grow(piece) {
+            return Err(Problem::Busy);
+        }
+        if self.arrived < self.bytes.len() {
+            return Ok(());
+        }
+        core.note_sender(&self.state);
+        let head =
+            Head { key: b"", idempotency_key: &self.key, content_type: b"application/x-ndjson", is_ndjson: true };
+        let pending = submit::send(core, &self.queue, &head, &self.bytes);
+        self.held = None;
+        self.pending = Some(pending.map_err(problem)?);
+        Ok(())
+    }
 }

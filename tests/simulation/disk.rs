@@ -12,10 +12,11 @@
 //! - **Names.** Creating, renaming and removing are one journal of the file system: a sync of any directory makes all
 //!   of it durable, and a power cut keeps some beginning of the rest. Renames are atomic.
 //! - **Errors.** Reads, writes and changes of length fail with EIO, alone or several in a row; writes are cut short; syncs fail; making and
-//!   extending files fails with ENOSPC while the disk is full. Space that was taken stays.
-//! - **Damage.** A bit flips in a segment; a write of a segment goes to another block of the same or of another file,
+//!   extending files fails with ENOSPC while the disk is full, and a new name may. Space that was taken stays.
+//! - **Damage.** A bit flips in a segment or in a file of keys; a write of a segment goes to another block of the same or of another file,
 //!   and its own place keeps what it had. Both are silent.
 //! - **Recycled files** keep the contents of their former lives.
+//! - **Copies.** All files may become what they were at an earlier moment, or begin a life on another machine from there.
 //! - **Several files at once** (`io_uring`) complete in any order, each sync behind its own complete write.
 
 use std::collections::BTreeMap;
@@ -60,6 +61,7 @@ enum NameChange {
     Link(String, usize),
     Unlink(String),
     Rename(String, String),
+    Exchange(String, String),
 }
 
 /// All files.
@@ -75,6 +77,8 @@ pub struct Disk {
     /// Whether the process was killed, or the power cut, in the midst of something.
     pub has_stopped: bool,
     pub operations: u64,
+    /// Segments that were made in the pool.
+    pub segments_made: u64,
     streak_left: u64,
 }
 
@@ -116,10 +120,40 @@ fn apply_name(names: &mut BTreeMap<String, usize>, change: NameChange) {
                 names.insert(to, inode);
             }
         }
+        NameChange::Exchange(one, other) => {
+            if let (Some(&first), Some(&second)) = (names.get(&one), names.get(&other)) {
+                names.insert(one, second);
+                names.insert(other, first);
+            }
+        }
     }
 }
 
 impl Disk {
+    /// A copy of all files as they are this moment, all of it durable.
+    pub fn copy(&self) -> Self {
+        let copy = |inode: &Inode| Inode {
+            view: inode.view.clone(),
+            durable: inode.view.clone(),
+            unsynced: Vec::new(),
+            modified_us: inode.modified_us,
+        };
+        let mut copied = Self::default();
+        for (name, inode) in &self.names {
+            copied.names.insert(name.clone(), copied.inodes.len());
+            copied.inodes.push(copy(&self.inodes[*inode]));
+        }
+        copied.durable_names.clone_from(&copied.names);
+        copied
+    }
+
+    /// The files become those of a copy that was made before.
+    pub fn set_back(&mut self, copy: &Self) {
+        let Self { inodes, names, durable_names, .. } = copy.copy();
+        (self.inodes, self.names, self.durable_names) = (inodes, names, durable_names);
+        self.unsynced_names.clear();
+    }
+
     /// An operation begins; it may be one that does not come about any more.
     fn begin(&mut self, random: &mut Random) -> io::Result<()> {
         self.operations += 1;
@@ -164,6 +198,7 @@ impl Disk {
         if self.faults.full {
             return Err(full());
         }
+        self.segments_made += u64::from(name.contains("/pool/"));
         self.inodes.push(Inode::default());
         let inode = self.inodes.len() - 1;
         self.change_names(NameChange::Link(name, inode));
@@ -178,10 +213,10 @@ impl Disk {
         Ok(from.take_while(|name| name.starts_with(&prefix)).filter(inside).map(PathBuf::from).collect())
     }
 
-    pub fn metadata(&mut self, random: &mut Random, path: &Path) -> io::Result<(u64, u64)> {
+    pub fn metadata(&mut self, random: &mut Random, path: &Path) -> io::Result<(usize, u64, u64)> {
         self.begin(random)?;
         let inode = *self.names.get(path.to_str().unwrap()).ok_or(io::ErrorKind::NotFound)?;
-        Ok((self.inodes[inode].view.len() as u64, self.inodes[inode].modified_us))
+        Ok((inode, self.inodes[inode].view.len() as u64, self.inodes[inode].modified_us))
     }
 
     pub fn rename(&mut self, random: &mut Random, from: &Path, to: &Path) -> io::Result<()> {
@@ -189,7 +224,33 @@ impl Disk {
         if !self.names.contains_key(from.to_str().unwrap()) {
             return Err(io::ErrorKind::NotFound.into());
         }
+        // A new name may need another block of the directory.
+        if self.faults.full && !self.names.contains_key(to.to_str().unwrap()) && random.chance(5000) {
+            return Err(full());
+        }
         self.change_names(NameChange::Rename(name_of(from), name_of(to)));
+        Ok(())
+    }
+
+    pub fn exchange(&mut self, random: &mut Random, one: &Path, other: &Path) -> io::Result<()> {
+        self.begin(random)?;
+        if !self.names.contains_key(one.to_str().unwrap()) || !self.names.contains_key(other.to_str().unwrap()) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        self.change_names(NameChange::Exchange(name_of(one), name_of(other)));
+        Ok(())
+    }
+
+    pub fn link(&mut self, random: &mut Random, from: &Path, to: &Path) -> io::Result<()> {
+        self.begin(random)?;
+        let inode = *self.names.get(from.to_str().unwrap()).ok_or(io::ErrorKind::NotFound)?;
+        if self.names.contains_key(to.to_str().unwrap()) {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        if self.faults.full {
+            return Err(full());
+        }
+        self.change_names(NameChange::Link(name_of(to), inode));
         Ok(())
     }
 
@@ -267,7 +328,7 @@ impl Disk {
 
     /// The bytes land somewhere else among the segments.
     fn misdirect(&mut self, random: &mut Random, inode: usize, bytes: &[u8]) {
-        let target = if random.chance(5000) { inode } else { self.segment(random).unwrap_or(inode) };
+        let target = if random.chance(5000) { inode } else { self.file(random, ".seg").unwrap_or(inode) };
         let blocks = (self.inodes[target].view.len() / BLOCK_BYTES).max(1);
         let offset = random.index(blocks) * BLOCK_BYTES;
         let length = bytes.len().min(self.inodes[target].view.len().saturating_sub(offset));
@@ -275,11 +336,11 @@ impl Disk {
         self.write(target, &bytes[..length], offset);
     }
 
-    fn segment(&self, random: &mut Random) -> Option<usize> {
-        let is_segment = |name: &str| name.contains("/queues/") && name.strip_suffix(".seg").is_some();
-        let segments: Vec<_> =
-            self.names.iter().filter(|(name, _)| is_segment(name)).map(|(_, inode)| *inode).collect();
-        (!segments.is_empty()).then(|| segments[random.index(segments.len())])
+    /// One of the queues' files whose name ends so.
+    fn file(&self, random: &mut Random, ending: &str) -> Option<usize> {
+        let is_one = |name: &str| name.contains("/queues/") && name.strip_suffix(ending).is_some();
+        let files: Vec<_> = self.names.iter().filter(|(name, _)| is_one(name)).map(|(_, inode)| *inode).collect();
+        (!files.is_empty()).then(|| files[random.index(files.len())])
     }
 
     pub fn set_bytes(&mut self, random: &mut Random, inode: usize, bytes: u64) -> io::Result<()> {
@@ -328,9 +389,11 @@ impl Disk {
         Err(io_error())
     }
 
-    /// Flips a bit in a segment; whether there was one.
+    /// Flips a bit in a segment or in a file of keys; whether there was one.
     pub fn rot(&mut self, random: &mut Random) -> bool {
-        let Some(inode) = self.segment(random) else { return false };
+        let in_keys = random.chance(1500);
+        let found = if in_keys { self.file(random, ".keys") } else { self.file(random, ".seg") };
+        let Some(inode) = found else { return false };
         let inode = &mut self.inodes[inode];
         if inode.durable.is_empty() {
             return false;

@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use forebay::drain::scheduler::Scheduler;
-use forebay::journal::platform::{Commit, Metadata, Mode, Platform, RandomAccessFile};
+use forebay::journal::platform::{Commit, FileId, Metadata, Mode, Platform, RandomAccessFile};
 use forebay::journal::uring::{CommitError, Completions, Write, check, commit_one};
 
 use crate::disk::Disk;
@@ -43,6 +43,16 @@ pub struct File {
 impl Machine {
     pub fn new(random: Random) -> Self {
         let state = State { random, disk: Disk::default(), monotonic_ns: 0, unix_us: 1_700_000_000_000_000, life: 0 };
+        Self { state: Arc::new(Mutex::new(state)), life: 0 }
+    }
+
+    /// Another machine with a copy of a disk, whose clocks stand where these do.
+    pub fn with_disk(&self, random: Random, disk: Disk) -> Self {
+        let (monotonic_ns, unix_us) = {
+            let state = self.state();
+            (state.monotonic_ns, state.unix_us)
+        };
+        let state = State { random, disk, monotonic_ns, unix_us, life: 0 };
         Self { state: Arc::new(Mutex::new(state)), life: 0 }
     }
 
@@ -102,7 +112,7 @@ impl Platform for Machine {
 
     fn open(&self, path: &Path, mode: Mode) -> io::Result<File> {
         let (create, truncate) = match mode {
-            Mode::Segment { .. } | Mode::Read => (false, false),
+            Mode::Segment { .. } | Mode::Read | Mode::Overwrite => (false, false),
             Mode::NewSegment | Mode::Replace { .. } => (true, true),
             Mode::Append => (true, false),
         };
@@ -124,12 +134,20 @@ impl Platform for Machine {
     }
 
     fn metadata(&self, path: &Path) -> io::Result<Metadata> {
-        let (bytes, modified_us) = self.with(|disk, random, _| disk.metadata(random, path))?;
-        Ok(Metadata { bytes, modified_us })
+        let (inode, bytes, modified_us) = self.with(|disk, random, _| disk.metadata(random, path))?;
+        Ok(Metadata { bytes, modified_us, id: (0, inode as u64) })
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         self.with(|disk, random, _| disk.rename(random, from, to))
+    }
+
+    fn exchange(&self, one: &Path, other: &Path) -> io::Result<()> {
+        self.with(|disk, random, _| disk.exchange(random, one, other))
+    }
+
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.with(|disk, random, _| disk.link(random, from, to))
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
@@ -174,6 +192,10 @@ impl RandomAccessFile for File {
 
     fn bytes(&self) -> io::Result<u64> {
         self.with(|disk, random, inode, _| disk.bytes(random, inode))
+    }
+
+    fn id(&self) -> io::Result<FileId> {
+        Ok((0, self.inode.ok_or(io::ErrorKind::IsADirectory)? as u64))
     }
 
     fn set_bytes(&self, bytes: u64) -> io::Result<()> {

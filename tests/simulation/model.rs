@@ -1,9 +1,12 @@
 //! The shadow model: what clients were told and what the database got, held against each other.
 
-use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::collections::BTreeMap;
 
 use forebay::queue::Queue;
+
+use crate::extremes::Extremes;
+use crate::ledger::{Bounds, Ledger, at};
+use crate::table::{Row, Table};
 
 /// What a record's body says of itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,27 +17,33 @@ pub struct Body {
     pub index: u32,
 }
 
+/// Bytes of the shortest body.
+pub const BODY_BYTES_MIN: usize = 16;
+
 impl Body {
-    pub fn write(self, length: usize) -> Vec<u8> {
-        let mut bytes = vec![0xEE; length.max(8)];
-        bytes[..4].copy_from_slice(&self.request.to_le_bytes());
-        bytes[4..8].copy_from_slice(&self.index.to_le_bytes());
-        bytes
+    pub fn write(self, length: usize, out: &mut Vec<u8>) {
+        let text = format!("{:08x}{:08x}", self.request, self.index);
+        out.extend_from_slice(text.as_bytes());
+        out.resize(out.len() + length.saturating_sub(BODY_BYTES_MIN), b'.');
     }
 
+    /// What nobody has sent is of a request that nobody has made.
     pub fn read(bytes: &[u8]) -> Self {
-        let number = |from: usize| u32::from_le_bytes(bytes[from..from + 4].try_into().unwrap());
-        Self { request: number(0), index: number(4) }
+        let number = |from: usize| {
+            let text = std::str::from_utf8(bytes.get(from..from + 8)?).ok()?;
+            u32::from_str_radix(text, 16).ok()
+        };
+        Self { request: number(0).unwrap_or(u32::MAX), index: number(8).unwrap_or(u32::MAX) }
     }
 }
 
 /// How a request stands with its client.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
     /// None yet.
     None,
-    /// Stored from this sequence on.
-    Acknowledged(u64),
+    /// Stored from this sequence on, with this ticket.
+    Acknowledged(u64, String),
     /// Nothing was stored.
     Refused,
 }
@@ -42,70 +51,91 @@ pub enum Answer {
 /// What a client has asked for.
 #[derive(Clone, Debug)]
 pub struct Request {
+    pub site: usize,
     pub client: usize,
     pub queue: usize,
     pub records: u32,
+    /// Bytes of each record's body.
+    pub length: usize,
     pub has_key: bool,
     pub answer: Answer,
-    /// Bit for each record that the database has.
+    /// When its client began to ask for what is stored, for the first time and the last, and to ask again.
+    first_asked_at: u64,
+    stored_at: u64,
+    asked_at: u64,
+    /// What was durable then.
+    asked_behind: u64,
+    /// A crash has lost it behind its acknowledgement, which was allowed.
+    was_lost: bool,
+    /// It was stored again when its key was forgotten.
+    was_repeated: bool,
+    /// Bit for each record that the database has, of the copy that begins with this sequence.
     delivered: u64,
+    copy: u64,
 }
 
-#[derive(Default)]
-struct QueueModel {
-    /// What clients were told, by sequence.
-    acknowledged: Vec<Option<Body>>,
-    /// What the database has, by sequence.
-    rows: Vec<Option<Body>>,
-    dead: BTreeSet<u64>,
-    position: u64,
-    /// Clients are answered before anything is on disk, so a crash may lose what they were told.
-    answers_early: bool,
-    /// The last request of each client that was delivered.
-    last_requests: Vec<u32>,
+/// One data directory as its clients know it.
+struct Site {
+    ledgers: Vec<Ledger>,
+    clock: Extremes,
 }
 
 /// All that was promised and kept.
 pub struct Model {
     pub requests: Vec<Request>,
-    queues: Vec<QueueModel>,
-    /// Tickets that clients were given: queue, ticket, sequence.
-    tickets: Vec<(usize, String, u64)>,
+    sites: Vec<Site>,
+    tables: Vec<Table>,
     /// Requests whose number is a multiple of this are refused by the sink; 0 for none.
     pub poison_every: u32,
     /// The disk has done what nobody can make good, so what it held may be gone, and nothing else may.
     pub is_damaged: bool,
     /// The first thing that went wrong.
     pub complaint: Option<String>,
-}
-
-fn at(list: &mut Vec<Option<Body>>, sequence: u64) -> &mut Option<Body> {
-    let index = usize::try_from(sequence).unwrap();
-    if list.len() <= index {
-        list.resize(index + 1, None);
-    }
-    &mut list[index]
+    /// How often something came up that does not come up in every seed.
+    pub seen: BTreeMap<&'static str, u64>,
 }
 
 impl Model {
-    /// `answers_early` says of each queue whether it answers before anything is on disk.
-    pub fn new(answers_early: &[bool], clients: usize, poison_every: u32) -> Self {
-        let queue = |answers_early: &bool| QueueModel {
-            last_requests: vec![0; clients],
-            answers_early: *answers_early,
-            ..QueueModel::default()
-        };
-        let queues = answers_early.iter().map(queue).collect();
-        Self { requests: Vec::new(), queues, tickets: Vec::new(), poison_every, is_damaged: false, complaint: None }
+    /// One data directory with a queue for each of `bounds`.
+    pub fn new(bounds: &[Bounds], poison_every: u32) -> Self {
+        let ledgers = bounds.iter().map(|bounds| Ledger::new(*bounds)).collect();
+        Self {
+            requests: Vec::new(),
+            sites: vec![Site { ledgers, clock: Extremes::default() }],
+            tables: bounds.iter().map(|_| Table::default()).collect(),
+            poison_every,
+            is_damaged: false,
+            complaint: None,
+            seen: BTreeMap::new(),
+        }
     }
 
     pub fn complain(&mut self, text: String) {
         self.complaint.get_or_insert(text);
     }
 
-    /// Whether what a queue has told its clients may be gone.
-    fn may_lose(&self, queue: usize) -> bool {
-        self.is_damaged || self.queues[queue].answers_early
+    pub fn see(&mut self, what: &'static str) {
+        *self.seen.entry(what).or_default() += 1;
+    }
+
+    /// The wall clock of a site stands there.
+    pub fn note_time(&mut self, site: usize, unix_us: u64) {
+        self.sites[site].clock.note(unix_us);
+    }
+
+    /// The moment that it is at a site.
+    pub fn moment(&self, site: usize) -> u64 {
+        self.sites[site].clock.now()
+    }
+
+    /// The journal of a site counts this much as durable.
+    pub fn note_durable(&mut self, site: usize, queue: usize, durable: u64) {
+        self.sites[site].ledgers[queue].durable = durable;
+    }
+
+    /// Whether several data directories have written to the database.
+    fn is_forked(&self) -> bool {
+        self.sites.len() > 1
     }
 
     pub fn is_poison(&self, body: Body) -> bool {
@@ -113,65 +143,147 @@ impl Model {
     }
 
     /// A client makes up a request.
-    pub fn add(&mut self, client: usize, queue: usize, records: u32, has_key: bool) -> u32 {
-        let request = Request { client, queue, records, has_key, answer: Answer::None, delivered: 0 };
-        self.requests.push(request);
-        u32::try_from(self.requests.len() - 1).unwrap()
+    pub fn add(
+        &mut self,
+        (site, client): (usize, usize),
+        queue: usize,
+        (records, length): (u32, usize),
+        has_key: bool,
+    ) {
+        let moment = self.moment(site);
+        self.requests.push(Request {
+            site,
+            client,
+            queue,
+            records,
+            length,
+            has_key,
+            answer: Answer::None,
+            first_asked_at: moment,
+            stored_at: moment,
+            asked_at: moment,
+            asked_behind: 0,
+            was_lost: false,
+            was_repeated: false,
+            delivered: 0,
+            copy: 0,
+        });
     }
 
-    /// A client gets a 202.
-    pub fn acknowledged(&mut self, number: u32, first_sequence: u64, count: u32) {
-        let may_lose = self.may_lose(self.requests[number as usize].queue);
-        let request = &mut self.requests[number as usize];
+    /// A client gets a 202 with a ticket that names its first record.
+    pub fn acknowledged(&mut self, number: u32, (ticket, first_sequence): (&str, u64), count: u32) {
+        let request = &self.requests[number as usize];
+        let (site, queue) = (request.site, request.queue);
         if count != request.records {
             let text = format!("request {number} has {} records, and {count} were acknowledged", request.records);
             return self.complain(text);
         }
-        match request.answer {
-            Answer::Acknowledged(before) if before != first_sequence && !may_lose => {
-                self.complain(format!("request {number} got {before} first and then {first_sequence}"));
+        if let Answer::Acknowledged(before, with) = &request.answer {
+            if *before == first_sequence && with == ticket {
+                return self.remembered(number, first_sequence);
             }
-            Answer::Acknowledged(_) => {}
-            Answer::None | Answer::Refused => {
-                request.answer = Answer::Acknowledged(first_sequence);
-                let queue = request.queue;
-                for index in 0..count {
-                    self.promise(queue, first_sequence + u64::from(index), Body { request: number, index });
-                }
+            let (before, stored_at) = (*before, request.stored_at);
+            let ledger = &self.sites[site].ledgers[queue];
+            let known = ledger.acknowledged.get(usize::try_from(first_sequence).unwrap()).copied().flatten();
+            if first_sequence < before && known == Some(Body { request: number, index: 0 }) {
+                // A key whose window had passed, and has not any more now that the clock was set back.
+                return self.see("key remembered again");
             }
+            if self.may_have_forgotten((site, queue), number, stored_at, (before, first_sequence)) {
+                self.requests[number as usize].was_repeated = true;
+                self.see("key forgotten");
+            } else if !self.is_damaged {
+                return self.complain(format!("request {number} got {before} first and then {first_sequence}"));
+            }
+        }
+        let request = &mut self.requests[number as usize];
+        request.stored_at = request.asked_at;
+        request.answer = Answer::Acknowledged(first_sequence, ticket.to_owned());
+        for index in 0..count {
+            self.promise((site, queue), first_sequence + u64::from(index), Body { request: number, index });
         }
     }
 
-    fn promise(&mut self, queue: usize, sequence: u64, body: Body) {
-        let model = &mut self.queues[queue];
-        let before = at(&mut model.acknowledged, sequence).replace(body);
-        let row = *at(&mut model.rows, sequence);
-        if self.may_lose(queue) {
+    /// Whether a request that was stored under one sequence may be stored again under another: its key's window has
+    /// passed by any reading of the clock, or so many keys came behind it that it had to make room.
+    fn may_have_forgotten(
+        &self,
+        (site, queue): (usize, usize),
+        number: u32,
+        stored_at: u64,
+        (first, second): (u64, u64),
+    ) -> bool {
+        if !self.requests[number as usize].has_key || second <= first {
+            return false;
+        }
+        let ledger = &self.sites[site].ledgers[queue];
+        let (low_us, high_us) = self.sites[site].clock.since(stored_at);
+        if high_us > low_us + ledger.bounds.window_us {
+            return true;
+        }
+        // What nobody was told of may have had a key.
+        let had_key = |sequence: u64| match ledger.acknowledged.get(usize::try_from(sequence).unwrap()) {
+            Some(Some(body)) => body.index == 0 && self.requests[body.request as usize].has_key,
+            _ => true,
+        };
+        let keys = (first + 1..second).filter(|sequence| had_key(*sequence)).count();
+        keys as u64 >= ledger.bounds.keys_max
+    }
+
+    /// A key was known. That must not be, if as many as are remembered had come behind it before it was used again.
+    fn remembered(&mut self, number: u32, first_sequence: u64) {
+        let Request { site, queue, asked_behind, stored_at, .. } = self.requests[number as usize];
+        let ledger = &self.sites[site].ledgers[queue];
+        let (low_us, high_us) = self.sites[site].clock.since(stored_at);
+        // A key whose window may have passed makes room without being counted.
+        if high_us > low_us + ledger.bounds.window_us || self.is_damaged || ledger.diverged_at.is_some() {
             return;
         }
-        if let Some(before) = before {
+        let range = usize::try_from(first_sequence).unwrap() + 1..usize::try_from(asked_behind + 1).unwrap();
+        let behind = ledger.acknowledged.get(range).unwrap_or_default();
+        let has_key = |body: &&Body| body.index == 0 && self.requests[body.request as usize].has_key;
+        let keys = behind.iter().flatten().filter(has_key).count() as u64;
+        if keys >= ledger.bounds.keys_max {
+            self.complain(format!("the key of request {number} is still known when {keys} have come behind it"));
+        }
+    }
+
+    /// A client begins to ask, or to ask again.
+    pub fn ask(&mut self, number: u32) {
+        let Request { site, queue, .. } = self.requests[number as usize];
+        let (moment, durable) = (self.moment(site), self.sites[site].ledgers[queue].durable);
+        let request = &mut self.requests[number as usize];
+        (request.asked_at, request.asked_behind) = (moment, durable);
+    }
+
+    fn promise(&mut self, (site, queue): (usize, usize), sequence: u64, body: Body) {
+        let ledger = &mut self.sites[site].ledgers[queue];
+        if ledger.is_stale(sequence) {
+            return;
+        }
+        let before = at(&mut ledger.acknowledged, sequence).replace(body);
+        let row = self.tables[queue].row(sequence).filter(|row| row.site == site);
+        if self.is_damaged {
+            return;
+        }
+        if let Some(before) = before.filter(|before| *before != body) {
             self.complain(format!("queue {queue}: sequence {sequence} was given to {before:?} and to {body:?}"));
-        } else if row.is_some_and(|row| row != body) {
+        } else if row.is_some_and(|row| row.body != body) {
             self.complain(format!("queue {queue}: sequence {sequence} is {body:?} and was delivered as {row:?}"));
         }
     }
 
     /// The sink is asked to take these rows.
-    pub fn offered(&mut self, queue: usize, rows: &[(u64, Body)]) {
-        if let Some((sequence, _)) = rows.iter().find(|(sequence, _)| self.queues[queue].dead.contains(sequence)) {
+    pub fn offered(&mut self, (site, queue): (usize, usize), rows: &[(u64, Body)]) {
+        if let Some((sequence, _)) = rows.iter().find(|(sequence, _)| self.tables[queue].is_dead(site, *sequence)) {
             self.complain(format!("queue {queue}: sequence {sequence} is a dead letter and was offered again"));
         }
     }
 
-    /// The drain has set a record aside.
-    pub fn set_aside(&mut self, queue: usize, sequence: u64) {
-        self.queues[queue].dead.insert(sequence);
-    }
-
-    /// The database has committed the rows between two positions.
+    /// The database has committed the rows of a site between two positions.
     pub fn delivered(
         &mut self,
-        queue: usize,
+        (site, queue): (usize, usize),
         (after, through): (u64, u64),
         rows: &[(u64, Body)],
         is_dead: impl Fn(u64) -> bool,
@@ -179,11 +291,11 @@ impl Model {
         let mut rows_left = rows.iter();
         for sequence in after + 1..=through {
             if is_dead(sequence) {
-                self.set_aside(queue, sequence);
+                self.tables[queue].set_aside(site, sequence);
                 continue;
             }
             match rows_left.next() {
-                Some((found, body)) if *found == sequence => self.row(queue, sequence, *body),
+                Some((found, body)) if *found == sequence => self.row((site, queue), sequence, *body),
                 found => {
                     self.complain(format!("queue {queue}: {found:?} was committed where {sequence} was expected"));
                 }
@@ -192,73 +304,161 @@ impl Model {
         if let Some(row) = rows_left.next() {
             self.complain(format!("queue {queue}: {row:?} is beyond {through}"));
         }
-        self.queues[queue].position = through;
+        self.tables[queue].position = through;
     }
 
-    fn row(&mut self, queue: usize, sequence: u64, body: Body) {
-        let (damaged, may_lose) = (self.is_damaged, self.may_lose(queue));
-        let Some(request) = self.requests.get_mut(body.request as usize).filter(|request| request.queue == queue)
-        else {
+    fn row(&mut self, (site, queue): (usize, usize), sequence: u64, body: Body) {
+        let is_of_somebody = |request: &&Request| request.queue == queue && body.index < request.records;
+        let Some(request) = self.requests.get(body.request as usize).filter(is_of_somebody).cloned() else {
             return self.complain(format!("queue {queue}: sequence {sequence} is of nobody: {body:?}"));
         };
-        let bit = 1 << body.index;
-        let is_second = request.delivered & bit != 0;
-        request.delivered |= bit;
-        let was_refused = request.answer == Answer::Refused && !request.has_key;
-        let client = request.client;
-        let model = &mut self.queues[queue];
-        let last = std::mem::replace(&mut model.last_requests[client], body.request);
-        let promised = *at(&mut model.acknowledged, sequence);
-        let had_row = at(&mut model.rows, sequence).replace(body).is_some();
+        let ledger = &self.sites[site].ledgers[queue];
+        let copy = sequence - u64::from(body.index);
+        let is_another_copy = request.delivered != 0 && copy != request.copy;
+        // Behind the end of an earlier copy of the directory nobody knows what was stored before.
+        let is_diverged = ledger.diverged_at.is_some_and(|end| request.copy > end || copy > end) || self.is_forked();
+        let may_be_again = self.is_damaged
+            || is_diverged
+            || request.was_lost
+            || self.may_have_forgotten((site, queue), body.request, request.first_asked_at, (request.copy, copy));
+        let promised = ledger.acknowledged.get(usize::try_from(sequence).unwrap()).copied().flatten();
+        let has_no_order =
+            self.is_damaged || is_diverged || request.was_lost || request.was_repeated || is_another_copy;
+        let last = self.tables[queue].deliver((request.site, request.client), body.request);
+        let had_row = self.tables[queue].put(sequence, Row { site, body }).is_some();
+        let whole = (1 << request.records) - 1;
+        // Of several copies only the last one's records are known, and a database that is set back may have cut any.
+        let is_known = !self.is_damaged && !is_diverged && !request.was_repeated;
         let what = match () {
-            () if had_row && !damaged => "was delivered before",
-            () if is_second && !damaged => "holds a record that was delivered before",
-            () if was_refused => "was refused",
-            () if promised.is_some_and(|promised| promised != body) && !may_lose => "was promised to another",
-            () if last > body.request && !may_lose => "comes after a later request of its client",
-            () => return,
+            () if had_row && !self.is_damaged => "was delivered before",
+            () if is_another_copy && !may_be_again => "holds a record that was delivered before",
+            () if is_another_copy && request.delivered != whole && is_known => {
+                "begins a request again that was delivered in part"
+            }
+            () if request.answer == Answer::Refused => "was refused",
+            () if promised.is_some_and(|promised| promised != body) && !self.is_damaged => "was promised to another",
+            () if last > body.request && !has_no_order => "comes after a later request of its client",
+            () => {
+                let request = &mut self.requests[body.request as usize];
+                let before = if copy == request.copy { request.delivered } else { 0 };
+                request.was_repeated |= is_another_copy;
+                (request.copy, request.delivered) = (copy, before | 1 << body.index);
+                return;
+            }
         };
         self.complain(format!("queue {queue}: sequence {sequence} ({body:?}) {what}"));
     }
 
     /// A client remembers its ticket.
-    pub fn keep_ticket(&mut self, request: u32, sequence: u64, queues: &[Arc<Queue>]) {
-        let queue = self.requests[request as usize].queue;
-        self.tickets.push((queue, queues[queue].tickets.ticket(sequence).to_string(), sequence));
+    pub fn keep_ticket(&mut self, (site, queue): (usize, usize), ticket: &str, sequence: u64) {
+        self.sites[site].ledgers[queue].keep_ticket(ticket, sequence);
     }
 
-    /// After a start nothing that was acknowledged may be missing, and every ticket still names its record.
-    pub fn recovered(&mut self, queue: usize, marks: &Queue) {
-        let durable = marks.journal.durable.get();
-        let stray = self
-            .tickets
-            .iter()
-            .find(|(of, ticket, sequence)| *of == queue && marks.tickets.read(ticket) != Some(*sequence));
-        if let Some((_, ticket, _)) = stray.filter(|_| !self.may_lose(queue)).cloned() {
-            self.complain(format!("queue {queue}: the ticket {ticket} names nothing any more"));
-        }
-        let last = self.queues[queue].acknowledged.len().saturating_sub(1);
-        if !self.may_lose(queue) && (last as u64) > durable {
-            self.complain(format!("queue {queue}: {last} was acknowledged, and {durable} is the last after a start"));
-        }
+    /// Whether a queue answers before anything is on disk.
+    pub fn answers_early(&self, queue: usize) -> bool {
+        self.sites[0].ledgers[queue].bounds.answers_early
     }
 
-    /// Whether every promise is kept; otherwise the first that is not.
-    pub fn missing(&self) -> Option<(usize, u64)> {
-        let missing = |(number, queue): (usize, &QueueModel)| {
-            let kept = |sequence: usize| {
-                queue.acknowledged[sequence].is_none()
-                    || queue.answers_early
-                    || queue.rows.get(sequence).is_some_and(Option::is_some)
-                    || queue.dead.contains(&(sequence as u64))
-            };
-            (0..queue.acknowledged.len()).find(|sequence| !kept(*sequence)).map(|sequence| (number, sequence as u64))
+    /// After a start nothing that was acknowledged may be missing, and every ticket still names its record. A queue
+    /// that answers early may lose what was not counted as durable, and no more of it than one batch.
+    pub fn recovered(&mut self, site: usize, queue: usize, marks: &Queue) {
+        let requests = &self.requests;
+        let of = |number: u32| {
+            let request = &requests[number as usize];
+            (request.length as u64 * u64::from(request.records), request.records)
         };
-        self.queues.iter().enumerate().find_map(missing)
+        let ledger = &mut self.sites[site].ledgers[queue];
+        let was_set_back = ledger.is_set_back;
+        let lost = ledger.recovered(marks, self.is_damaged, of);
+        let (early, is_damaged) = (ledger.bounds.answers_early, self.is_damaged);
+        if was_set_back {
+            self.tables[queue].forget_dead(site);
+            let ledger = &mut self.sites[site].ledgers[queue];
+            ledger.stale_through = ledger.stale_through.max(self.tables[queue].position);
+        } else if early && !lost.requests.is_empty() && !is_damaged {
+            self.see("acknowledged from memory and lost");
+        }
+        if let Some(complaint) = lost.complaint {
+            self.complain(format!("queue {queue}: {complaint}"));
+        }
+        for number in lost.requests {
+            let request = &mut self.requests[number as usize];
+            // What another copy has lost, its own clients still have.
+            if request.site == site {
+                (request.answer, request.was_lost) = (Answer::None, true);
+            }
+        }
+    }
+
+    /// A site goes on delivering from this position, which its journal has.
+    pub fn taken_over(&mut self, site: usize, queue: usize, position: u64) {
+        let ledger = &mut self.sites[site].ledgers[queue];
+        let Some(end) = ledger.diverged_at else { return };
+        // Under these sequences the database has what another copy has delivered.
+        ledger.stale_through = ledger.stale_through.max(position);
+        for sequence in end + 1..=position {
+            *at(&mut ledger.acknowledged, sequence) = None;
+        }
+    }
+
+    /// A backup is made of the first site's directory.
+    pub fn keep(&mut self) {
+        self.sites[0].ledgers.iter_mut().for_each(|ledger| ledger.kept = ledger.durable);
+    }
+
+    /// The directory of a site is an earlier copy.
+    pub fn directory_set_back(&mut self, site: usize) {
+        self.sites[site].ledgers.iter_mut().for_each(|ledger| ledger.is_set_back = true);
+    }
+
+    /// Another process gets a copy of the first one's directory.
+    pub fn fork(&mut self) {
+        let Site { ledgers, clock } = &self.sites[0];
+        let copy = Site { ledgers: ledgers.clone(), clock: clock.clone() };
+        self.sites.push(copy);
+        let site = self.sites.len() - 1;
+        self.directory_set_back(site);
+        // Neither knows what the other stores.
+        self.sites[0].ledgers.iter_mut().for_each(|ledger| ledger.diverge_at(ledger.kept));
+    }
+
+    /// The database is what it was at a position of a queue.
+    pub fn database_set_back(&mut self, queue: usize, position: u64) {
+        for row in self.tables[queue].set_back(position) {
+            self.requests[row.body.request as usize].delivered &= !(1 << row.body.index);
+        }
+        let left: Vec<_> = self.tables[queue].rows().collect();
+        for Row { body, .. } in left {
+            let request = &self.requests[body.request as usize];
+            self.tables[queue].deliver((request.site, request.client), body.request);
+        }
+    }
+
+    /// Whether every promise of a queue is kept; otherwise the first that is not.
+    pub fn missing(&self, site: usize, queue: usize) -> Option<String> {
+        let (ledger, table) = (&self.sites[site].ledgers[queue], &self.tables[queue]);
+        let is_kept = |sequence: u64, body: Body| {
+            table.row(sequence).is_some_and(|row| row.body == body)
+                || table.is_dead_anywhere(sequence, self.sites.len())
+        };
+        let promises = (0..).zip(&ledger.acknowledged).filter_map(|(sequence, body)| Some((sequence, (*body)?)));
+        let missing = |(sequence, body)| (!is_kept(sequence, body)).then(|| format!("{body:?} at {sequence}"));
+        promises.into_iter().find_map(missing).or_else(|| self.torn(queue))
+    }
+
+    /// A request of which the database has some records and not the others.
+    fn torn(&self, queue: usize) -> Option<String> {
+        let is_torn = |request: &&Request| {
+            let is_part = request.delivered != 0 && request.delivered != (1 << request.records) - 1;
+            request.queue == queue && is_part && !request.was_repeated
+        };
+        let torn = self.requests.iter().find(is_torn)?;
+        let is_diverged = self.sites.iter().any(|site| site.ledgers[queue].diverged_at.is_some());
+        (!is_diverged).then(|| format!("a part of {torn:?}"))
     }
 
     /// Records that the database has.
     pub fn row_count(&self) -> usize {
-        self.queues.iter().flat_map(|queue| &queue.rows).flatten().count()
+        self.tables.iter().map(|table| table.rows().count()).sum()
     }
 }

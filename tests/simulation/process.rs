@@ -1,36 +1,41 @@
-//! One life of the server: the real journal, drain and maintenance, without their threads.
+//! One life of the server: the real executors' state, journal, drain and maintenance, without their threads.
 
 use std::future::Future;
 use std::path::PathBuf;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::task::{Context, Waker};
 
 use forebay::config;
 use forebay::drain::runner::SinkOpener;
+use forebay::ingress::core::{Core, Shared as Front};
 use forebay::journal::catalogue::Catalogue;
 use forebay::journal::directory::DirectoryError;
+use forebay::journal::format::BATCH_HEADER_BYTES;
 use forebay::journal::maintenance::Maintenance;
 use forebay::journal::platform::Platform as _;
 use forebay::journal::pool::Pool;
 use forebay::journal::recovery::RecoveryError;
 use forebay::journal::writer::{Turn, Writer};
 use forebay::queue::{Health, Queue};
-use forebay::ring::{Bell, IngressEnd, ring};
+use forebay::ring::{Bell, ring};
 use forebay::server::StartError;
 use forebay::server::recovered::{QueueStart, RecoveredQueue};
 use tokio::sync::watch;
 
-use crate::clients::IN_FLIGHT_MAX;
 use crate::machine::Machine;
 use crate::sink::{Connection, Shared};
 
 const TICKET_SECRET: [u8; 16] = [9; 16];
+const KEY_SECRET: [u8; 16] = [5; 16];
 
 /// Sizes that do not change from start to start.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Sizes {
+    /// Bounds of the front door.
+    pub limits: config::Ingress,
     pub commit_bytes_max: usize,
     pub segment_bytes: u64,
     pub hot_ring_bytes: usize,
@@ -64,8 +69,8 @@ pub struct Process {
     pub queues: Vec<Arc<Queue>>,
     pub catalogues: Vec<Arc<Catalogue>>,
     pub health: Arc<Health>,
-    /// The executors' ends; none once they are gone.
-    pub rings: Vec<IngressEnd>,
+    /// What each executor has; its end of the ring is gone once it has ended.
+    pub cores: Vec<Rc<Core>>,
     bell: Arc<Bell>,
     writer: Writer<Machine>,
     journal: Journal,
@@ -78,16 +83,17 @@ pub struct Process {
 impl Process {
     pub fn start(
         machine: &Machine,
-        epoch: u64,
+        (site, epoch): (usize, u64),
         configs: &[config::Queue],
-        sizes: Sizes,
+        sizes: &Sizes,
         database: &Shared,
     ) -> Result<Self, NoStart> {
+        let names: Vec<_> = (0..configs.len()).map(queue_name).collect();
         let start = |(config, index): (&config::Queue, u16)| {
             let start = QueueStart {
                 index,
                 id: 100 + u64::from(index),
-                name: "orders",
+                name: &names[usize::from(index)],
                 config,
                 directory: PathBuf::from(format!("/data/queues/{index}")),
                 epoch,
@@ -105,15 +111,25 @@ impl Process {
         let catalogues = recovered.iter().map(|recovered| Arc::clone(&recovered.catalogue)).collect();
         let kept = recovered.iter().map(RecoveredQueue::kept).collect();
         let (bell, health): (Arc<Bell>, Arc<Health>) = (Arc::default(), Arc::default());
-        let (rings, journal_ends) =
-            (0..sizes.executors).map(|_| ring(sizes.ring_bytes, IN_FLIGHT_MAX, Arc::clone(&bell))).unzip();
+        let front = Front {
+            queues: queues.clone().into(),
+            limits: sizes.limits.clone(),
+            frame_bytes_max: sizes.commit_bytes_max - BATCH_HEADER_BYTES,
+            secret: KEY_SECRET,
+            health: Arc::clone(&health),
+            connections: Arc::default(),
+            grace_ms: 0,
+        };
+        let in_flight_max = sizes.limits.in_flight_max;
+        let (rings, journal_ends): (Vec<_>, Vec<_>) =
+            (0..sizes.executors).map(|_| ring(sizes.ring_bytes, in_flight_max, Arc::clone(&bell))).unzip();
+        let executors = rings.into_iter().map(|ring| Core::new(front.clone(), Arc::default(), ring)).collect();
         let (chores, chores_out) = mpsc::channel();
         let (stop, stopped) = watch::channel(false);
         let (logs, parts): (Vec<_>, Vec<_>) =
             recovered.into_iter().map(|recovered| recovered.split(sizes.hot_ring_bytes)).unzip();
         let drains = parts.into_iter().enumerate().map(|(number, part)| {
-            database.lock().unwrap().begin_life(number, &part.queue);
-            let sink = Box::new(Connection::new(database, machine, number));
+            let sink = Box::new(Connection::new(database, machine, (site, number), &part.queue));
             let drain: Drain = Box::pin(part.runner(sink, no_redrives(), stopped.clone()).run());
             Some(drain)
         });
@@ -126,7 +142,7 @@ impl Process {
             queues,
             catalogues,
             health,
-            rings,
+            cores: executors,
             bell,
             writer,
             journal: Journal::Awake,
@@ -177,10 +193,24 @@ impl Process {
         }
     }
 
-    /// The executors have answered everything and end.
-    pub fn end_executors(&mut self) {
+    /// The executors begin a turn at the machine's time.
+    pub fn begin_turn(&self) {
+        let (monotonic_ns, unix_us) = (self.machine.monotonic_ns(), self.machine.unix_us());
+        for core in &self.cores {
+            core.clock.set(monotonic_ns, unix_us);
+            core.look_for_stop();
+        }
+    }
+
+    /// A stop is asked for.
+    pub fn begin_stop(&self) {
         self.health.set_stopping();
-        self.rings.clear();
+        self.begin_turn();
+    }
+
+    /// The executors have answered everything and end.
+    pub fn end_executors(&self) {
+        self.cores.iter().for_each(|core| core.end());
         self.bell.ring();
     }
 
@@ -207,6 +237,11 @@ impl Process {
 /// Nobody redrives dead letters here.
 fn no_redrives() -> SinkOpener {
     Box::new(|_| panic!("nobody has asked for a redrive"))
+}
+
+/// The name of the queue with this number; names are in the order of numbers.
+pub fn queue_name(number: usize) -> String {
+    format!("orders-{number}")
 }
 
 fn no_start(error: &StartError) -> NoStart {

@@ -1,6 +1,8 @@
 //! Running seeds: one, or many on all cores.
 
+use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::{Command, Stdio};
 use std::thread;
@@ -14,6 +16,9 @@ use crate::world::{Summary, World};
 const TEST: &str = "every_seed_keeps_every_promise";
 const PART: &str = "FOREBAY_SIMULATION_PART";
 const PARTS: &str = "FOREBAY_SIMULATION_PARTS";
+/// The first seed, and how many.
+pub const FIRST_SEED: &str = "FOREBAY_SIMULATION_FIRST_SEED";
+pub const SEEDS: &str = "FOREBAY_SIMULATION_SEEDS";
 /// What stands before the total in the output of such a process.
 const TOTAL: &str = "total: ";
 
@@ -25,6 +30,10 @@ pub struct Total {
     refused: u64,
     requests: usize,
     rows: usize,
+    /// Of everything that happened, whatever the order of seeds.
+    pub digest: u64,
+    /// How often what does not come up in every seed came up.
+    pub seen: BTreeMap<String, u64>,
     failures: Vec<(u64, String)>,
 }
 
@@ -35,6 +44,10 @@ impl Total {
         self.refused += u64::from(summary.refused);
         self.requests += summary.requests;
         self.rows += summary.rows;
+        self.digest = self.digest.wrapping_add(summary.digest);
+        for (what, times) in &summary.seen {
+            *self.seen.entry((*what).to_owned()).or_default() += times;
+        }
     }
 
     fn join(&mut self, other: Self) {
@@ -43,14 +56,52 @@ impl Total {
         self.refused += other.refused;
         self.requests += other.requests;
         self.rows += other.rows;
+        self.digest = self.digest.wrapping_add(other.digest);
+        for (what, times) in other.seen {
+            *self.seen.entry(what).or_default() += times;
+        }
         self.failures.extend(other.failures);
     }
 }
 
 impl fmt::Display for Total {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { seeds, starts, refused, requests, rows, .. } = self;
-        write!(f, "{seeds} seeds: {starts} starts, {refused} ended by damage, {requests} requests, {rows} rows")
+        let Self { seeds, starts, refused, requests, rows, seen, .. } = self;
+        write!(f, "{seeds} seeds: {starts} starts, {refused} ended by damage, {requests} requests, {rows} rows")?;
+        seen.iter().try_for_each(|(what, times)| write!(f, "\n{times:>9} {what}"))
+    }
+}
+
+/// What must come up in so many seeds, or the simulation tries less than it says.
+const SEEN_SEEDS_MIN: u64 = 2000;
+const SEEN: [&str; 20] = [
+    "acknowledged from memory and lost",
+    "busy",
+    "client gone",
+    "database set back",
+    "directory copied",
+    "directory set back",
+    "disk full",
+    "drain fenced",
+    "key forgotten",
+    "misdirected write",
+    "position before the journal",
+    "position beyond the journal",
+    "rot",
+    "shed",
+    "too large",
+    "turned away by a stop",
+    "paused",
+    "told another rate",
+    "zombie committed",
+    "zombie fenced",
+];
+
+impl Total {
+    /// Something that ought to come up in so many seeds and has not.
+    pub fn unseen(&self) -> Option<&'static str> {
+        let is_unseen = |what: &&str| self.seeds >= SEEN_SEEDS_MIN && !self.seen.contains_key(*what);
+        SEEN.into_iter().find(is_unseen)
     }
 }
 
@@ -81,10 +132,10 @@ fn plant(bug: Option<Bug>) {
     assert_eq!(bug, None, "bugs are planted with the feature planted-bugs only");
 }
 
-/// Runs every seed of one part: those that leave `part` over when they are divided by `parts`.
-fn run_part(seeds: u64, steps: u64, part: u64, parts: u64) -> Total {
+/// Runs every seed of one part: from the one with this number on, one of every `parts`.
+pub fn run_part(seeds: Range<u64>, steps: u64, part: u64, parts: u64) -> Total {
     let mut total = Total::default();
-    for seed in (part..seeds).step_by(usize::try_from(parts).unwrap()) {
+    for seed in seeds.skip(usize::try_from(part).unwrap()).step_by(usize::try_from(parts).unwrap()) {
         let (summary, result) = run_seed(seed, steps, false, None);
         total.add(1, &summary);
         if let Err(what) = result {
@@ -104,7 +155,7 @@ fn run_part(seeds: u64, steps: u64, part: u64, parts: u64) -> Total {
 /// # Panics
 ///
 /// A seed broke a promise; the message has the command that replays the first of them.
-pub fn run_seeds(seeds: u64, steps: u64) -> Total {
+pub fn run_seeds(seeds: Range<u64>, steps: u64) -> Total {
     if let (Some(part), Some(parts)) = (number(PART), number(PARTS)) {
         let total = run_part(seeds, steps, part, parts);
         println!("\n{TOTAL}{}", serde_json::to_string(&total).unwrap());
@@ -114,7 +165,9 @@ pub fn run_seeds(seeds: u64, steps: u64) -> Total {
     let start = |part: usize| {
         let mut command = Command::new(std::env::current_exe().unwrap());
         command.args(["--exact", TEST, "--nocapture"]).stdout(Stdio::piped()).stderr(Stdio::inherit());
-        command.env(PART, part.to_string()).env(PARTS, parts.to_string()).spawn().unwrap()
+        command.env(PART, part.to_string()).env(PARTS, parts.to_string());
+        command.env(FIRST_SEED, seeds.start.to_string()).env(SEEDS, (seeds.end - seeds.start).to_string());
+        command.spawn().unwrap()
     };
     let mut total = Total::default();
     let children: Vec<_> = (0..parts).map(start).collect();

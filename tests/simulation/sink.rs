@@ -2,15 +2,15 @@
 //!
 //! The fault model: it is slow; it is down; a transaction ends in a deadlock; the connection breaks behind the
 //! commit and before the reply, or before the commit, in which case the transaction may still come through, or come
-//! back with an old epoch long after somebody else has taken over; some records it refuses for good.
+//! back with an old epoch long after somebody else has taken over; some records it refuses for good. It may be set
+//! back to an earlier state, rows, positions and epochs together, which ends all transactions. The drains of several
+//! data directories may write to it as if each were the only one.
 
-use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use forebay::drain::scheduler::Scheduler as _;
 use forebay::journal::platform::Platform as _;
-use forebay::limits::PACER_SLACK_MS;
 use forebay::planted::{Bug, is_planted};
 use forebay::queue::Queue;
 use forebay::rate::Rate;
@@ -18,9 +18,7 @@ use forebay::sink::{Batch, Sink, SinkError, SinkFuture};
 
 use crate::machine::Machine;
 use crate::model::{Body, Model};
-
-/// Earlier sends with which a new one is weighed against the rate.
-const SENDS_KEPT: usize = 48;
+use crate::pace::Pace;
 
 /// How often things go wrong, in parts of 10,000.
 #[derive(Clone, Copy, Debug, Default)]
@@ -34,22 +32,49 @@ pub struct Faults {
 
 struct Transaction {
     number: u64,
-    part: usize,
     epoch: u64,
     after: u64,
     through: u64,
     rows: Vec<(u64, Body)>,
+    /// The drain that began it.
+    from: Arc<Life>,
     /// Nobody waits for it any more.
     is_abandoned: bool,
 }
 
-/// A row of `forebay_position`, and what is known of the queue behind it.
-#[derive(Default)]
+/// A row of `forebay_position`.
+#[derive(Clone, Copy, Default)]
 struct Part {
     epoch: u64,
     position: u64,
+}
+
+/// One life of a queue's drain.
+struct Life {
+    site: usize,
+    part: usize,
+    queue: Arc<Queue>,
+}
+
+/// What is known of the drain of one queue of one data directory.
+#[derive(Default)]
+struct Drain {
+    /// The queue of its present life.
     queue: Option<Arc<Queue>>,
-    sends: VecDeque<(u64, u64)>,
+    pace: Pace,
+    verdict: Verdict,
+}
+
+/// What is expected of a drain in its present life.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Verdict {
+    /// It goes on.
+    #[default]
+    GoesOn,
+    /// It goes on until it meets what was done behind its back, and halts then.
+    MayHalt,
+    /// It has met something with which it must not go on.
+    MustHalt,
 }
 
 /// What is in the database, and what is under way to it.
@@ -57,6 +82,10 @@ pub struct Database {
     pub faults: Faults,
     pub model: Model,
     parts: Vec<Part>,
+    /// The state to which it may be set back.
+    kept: Vec<Part>,
+    /// By site and part.
+    drains: Vec<Vec<Drain>>,
     transactions: Vec<Transaction>,
     next_number: u64,
 }
@@ -75,26 +104,76 @@ enum Fate {
 
 impl Database {
     pub fn new(parts: usize, model: Model) -> Self {
-        let parts = (0..parts).map(|_| Part::default()).collect();
-        Self { faults: Faults::default(), model, parts, transactions: Vec::new(), next_number: 0 }
+        let mut database = Self {
+            faults: Faults::default(),
+            model,
+            parts: vec![Part::default(); parts],
+            kept: Vec::new(),
+            drains: Vec::new(),
+            transactions: Vec::new(),
+            next_number: 0,
+        };
+        database.add_site();
+        database
+    }
+
+    /// The drains of another data directory will come.
+    pub fn add_site(&mut self) {
+        self.drains.push(self.parts.iter().map(|_| Drain::default()).collect());
     }
 
     /// A process has started, and its drain serves this part.
-    pub fn begin_life(&mut self, part: usize, queue: &Arc<Queue>) {
-        let part = &mut self.parts[part];
-        if part.queue.as_ref().is_some_and(|before| before.config.shaping.rate != queue.config.shaping.rate) {
-            part.sends.clear();
-        }
-        part.queue = Some(Arc::clone(queue));
+    fn begin_life(&mut self, life: &Life) {
+        let drain = &mut self.drains[life.site][life.part];
+        drain.pace.begin(life.queue.config.shaping.rate);
+        drain.queue = Some(Arc::clone(&life.queue));
+        drain.verdict = Verdict::GoesOn;
     }
 
-    /// The process is gone; its transactions are not.
-    pub fn end_life(&mut self) {
-        self.transactions.iter_mut().for_each(|transaction| transaction.is_abandoned = true);
+    /// The process of a site is gone; its transactions are not.
+    pub fn end_life(&mut self, site: usize) {
+        for transaction in self.transactions.iter_mut().filter(|transaction| transaction.from.site == site) {
+            transaction.is_abandoned = true;
+        }
     }
 
     pub fn position(&self, part: usize) -> u64 {
         self.parts[part].position
+    }
+
+    /// What is expected of a drain.
+    pub fn verdict(&self, site: usize, part: usize) -> Verdict {
+        self.drains[site][part].verdict
+    }
+
+    /// A backup is made.
+    pub fn keep(&mut self) {
+        self.kept.clone_from(&self.parts);
+        self.model.keep();
+    }
+
+    /// A site's directory is set back; whoever does that makes sure that nothing is left of its last process.
+    pub fn directory_set_back(&mut self, site: usize) {
+        self.transactions.retain(|transaction| transaction.from.site != site);
+        self.model.directory_set_back(site);
+    }
+
+    /// A drain asks for something; one that must halt has nothing more to ask for.
+    fn note_request(&mut self, from: &Life) {
+        if self.drains[from.site][from.part].verdict == Verdict::MustHalt {
+            let delivered = from.queue.drain.delivered.get();
+            self.model.complain(format!("part {}: the drain goes on at {delivered}, where it must halt", from.part));
+        }
+    }
+
+    /// The backup is restored.
+    pub fn set_back(&mut self) {
+        self.parts.clone_from(&self.kept);
+        self.transactions.clear();
+        for (number, part) in self.parts.iter().enumerate() {
+            self.model.database_set_back(number, part.position);
+        }
+        self.drains.iter_mut().flatten().for_each(|drain| drain.verdict = Verdict::MayHalt);
     }
 
     /// A transaction that nobody waits for comes through or is given up.
@@ -105,34 +184,45 @@ impl Database {
             let transaction = self.transactions.swap_remove(abandoned[place]);
             if commits {
                 // Whether the fence lets it through is what is being tried.
-                let _ = self.apply(&transaction);
+                let is_fenced = self.apply(&transaction).is_err();
+                self.model.see(if is_fenced { "zombie fenced" } else { "zombie committed" });
             }
         }
     }
 
     /// Fence, rows and position in one step.
     fn apply(&mut self, transaction: &Transaction) -> Result<(), SinkError> {
-        let part = &mut self.parts[transaction.part];
+        let Life { site, part: number, ref queue } = *transaction.from;
+        let part = &mut self.parts[number];
         let was_early = is_planted(Bug::PositionBeforeRows) && part.position == transaction.through;
         let holds = part.epoch == transaction.epoch && (part.position == transaction.after || was_early);
         if !holds {
+            if !transaction.is_abandoned {
+                self.must_halt(site, number, "drain fenced");
+            }
             return Err(SinkError::Fenced("the position is another's".to_owned()));
         }
         part.position = transaction.through;
-        let dead_letters = part.queue.as_ref().map(|queue| &queue.dead_letters);
-        self.model.delivered(
-            transaction.part,
-            (transaction.after, transaction.through),
-            &transaction.rows,
-            |sequence| dead_letters.is_some_and(|index| index.contains(sequence)),
-        );
+        let positions = (transaction.after, transaction.through);
+        let is_dead = |sequence| queue.dead_letters.contains(sequence);
+        self.model.delivered((site, number), positions, &transaction.rows, is_dead);
         Ok(())
     }
 
-    fn begin(&mut self, part: usize, epoch: u64, batch: &Batch<'_>, machine: &Machine) -> (u64, Fate, Duration) {
+    fn must_halt(&mut self, site: usize, part: usize, why: &'static str) {
+        let verdict = &mut self.drains[site][part].verdict;
+        // If nobody but this drain was ever there, it has no reason to halt, and its halt is a failure.
+        if *verdict == Verdict::MayHalt || why != "drain fenced" {
+            *verdict = Verdict::MustHalt;
+            self.model.see(why);
+        }
+    }
+
+    fn begin(&mut self, from: &Arc<Life>, epoch: u64, batch: &Batch<'_>, machine: &Machine) -> (u64, Fate, Duration) {
         let rows: Vec<_> = batch.deliveries.iter().map(|d| (d.sequence, Body::read(d.record.body))).collect();
-        self.note_send(part, rows.len() as u64, machine.monotonic_ns());
-        self.model.offered(part, &rows);
+        self.note_request(from);
+        self.note_send(from, rows.len() as u64, machine.monotonic_ns());
+        self.model.offered((from.site, from.part), &rows);
         let faults = self.faults;
         let refused = rows.iter().any(|(_, body)| self.model.is_poison(*body));
         let (fate, latency_us) = machine.draw(|random| {
@@ -149,11 +239,11 @@ impl Database {
         let number = self.next_number;
         self.next_number += 1;
         if !refused && fate != Fate::Down && fate != Fate::Deadlock {
-            if is_planted(Bug::PositionBeforeRows) && self.parts[part].position == batch.after {
-                self.parts[part].position = batch.through;
+            if is_planted(Bug::PositionBeforeRows) && self.parts[from.part].position == batch.after {
+                self.parts[from.part].position = batch.through;
             }
-            let (after, through) = (batch.after, batch.through);
-            self.transactions.push(Transaction { number, part, epoch, after, through, rows, is_abandoned: false });
+            let (after, through, from) = (batch.after, batch.through, Arc::clone(from));
+            self.transactions.push(Transaction { number, from, epoch, after, through, rows, is_abandoned: false });
         }
         (number, fate, Duration::from_micros(latency_us))
     }
@@ -179,41 +269,45 @@ impl Database {
         }
     }
 
-    /// No window may see more rows than the pacer's bound.
-    fn note_send(&mut self, part: usize, rows: u64, now_ns: u64) {
-        let Part { queue: Some(queue), sends, .. } = &mut self.parts[part] else { return };
-        let Rate::Limited { records, period_ns } = queue.config.shaping.rate else { return };
-        if rows == 0 {
-            return;
-        }
-        sends.push_back((now_ns, rows));
-        if sends.len() > SENDS_KEPT {
-            sends.pop_front();
-        }
-        let tolerance_ns = (queue.config.shaping.batch.linger_ms_max + PACER_SLACK_MS) * 1_000_000;
-        let mut total = 0;
-        for (from_ns, sent) in sends.iter().rev() {
-            total += sent;
-            let window_ns = now_ns - from_ns;
-            let bound = u128::from(window_ns + tolerance_ns) * u128::from(records) / u128::from(period_ns) + 1;
-            if u128::from(total) > bound {
-                let text = format!("part {part}: {total} rows within {window_ns} ns, where {bound} may leave");
-                return self.model.complain(text);
-            }
+    fn note_send(&mut self, from: &Life, rows: u64, now_ns: u64) {
+        let pace = &mut self.drains[from.site][from.part].pace;
+        if let Some(wrong) = pace.send(&from.queue, rows, now_ns) {
+            self.model.complain(format!("part {}: {wrong}", from.part));
         }
     }
 
-    fn take_over(&mut self, part: usize, machine: &Machine) -> Result<(u64, u64), SinkError> {
+    /// A drain is told another rate, or to pause, or to go on.
+    pub fn told(&mut self, site: usize, part: usize, rate: Rate, now_ns: u64) {
+        self.drains[site][part].pace.told(rate, now_ns);
+    }
+
+    fn take_over(&mut self, from: &Life, machine: &Machine) -> Result<(u64, u64), SinkError> {
         if self.faults.is_down {
             return Err(SinkError::Transient("the database is down".to_owned()));
         }
+        self.note_request(from);
         // Whoever holds the row is waited for; whoever comes later meets the new epoch.
         if machine.draw(|random| random.chance(5000)) {
             self.decide_one(machine);
         }
-        let part = &mut self.parts[part];
+        let Life { site, part: number, ref queue } = *from;
+        let part = &mut self.parts[number];
         part.epoch += 1;
-        Ok((part.epoch, part.position))
+        let (epoch, position) = (part.epoch, part.position);
+        for (other, drains) in self.drains.iter_mut().enumerate() {
+            if other != site && drains[number].verdict == Verdict::GoesOn {
+                drains[number].verdict = Verdict::MayHalt;
+            }
+        }
+        // The drain looks at the same marks before anybody else gets the processor.
+        if position > queue.journal.durable.get() {
+            self.must_halt(site, number, "position beyond the journal");
+        } else if position < queue.journal.trimmed.get() {
+            self.must_halt(site, number, "position before the journal");
+        } else {
+            self.model.taken_over(site, number, position);
+        }
+        Ok((epoch, position))
     }
 }
 
@@ -221,13 +315,16 @@ impl Database {
 pub struct Connection {
     database: Shared,
     machine: Machine,
-    part: usize,
+    life: Arc<Life>,
     epoch: u64,
 }
 
 impl Connection {
-    pub fn new(database: &Shared, machine: &Machine, part: usize) -> Self {
-        Self { database: Arc::clone(database), machine: machine.clone(), part, epoch: 0 }
+    /// A life of the drain of a queue begins; `site` is its data directory.
+    pub fn new(database: &Shared, machine: &Machine, (site, part): (usize, usize), queue: &Arc<Queue>) -> Self {
+        let life = Arc::new(Life { site, part, queue: Arc::clone(queue) });
+        database.lock().unwrap().begin_life(&life);
+        Self { database: Arc::clone(database), machine: machine.clone(), life, epoch: 0 }
     }
 
     fn database(&self) -> MutexGuard<'_, Database> {
@@ -241,7 +338,7 @@ impl Sink for Connection {
             let latency_us_max = self.database().faults.latency_us_max;
             let latency_us = self.machine.draw(|random| random.below(latency_us_max + 1));
             self.machine.sleep(Duration::from_micros(latency_us)).await;
-            let (epoch, position) = self.database().take_over(self.part, &self.machine)?;
+            let (epoch, position) = self.database().take_over(&self.life, &self.machine)?;
             self.epoch = epoch;
             Ok(position)
         })
@@ -249,7 +346,7 @@ impl Sink for Connection {
 
     fn commit<'a>(&'a mut self, batch: Batch<'a>) -> SinkFuture<'a, ()> {
         Box::pin(async move {
-            let (number, fate, latency) = self.database().begin(self.part, self.epoch, &batch, &self.machine);
+            let (number, fate, latency) = self.database().begin(&self.life, self.epoch, &batch, &self.machine);
             self.machine.sleep(latency).await;
             self.database().finish(number, fate)
         })

@@ -2,6 +2,7 @@
 
 use super::*;
 use forebay::journal::format::{BatchHeader, SegmentIdentity};
+use zerocopy::FromBytes;
 
 /// Exports; returns the exit code, the lines, and what was said beside them.
 pub fn export(site: &Site, arguments: &[&str]) -> (Option<i32>, Vec<Value>, String) {
@@ -21,6 +22,11 @@ pub fn batches(path: &Path) -> Vec<(usize, BatchHeader)> {
         offset += header.padded_bytes();
     }
     found
+}
+
+fn header_of(path: &Path, offset: usize) -> BatchHeader {
+    let bytes = fs::read(path).unwrap();
+    BatchHeader::read_from_prefix(&bytes[offset..]).unwrap().0
 }
 
 pub fn flip(path: &Path, offset: usize) {
@@ -99,6 +105,40 @@ fn behind_damage_the_export_goes_on() {
         assert!(out.contains(&part), "{part:?} is not in\n{out}");
     }
     assert_eq!(inspect(&site)["queues"][0]["segments"][2]["state"], "damaged");
+    let (code, out, _) = site.tool("verify", &["--json"]);
+    assert_eq!(code, Some(1));
+    let document: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(
+        (&document["intact"], &document["records"], &document["marks"]),
+        (&false.into(), &239.into(), &0.into())
+    );
+    let [batch, header] = &document["findings"].as_array().unwrap()[..] else { panic!("{out}") };
+    assert_eq!((&batch["kind"], &batch["offset"]), (&"batch".into(), &offset.into()), "{out}");
+    let end = header_of(&files[1], offset).next_sequence() - 1;
+    assert_eq!((&batch["first_sequence"], &batch["last_sequence"]), (&lost.into(), &end.into()), "{out}");
+    assert_eq!((&header["kind"], &header["first_sequence"]), (&"header".into(), &Value::Null), "{out}");
+    assert_eq!(header["file"], *files[2].display().to_string());
+}
+
+#[test]
+fn findings_of_several_queues_are_each_said_once() {
+    let site = Site::new(&format!("{SMALL_JOURNAL}{STANDSTILL}[queues.payments]\nrate = \"1/h\"\n"));
+    let server = site.start();
+    let mut client = server.client();
+    for queue in ["orders", "payments"] {
+        client.accept(queue, "one");
+    }
+    server.stop();
+    for queue in ["orders", "payments"] {
+        flip(&site.files(queue, "seg")[0], 30);
+    }
+    fs::write(site.data().join("epoch"), "many\n").unwrap();
+    let (code, out, _) = site.tool("verify", &[]);
+    assert_eq!((code, out.matches("the segment's header").count()), (Some(1), 2), "{out}");
+    assert!(out.contains("epoch: the file is damaged") && out.contains("3 findings"), "{out}");
+    let (_, out, _) = site.tool("verify", &["--json", "--queue", "payments"]);
+    let document: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(document["findings"].as_array().unwrap().len(), 2, "{out}");
 }
 
 #[test]

@@ -231,3 +231,38 @@ fn two_damaged_batches_in_a_row_give_back_what_is_whole() {
     let (report, exported) = made.look(&bytes, neighbours);
     assert_eq!((report.findings.len(), exported), (1, vec![10, 15, 16]));
 }
+
+#[test]
+fn a_batch_in_the_place_of_another_is_not_read_as_that_one() {
+    let made = make(true);
+    let behind =
+        Behind { first_sequence: made.end.next_sequence, first_byte: Some(made.end.end_byte), epoch: Some(EPOCH) };
+    let neighbours = Neighbours { end_byte_before: Some(500), behind: Some(behind) };
+    let [first, second, third] = &made.batches[..] else { panic!("three batches") };
+    let of_this_life = made.bytes[first.clone()].to_vec();
+    // What the file would still hold of its life before, had the write of the third batch not arrived.
+    let mut former = of_this_life.clone();
+    let records = former[BATCH_HEADER_BYTES..][..made.records[2].1.end - made.records[0].1.start].to_vec();
+    let life = SegmentIdentity { generation: 98, ..IDENTITY };
+    let start = BatchStart { first_sequence: 1, first_byte: 0, epoch: 1, written_at_us: 1 };
+    let header = BatchHeader::seal(&life, start, 3, &records).unwrap();
+    former[..BATCH_HEADER_BYTES].copy_from_slice(header.as_bytes());
+    // A record of it that the disk has damaged besides.
+    let mut damaged = of_this_life.clone();
+    damaged[made.records[1].1.start - first.start + 50] ^= 1;
+    for (batch, at, lost) in [
+        (&of_this_life, third.start, 15..=16),
+        (&former, third.start, 15..=16),
+        (&damaged, third.start, 15..=16),
+        // In the middle of a batch, what stands before it is left.
+        (&of_this_life, second.start + BLOCK_BYTES, 14..=14),
+        (&of_this_life, second.start, 13..=14),
+    ] {
+        let mut bytes = made.bytes.clone();
+        bytes[at..at + BLOCK_BYTES].copy_from_slice(batch);
+        let (report, exported) = made.look(&bytes, neighbours);
+        assert!(!report.findings.is_empty());
+        let wanted: Vec<_> = made.sequences().into_iter().filter(|sequence| !lost.contains(sequence)).collect();
+        assert_eq!(exported, wanted, "at {at}");
+    }
+}

@@ -2,6 +2,8 @@
 
 use super::export::{batches, export, flip};
 use super::*;
+use forebay::journal::format::SegmentIdentity;
+use forebay::limits::BLOCK_BYTES;
 use server::database::{sqlite_column, until_sqlite_has};
 
 const BODIES: &str = "SELECT substr(body, 1, instr(body, '-x') - 1) FROM forebay_orders ORDER BY rowid";
@@ -34,7 +36,7 @@ fn repair(site: &Site) -> String {
 }
 
 /// Starts with an unlimited rate, and waits until all but the lost sequences are delivered, in order.
-fn assert_delivers_all_but(site: &Site, lost: &[u64]) {
+pub fn assert_delivers_all_but(site: &Site, lost: &[u64]) {
     site.configure(&format!("{SMALL_JOURNAL}{UNLIMITED}"));
     let server = site.start();
     let all = (0..12).flat_map(|batch| (0..20).map(move |n| format!("{batch}-{n}")));
@@ -167,6 +169,26 @@ fn a_file_that_cannot_belong_there_is_not_repaired_around() {
     let (code, _, said) = site.tool("repair", &["--queue", "orders", "--cut-damaged", "--yes"]);
     assert_eq!(code, Some(1), "{said}");
     assert!(said.contains("more than these bytes can have held"), "{said}");
+}
+
+/// Its sequence could be the next one, but its count of bytes is that of a much older queue.
+#[test]
+fn a_segment_of_another_queue_is_not_repaired_around() {
+    let site = site_with_backlog();
+    let stranger =
+        SegmentIdentity { queue_id: 1, generation: 2, first_sequence: 300, first_byte: 1 << 50, capacity: 64 * 1024 };
+    let mut block = [0; BLOCK_BYTES];
+    stranger.write_header(1, 0, &mut block);
+    let mut file = block.to_vec();
+    file.resize(64 * 1024, 0);
+    fs::write(site.queue("orders").join(format!("{:020}.seg", stranger.first_sequence)), file).unwrap();
+    let (code, lines, said) = export(&site, &["--from", "1"]);
+    assert_eq!((code, lines.len()), (Some(1), 240), "{said}");
+    let before = everything(&site.data());
+    let (code, _, said) = site.tool("repair", &["--queue", "orders", "--cut-damaged", "--yes"]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("more than these bytes can have held"), "{said}");
+    assert!(everything(&site.data()) == before, "something on disk was changed");
 }
 
 #[test]

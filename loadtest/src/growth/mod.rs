@@ -125,7 +125,7 @@ impl GrowthPlan {
     /// What every forebay is told: the drain stands still, and nothing is refused or closed that is to be measured.
     fn configuration(&self) -> ForebayConfiguration {
         ForebayConfiguration {
-            rate: "1/h",
+            rate: "1/h".to_owned(),
             max_backlog_bytes: Some(BACKLOG_BYTES_MAX),
             // There are never as many connections as files.
             connections_max: Some(room::open_files(self)),

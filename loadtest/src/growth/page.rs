@@ -4,7 +4,7 @@ use super::axes::{QUEUES_CONNECTIONS, RECORD_SIZE_CONNECTIONS};
 use super::backlog::RECORD_BYTES;
 use super::figures::{BacklogPoint, Growth, IdleComparison, Point};
 use super::{Axis, table};
-use crate::report::{Plot, Scale, Section, Series};
+use crate::report::{Plot, Scale, Section, Series, Table};
 use crate::results::grouped;
 
 const BYTES_PER_MIB: f64 = 1_048_576.0;
@@ -33,7 +33,7 @@ impl Growth {
     #[must_use]
     pub fn to_text(&self) -> String {
         let with_table = |section: Section| Some((section.title, section.note, section.table?));
-        let text = |(title, note, table)| format!("{title}\n{note}\n{}", table::to_text(&table));
+        let text = |(title, note, table): (String, String, Table)| format!("{title}\n{note}\n{}", table.to_text());
         self.sections().into_iter().filter_map(with_table).map(text).collect::<Vec<_>>().join("\n")
     }
 }

@@ -5,7 +5,6 @@ use super::figures::{BacklogPoint, IdleComparison, Point};
 use crate::compare::Ratio;
 use crate::report::Table;
 use crate::results::{bytes, grouped, rate};
-use std::fmt::Write;
 
 /// What stands where there is nothing to say.
 const NOTHING: &str = "–";
@@ -76,22 +75,6 @@ fn rows<'a, T: 'a>(name: &str, columns: &[Column<T>], named: impl Iterator<Item 
     Table { head, rows: named.map(row).collect() }
 }
 
-/// Lays a table out in columns that are aligned to the right, a line for each row.
-pub fn to_text(table: &Table) -> String {
-    let lines: Vec<&Vec<String>> = [&table.head].into_iter().chain(&table.rows).collect();
-    let width = |column: usize| lines.iter().filter_map(|line| line.get(column)).map(|cell| cell.chars().count()).max();
-    let widths: Vec<usize> = (0..table.head.len()).filter_map(width).collect();
-    let mut text = String::new();
-    for line in lines {
-        for (cell, width) in line.iter().zip(&widths) {
-            // Writing to a String cannot fail.
-            let _ = write!(text, "  {cell:>width$}");
-        }
-        text.push('\n');
-    }
-    text
-}
-
 /// The smallest and the largest value.
 fn range(values: &[f64], shown: fn(f64) -> String) -> String {
     let min = values.iter().copied().fold(f64::INFINITY, f64::min);
@@ -116,13 +99,6 @@ fn whole(value: f64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn columns_are_aligned_to_the_right() {
-        let texts = |cells: [&str; 2]| cells.map(str::to_owned).to_vec();
-        let table = Table { head: texts(["at", "p50"]), rows: vec![texts(["1,000", "1 ms"]), texts(["1", "–"])] };
-        assert_eq!(to_text(&table), "     at   p50\n  1,000  1 ms\n      1     –\n");
-    }
 
     #[test]
     fn a_size_has_its_bodies_per_second() {

@@ -6,12 +6,12 @@ use crate::wire::Wire;
 use rustix::process::{Pid, Signal, kill_process_group};
 use rustix::thread::CpuSet;
 use std::env;
-use std::fs::File;
+use std::fs::OpenOptions;
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
@@ -20,7 +20,8 @@ pub const START_TIMEOUT: Duration = Duration::from_secs(10);
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 /// Short, because the time that a restart takes is known no better than this.
 const POLL_PAUSE: Duration = Duration::from_millis(5);
-const LOG_FILE: &str = "output.log";
+/// What the server writes to its standard output and error, one life behind the other.
+pub const LOG_FILE: &str = "output.log";
 /// How much of what a failed server wrote goes into the error, in bytes.
 const LOG_TAIL_BYTES: usize = 2000;
 
@@ -122,7 +123,8 @@ impl RunningPeer {
     /// Starts a server with its output in its directory; [`RunningPeer::wait_until`] then waits for it.
     pub(crate) fn spawn(server: Server<'_>) -> Result<Self, PeerError> {
         let spawn_error = |source| PeerError::Spawn { program: server.program.display().to_string(), source };
-        let log = File::create(server.directory.path().join(LOG_FILE)).map_err(spawn_error)?;
+        let log = OpenOptions::new().create(true).append(true).open(server.directory.path().join(LOG_FILE));
+        let log = log.map_err(spawn_error)?;
         let mut command = Command::new("sh");
         let stop = match server.stop {
             Stop::Kill => "KILL",
@@ -163,11 +165,24 @@ impl RunningPeer {
         }
     }
 
-    /// Kills the server as dropping it does, but leaves its directory for another one.
-    pub(super) fn kill(self) -> TempDir {
-        let Self { guard, directory, .. } = self;
-        drop(guard);
-        directory
+    /// Waits for a server that was told to end; says whether it did within the time.
+    pub(crate) fn ended_within(&mut self, limit: Duration) -> bool {
+        let started = Instant::now();
+        while matches!(self.guard.0.try_wait(), Ok(None)) {
+            if started.elapsed() > limit {
+                return false;
+            }
+            thread::sleep(POLL_PAUSE);
+        }
+        true
+    }
+
+    /// Kills the server as dropping it does, but leaves its directory for another one. Returns how the guard ended,
+    /// which is as a shell says how the server did: 137 if it was killed (SIGKILL). `None` if nobody could tell.
+    pub(crate) fn kill(self) -> (TempDir, Option<ExitStatus>) {
+        let Self { mut guard, directory, .. } = self;
+        let status = guard.end();
+        (directory, status)
     }
 
     fn not_ready(&self, reason: String) -> PeerError {
@@ -175,13 +190,15 @@ impl RunningPeer {
     }
 }
 
-impl Drop for Guard {
-    fn drop(&mut self) {
+impl Guard {
+    /// Ends the server with whatever belongs to it, and the shell. Returns how the shell ended; `None` the second time,
+    /// when the group's number may already be another's.
+    fn end(&mut self) -> Option<ExitStatus> {
         let Self(child) = self;
+        let mut pipe = child.stdin.take()?;
         // It may have ended by itself; there is nothing to do about an error here.
-        if let Some(mut pipe) = child.stdin.take() {
-            let _ = pipe.write_all(OWNER);
-        }
+        let _ = pipe.write_all(OWNER);
+        drop(pipe);
         let started = Instant::now();
         while matches!(child.try_wait(), Ok(None)) && started.elapsed() < STOP_TIMEOUT {
             thread::sleep(POLL_PAUSE);
@@ -190,7 +207,13 @@ impl Drop for Guard {
         if let Some(group) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
             let _ = kill_process_group(group, Signal::KILL);
         }
-        let _ = child.wait();
+        child.wait().ok()
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.end();
     }
 }
 
@@ -236,7 +259,13 @@ pub fn free_ports<const N: usize>() -> Result<[u16; N], PeerError> {
 
 /// Asks for GET `path` on a local port, which must answer 200.
 pub fn answers_ok(port: u16, path: &str) -> Result<(), String> {
-    let line = get_status_line(port, path).map_err(|error| error.to_string())?;
+    let line = status_line(port, "GET", path).map_err(|error| error.to_string())?;
+    if line.starts_with(b"HTTP/1.1 200") { Ok(()) } else { Err(String::from_utf8_lossy(&line).into_owned()) }
+}
+
+/// Posts nothing to `path` on a local port, which must answer 200.
+pub fn posted(port: u16, path: &str) -> Result<(), String> {
+    let line = status_line(port, "POST", path).map_err(|error| error.to_string())?;
     if line.starts_with(b"HTTP/1.1 200") { Ok(()) } else { Err(String::from_utf8_lossy(&line).into_owned()) }
 }
 
@@ -246,12 +275,13 @@ pub fn listens(port: u16) -> Result<(), String> {
     connected.map(drop).map_err(|error| error.to_string())
 }
 
-fn get_status_line(port: u16, path: &str) -> io::Result<[u8; 12]> {
+fn status_line(port: u16, method: &str, path: &str) -> io::Result<[u8; 12]> {
     let timeout = Duration::from_secs(1);
     let mut stream = TcpStream::connect_timeout(&local(port), timeout)?;
     stream.set_read_timeout(Some(timeout))?;
     stream.set_write_timeout(Some(timeout))?;
-    stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n").as_bytes())?;
+    let head = format!("{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+    stream.write_all(head.as_bytes())?;
     let mut line = [0; 12];
     stream.read_exact(&mut line)?;
     Ok(line)

@@ -1,11 +1,12 @@
 //! `forebay serve` into SQLite, draining slowly so that the drain hardly disturbs what is measured.
 
-use super::child::{START_TIMEOUT, Server, Stop, answers_ok, find_program, free_ports};
+use super::child::{START_TIMEOUT, Server, Stop, answers_ok, find_program, free_ports, posted};
 use super::{Peer, PeerError, RunningPeer, StartOptions, write_file};
 use crate::wire::Wire;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
@@ -34,9 +35,15 @@ pub struct ForebayConfiguration {
     /// The names of the queues, of which there is at least one.
     pub queues: Vec<String>,
     /// The rate of each queue's drain.
-    pub rate: &'static str,
+    pub rate: String,
     /// When a record is acknowledged.
     pub ack: Ack,
+    /// Records that may leave at once.
+    pub burst: Option<u64>,
+    /// What lowers the rate while the sink is slow: `aimd`, `gradient2` or `off`.
+    pub adaptive: Option<String>,
+    /// The sink of each queue, as lines of TOML; `None` for a SQLite file of its own.
+    pub sink: Option<String>,
     /// Bytes of undelivered records that each queue takes.
     pub max_backlog_bytes: Option<u64>,
     /// Open connections of the whole process.
@@ -56,8 +63,11 @@ impl Default for ForebayConfiguration {
     fn default() -> Self {
         Self {
             queues: vec!["orders".to_owned()],
-            rate: "1/s",
+            rate: "1/s".to_owned(),
             ack: Ack::Durable,
+            burst: None,
+            adaptive: None,
+            sink: None,
             max_backlog_bytes: None,
             connections_max: None,
             idle_timeout_ms: None,
@@ -107,6 +117,15 @@ impl Forebay {
         Ok(Self { peer, program, port, admin_port })
     }
 
+    /// Reads a rate of a queue, such as `drain_rate_limit`, in records per second; infinite for none.
+    ///
+    /// # Errors
+    /// As for [`Forebay::queue_metric`].
+    pub fn queue_rate(&self, metric: &'static str, queue: &str) -> Result<f64, PeerError> {
+        let value = queue_metric(self.admin_port, metric, queue);
+        value.ok_or_else(|| PeerError::NoMetric { metric, queue: queue.to_owned() })
+    }
+
     /// Kills it (SIGKILL) and starts it again in the same directory and on the same ports; returns how long that took
     /// from the start of the new process until `/readyz` answered 200, the guard's own start included.
     ///
@@ -115,7 +134,7 @@ impl Forebay {
     pub fn kill_and_restart(self) -> Result<(Self, Duration), PeerError> {
         let Self { peer, program, port, admin_port } = self;
         let (name, keeps, wire) = (peer.name, peer.keeps, peer.wire.clone());
-        let directory = peer.kill();
+        let (directory, _) = peer.kill();
         let started = Instant::now();
         let peer = spawn(name, keeps, wire, &program, directory)?;
         let peer = peer.wait_until(RESTART_TIMEOUT, |_| answers_ok(admin_port, "/readyz"))?;
@@ -145,6 +164,26 @@ impl Forebay {
     #[must_use]
     pub fn records_path(queue: &str) -> String {
         format!("/v1/queues/{queue}/records")
+    }
+
+    /// Stops the delivery of a queue, and nothing else.
+    ///
+    /// # Errors
+    /// The server does not answer, or refuses.
+    pub fn pause(&self, queue: &str) -> Result<(), PeerError> {
+        self.ask_admin(&format!("/v1/queues/{queue}/pause"))
+    }
+
+    /// Delivers the queue again.
+    ///
+    /// # Errors
+    /// The server does not answer, or refuses.
+    pub fn resume(&self, queue: &str) -> Result<(), PeerError> {
+        self.ask_admin(&format!("/v1/queues/{queue}/resume"))
+    }
+
+    fn ask_admin(&self, path: &str) -> Result<(), PeerError> {
+        posted(self.admin_port, path).map_err(|reason| PeerError::Refused { path: path.to_owned(), reason })
     }
 
     /// Where it keeps its journal.
@@ -205,7 +244,7 @@ fn data_directory(directory: &Path) -> PathBuf {
 }
 
 /// Reads a queue's metric, without the `forebay_` before its name, from the admin address of a forebay.
-pub fn queue_metric(admin_port: u16, metric: &str, queue: &str) -> Option<u64> {
+pub fn queue_metric<T: FromStr>(admin_port: u16, metric: &str, queue: &str) -> Option<T> {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, admin_port));
     let mut stream = TcpStream::connect_timeout(&address, METRICS_TIMEOUT).ok()?;
     stream.set_read_timeout(Some(METRICS_TIMEOUT)).ok()?;
@@ -252,19 +291,22 @@ address = \"127.0.0.1:{admin_port}\"
             Ack::Durable => "durable",
             Ack::Memory => "memory",
         };
+        let adaptive =
+            self.adaptive.as_ref().map_or_else(String::new, |mode| format!("adaptive = {{ mode = \"{mode}\" }}\n"));
+        let sink = self.sink.clone().unwrap_or_else(|| {
+            let database = toml_string(&directory.join(format!("{queue}.db")));
+            format!("type = \"sqlite\"\nurl = {database}\n")
+        });
         format!(
             "
 [queues.{queue}]
 rate = \"{rate}\"
 ack = \"{ack}\"
-{backlog}
+{adaptive}{backlog}
 [queues.{queue}.sink]
-type = \"sqlite\"
-url = {database}
-",
+{sink}",
             rate = self.rate,
-            backlog = settings(&[("max_backlog_bytes", self.max_backlog_bytes)]),
-            database = toml_string(&directory.join(format!("{queue}.db"))),
+            backlog = settings(&[("burst", self.burst), ("max_backlog_bytes", self.max_backlog_bytes)]),
         )
     }
 }

@@ -5,6 +5,7 @@
 mod child;
 mod forebay;
 mod forebay_memory;
+mod haproxy;
 mod nats;
 mod nginx;
 mod postgres;
@@ -13,11 +14,14 @@ mod rabbitmq;
 mod redis;
 
 pub use child::RunningPeer;
-pub(crate) use child::free_ports;
-pub(crate) use child::{Server as ServerProgram, Stop};
+pub(crate) use child::{LOG_FILE, Server as ServerProgram, Stop};
+pub(crate) use child::{answers_ok, free_ports, tail};
 pub(crate) use forebay::program as forebay_program;
 pub(crate) use forebay::queue_metric;
 pub use forebay::{Ack, Forebay, ForebayConfiguration};
+pub(crate) use haproxy::start_limiting as start_limiting_haproxy;
+pub(crate) use nginx::start_limiting as start_limiting_nginx;
+pub(crate) use postgres::start_on_port as start_postgres;
 pub use process::{ServerProcess, Usage};
 
 use crate::engine::cores_left_by;
@@ -129,6 +133,14 @@ pub enum PeerError {
         metric: &'static str,
         /// The queue.
         queue: String,
+    },
+    /// A forebay does not do what it is told.
+    #[error("forebay was asked for {path} and answered: {reason}")]
+    Refused {
+        /// What it was asked for.
+        path: String,
+        /// What it said.
+        reason: String,
     },
     /// The program ended, or did not answer in time.
     #[error("{name} did not start: {reason}\n{log}")]

@@ -22,6 +22,11 @@ const SETTINGS: [&str; 4] =
     ["listen_addresses=127.0.0.1", "unix_socket_directories=", "max_connections=1000", "fsync=on"];
 
 fn start(options: &StartOptions) -> Result<RunningPeer, PeerError> {
+    start_on_port(options).map(|(peer, _)| peer)
+}
+
+/// Starts it as a peer, and says on which port.
+pub fn start_on_port(options: &StartOptions) -> Result<(RunningPeer, u16), PeerError> {
     let missing = || not_installed("postgres", "postgresql");
     let programs = programs().ok_or_else(missing)?;
     let directory = options.temporary_directory()?;
@@ -36,7 +41,7 @@ fn start(options: &StartOptions) -> Result<RunningPeer, PeerError> {
     let [port] = free_ports()?;
     let mut arguments = ["-D", &data, "-p", &port.to_string()].map(str::to_owned).to_vec();
     arguments.extend(SETTINGS.iter().flat_map(|setting| ["-c", setting].map(str::to_owned)));
-    RunningPeer::spawn(Server {
+    let peer = RunningPeer::spawn(Server {
         name: PEER.name,
         keeps: KEEPS,
         wire: Wire::Postgres { port },
@@ -49,7 +54,8 @@ fn start(options: &StartOptions) -> Result<RunningPeer, PeerError> {
         cores: None,
         directory,
     })?
-    .wait_until(START_TIMEOUT, |peer| peer.wire.prepare().map_err(|error| error.to_string()))
+    .wait_until(START_TIMEOUT, |peer| peer.wire.prepare().map_err(|error| error.to_string()))?;
+    Ok((peer, port))
 }
 
 fn make_cluster(initdb: &Path, data: &str, directory: &Path, account: Option<Account>) -> Result<(), PeerError> {

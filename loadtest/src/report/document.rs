@@ -6,7 +6,10 @@ use super::plot::{Chart, HEADROOM, Line, Mark, PALETTE, values};
 use super::{Machine, ReportError};
 use crate::results::median;
 use maud::{Markup, html};
+use std::fmt::Write;
 
+/// Points of a line above which none has a dot.
+const DOTS_MAX: usize = 60;
 /// The part of its column that a bar takes.
 const BAR_WIDTH: f64 = 0.6;
 
@@ -47,7 +50,7 @@ pub struct Table {
     pub rows: Vec<Vec<String>>,
 }
 
-/// Lines over a common pair of axes, with a dot at each point; or bars, see [`Scale::Categorical`].
+/// Lines over a common pair of axes, with a dot at each point while these are few; or bars, see [`Scale::Categorical`].
 #[derive(Clone, Debug)]
 pub struct Plot {
     /// The name of the horizontal axis, with its unit.
@@ -109,6 +112,24 @@ impl Section {
 }
 
 impl Table {
+    /// Lays the table out in columns that are aligned to the right, a line for each row.
+    #[must_use]
+    pub fn to_text(&self) -> String {
+        let lines: Vec<&Vec<String>> = [&self.head].into_iter().chain(&self.rows).collect();
+        let width =
+            |column: usize| lines.iter().filter_map(|line| line.get(column)).map(|cell| cell.chars().count()).max();
+        let widths: Vec<usize> = (0..self.head.len()).filter_map(width).collect();
+        let mut text = String::new();
+        for line in lines {
+            for (cell, width) in line.iter().zip(&widths) {
+                // Writing to a String cannot fail.
+                let _ = write!(text, "  {cell:>width$}");
+            }
+            text.push('\n');
+        }
+        text
+    }
+
     fn to_markup(&self) -> Markup {
         let class = |column: usize| self.has_figures(column).then_some("figure");
         html! {
@@ -132,12 +153,20 @@ impl Table {
 }
 
 impl Plot {
+    /// The plot as an SVG file of its own, with its legend.
+    ///
+    /// # Errors
+    /// It cannot be drawn.
+    pub fn to_image(&self) -> Result<String, ReportError> {
+        self.chart().to_image()
+    }
+
     fn chart(&self) -> Chart {
         let is_categorical = self.x_scale == Scale::Categorical;
         let colors = PALETTE.into_iter().cycle();
         let lines = self.series.iter().zip(colors).enumerate().map(|(column, (series, color))| {
-            let (points, mark) =
-                if is_categorical { series.bar(column) } else { (series.points.clone(), Mark::DottedLine) };
+            let mark = if series.points.len() > DOTS_MAX { Mark::Line } else { Mark::DottedLine };
+            let (points, mark) = if is_categorical { series.bar(column) } else { (series.points.clone(), mark) };
             Line { label: series.label.clone(), color, points, mark }
         });
         let lines: Vec<Line> = lines.collect();
@@ -208,6 +237,12 @@ mod tests {
         }
         assert!(page.contains(r#"<th class="figure">rate"#) && page.contains("<td>c</td>"), "{page}");
         assert!(!page.contains("http-equiv") && !page.contains("src="));
+    }
+
+    #[test]
+    fn columns_are_aligned_to_the_right() {
+        let table = Table { head: texts(["at", "p50"]), rows: vec![texts(["1,000", "1 ms"]), texts(["1", "–"])] };
+        assert_eq!(table.to_text(), "     at   p50\n  1,000  1 ms\n      1     –\n");
     }
 
     #[test]

@@ -12,6 +12,8 @@ const WIDTH: u32 = 900;
 const HEIGHT: u32 = 320;
 /// What a linear vertical axis has above its largest value, so that a line does not run along the edge.
 pub const HEADROOM: f64 = 1.08;
+/// The height of the legend within an image.
+const LEGEND_HEIGHT: u32 = 30;
 const DOT_RADIUS: i32 = 4;
 /// Stands in for the page's text colour while the plot is drawn; no line has it.
 const INK: RGBColor = RGBColor(1, 2, 3);
@@ -67,6 +69,25 @@ pub fn values(lines: &[Line], coordinate: fn(&(f64, f64)) -> f64) -> impl Iterat
 }
 
 impl Chart {
+    /// The plot as a file of its own, dark on white, with the legend in it.
+    pub fn to_image(&self) -> Result<String, ReportError> {
+        let svg = self.to_svg()?;
+        let height = HEIGHT + LEGEND_HEIGHT;
+        let column = WIDTH as usize / self.lines.len().max(1);
+        let names = html! {
+            @for (number, line) in self.lines.iter().enumerate() {
+                rect x=(20 + number * column) y="9" width="12" height="12" fill=(css(line.color)) {}
+                text x=(38 + number * column) y="20" { (line.label) }
+            }
+        };
+        Ok(format!(
+            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" color=\"#1c2329\" \
+             font-family=\"sans-serif\" font-size=\"13\"><rect width=\"100%\" height=\"100%\" fill=\"#ffffff\"/>\
+             {}<g transform=\"translate(0 {LEGEND_HEIGHT})\">{svg}</g></svg>\n",
+            names.into_string()
+        ))
+    }
+
     /// The plot with a legend over it, which is text of the page. Where the axis has the names, there is no legend.
     pub fn to_markup(&self) -> Result<Markup, ReportError> {
         let svg = self.to_svg()?;

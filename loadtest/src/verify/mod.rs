@@ -9,6 +9,8 @@ mod sqlite;
 mod table;
 
 pub use delivered::{Delivered, Verdict, compare};
+pub(crate) use postgres::with_client as with_postgres;
+pub(crate) use sqlite::open as open_sqlite;
 pub use table::{OrdersTable, Sink};
 
 use crate::order::RunId;
@@ -101,4 +103,24 @@ pub fn count_rows(sink: &Sink, table: &OrdersTable) -> Result<u64, VerifyError> 
         Sink::Sqlite(path) => sqlite::count_rows(path, table),
         Sink::Postgres(url) => postgres::count_rows(url, table),
     }
+}
+
+/// When each row of the table arrived, whichever run it is of, in microseconds since 1970 by the database's clock and in
+/// ascending order. Blocks.
+///
+/// # Errors
+/// The database cannot be reached, the table or its stamp is missing, or a stamp is no time.
+pub fn stamps_us(sink: &Sink, table: &OrdersTable) -> Result<Vec<i64>, VerifyError> {
+    match sink {
+        Sink::Sqlite(path) => sqlite::stamps_us(path, table),
+        Sink::Postgres(url) => postgres::stamps_us(url, table),
+    }
+}
+
+/// Runs commands of a PostgreSQL database, as one transaction where they allow it. Blocks.
+///
+/// # Errors
+/// The database cannot be reached or refuses.
+pub fn execute(url: &str, sql: &str) -> Result<(), VerifyError> {
+    postgres::execute(url, sql)
 }

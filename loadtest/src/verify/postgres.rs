@@ -53,8 +53,24 @@ pub fn read(url: &str, table: &OrdersTable, run: &RunId, rows: &mut Collector<'_
     })
 }
 
+pub fn stamps_us(url: &str, table: &OrdersTable) -> Result<Vec<i64>, VerifyError> {
+    let sql = format!(
+        "SELECT round(extract(epoch FROM {stamp}) * 1000000)::bigint FROM {table} ORDER BY 1",
+        stamp = table.drained_at,
+        table = table.name
+    );
+    with_client(url, async |client| {
+        let rows = client.query(&sql, &[]).await?;
+        rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
+    })
+}
+
+pub fn execute(url: &str, sql: &str) -> Result<(), VerifyError> {
+    with_client(url, async |client| Ok(client.batch_execute(sql).await?))
+}
+
 /// Connects and runs `work` on a thread and runtime of its own, so that the caller may itself be in a runtime.
-fn with_client<T: Send>(
+pub fn with_client<T: Send>(
     url: &str,
     work: impl AsyncFnOnce(&mut Client) -> Result<T, VerifyError> + Send,
 ) -> Result<T, VerifyError> {

@@ -50,7 +50,25 @@ pub fn read(path: &Path, table: &OrdersTable, run: &RunId, rows: &mut Collector<
     Ok(())
 }
 
-fn open(path: &Path) -> Result<Connection, VerifyError> {
+pub fn stamps_us(path: &Path, table: &OrdersTable) -> Result<Vec<i64>, VerifyError> {
+    let connection = open(path)?;
+    let (id, stamp, table) = (&table.order_id, &table.drained_at, &table.name);
+    let mut statement = connection.prepare(&format!("SELECT {stamp}, {id} FROM {table} ORDER BY 1"))?;
+    let mut found = statement.query([])?;
+    let mut stamps = Vec::new();
+    while let Some(row) = found.next()? {
+        let stamp = row.get_ref(0)?;
+        let stamp_us = unix_us(stamp).ok_or_else(|| VerifyError::BadStamp {
+            order_id: format!("{:?}", row.get_ref(1)),
+            found: format!("{stamp:?}"),
+        })?;
+        stamps.push(stamp_us);
+    }
+    Ok(stamps)
+}
+
+/// Opens a file that is there, whoever else writes it.
+pub fn open(path: &Path) -> Result<Connection, VerifyError> {
     let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
     Ok(connection)

@@ -13,6 +13,8 @@ mod postgres;
 mod redis;
 mod text_stream;
 
+pub(crate) use postgres::url as postgres_url;
+
 use crate::engine::{EngineError, Load};
 use crate::schedule::Schedule;
 use clients::Client;

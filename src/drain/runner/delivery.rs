@@ -2,7 +2,7 @@
 
 use futures_lite::future::{yield_now, zip};
 
-use super::{DrainError, Runner};
+use super::{DrainError, Payment, Runner};
 use crate::drain::breaker;
 use crate::drain::dead_letters::DeadLetterError;
 use crate::drain::feed::{FeedError, Taken};
@@ -40,9 +40,11 @@ impl<S: Scheduler> Runner<S> {
     /// Commits what was taken; `false` if a stop came first.
     pub(super) async fn deliver(
         &mut self,
-        Lot { taken, tickets }: &Lot,
+        lot: &Lot,
         position: Sequence,
+        is_released: bool,
     ) -> Result<bool, DrainError> {
+        let Lot { taken, tickets } = lot;
         let mut deliveries = Vec::with_capacity(taken.len());
         for ((sequence, record), ticket) in taken.records().zip(tickets) {
             let record = record.map_err(|error| FeedError::Record { sequence, error })?;
@@ -58,13 +60,29 @@ impl<S: Scheduler> Runner<S> {
         }
         let whole = Span { from: 0, to: deliveries.len(), after: position, through: position + taken.len() as u64 };
         let mut spans = vec![whole];
-        let mut first_attempt = true;
+        let mut is_paid = is_released;
         while let Some(span) = spans.pop() {
-            let Some(span) = self.expire(span, &deliveries).await else { return Ok(false) };
-            if !std::mem::take(&mut first_attempt) && !self.pay_for(span.to - span.from).await {
-                return Ok(false);
+            if !is_paid {
+                self.follow();
             }
-            let span = self.probe(span, &deliveries, &mut spans);
+            let Some(span) = self.expire(span, &deliveries).await else { return Ok(false) };
+            // What was released at another pace is released anew: it may be too much for this one.
+            if self.course.is_told_otherwise() {
+                is_paid = false;
+                spans.push(span);
+                continue;
+            }
+            let span = self.portion(span, &deliveries, &mut spans);
+            if !std::mem::take(&mut is_paid) {
+                match self.pay_for(span.to - span.from).await {
+                    Payment::Made => {}
+                    Payment::Void => {
+                        spans.push(span);
+                        continue;
+                    }
+                    Payment::Stopped => return Ok(false),
+                }
+            }
             let given_up = match self.commit(span, &deliveries).await? {
                 Attempt::Committed => {
                     self.delivered(span, taken, position);
@@ -113,14 +131,20 @@ impl<S: Scheduler> Runner<S> {
         self.course.attempts.fail(alone.sequence, &self.course.told.shaping.retry, error)
     }
 
-    /// The span, or its first record alone if the sink has yet to show that it works; the rest waits its turn.
-    fn probe(&self, span: Span, deliveries: &[Delivery<'_>], spans: &mut Vec<Span>) -> Span {
-        if self.course.breaker.state() == breaker::State::Closed || span.to - span.from <= 1 {
+    /// As much of the span as may leave at once, or its first record alone if the sink has yet to show that it works; the rest
+    /// waits its turn. A span that was formed at another rate can hold more.
+    fn portion(&self, span: Span, deliveries: &[Delivery<'_>], spans: &mut Vec<Span>) -> Span {
+        let records_max = match self.course.breaker.state() {
+            breaker::State::Closed => usize::try_from(self.course.pacer.at_once()).unwrap_or(usize::MAX),
+            breaker::State::HalfOpen => 1,
+        };
+        if span.to - span.from <= records_max {
             return span;
         }
-        let border = deliveries[span.from].sequence;
-        spans.push(Span { from: span.from + 1, after: border, ..span });
-        Span { to: span.from + 1, through: border, ..span }
+        let middle = span.from + records_max;
+        let border = deliveries[middle - 1].sequence;
+        spans.push(Span { from: middle, after: border, ..span });
+        Span { to: middle, through: border, ..span }
     }
 
     /// Publishes that a span is delivered.
@@ -149,7 +173,9 @@ impl<S: Scheduler> Runner<S> {
                 return Ok(Attempt::Committed);
             }
             Err(SinkError::Permanent { message }) if span.to > span.from => return Ok(Attempt::Refused(message)),
-            Err(fenced @ SinkError::Fenced(_)) => return Err(DrainError::Fenced(fenced)),
+            Err(fenced @ SinkError::Fenced(_)) if !is_planted(Bug::TakeBackWhenFenced) => {
+                return Err(DrainError::Fenced(fenced));
+            }
             Err(error) => error,
         };
         self.note_failure();

@@ -8,7 +8,7 @@
 use std::future::pending;
 use std::time::Duration;
 
-use super::Runner;
+use super::{Payment, Runner};
 use crate::config;
 use crate::drain::dead_letters::{DeadLetterError, Redelivery};
 use crate::drain::pacer::{Pace, Pacer, Tolerance};
@@ -146,7 +146,8 @@ impl<S: Scheduler> Runner<S> {
             }
         }
         let Some((number, sequence)) = self.queue.dead_letters.next_redrive() else { return Ok(()) };
-        if self.redrive_wait() != Some(Duration::ZERO) || !self.pay_for(1).await {
+        // Whoever was told something else meanwhile looks again.
+        if self.redrive_wait() != Some(Duration::ZERO) || !matches!(self.pay_for(1).await, Payment::Made) {
             return Ok(());
         }
         let letter = match self.dead_letters.send(number, sequence) {

@@ -55,11 +55,10 @@ pub fn status(core: &Core, ticket: &str) -> Result<Response<Full<Bytes>>, Refusa
 }
 
 fn state(queue: &Queue, sequence: Sequence) -> Result<State, Refusal> {
-    let fate = queue.dead_letters.fate(sequence).map_err(|error| {
+    let (position, fate) = queue.position_and_fate(sequence).map_err(|error| {
         tracing::error!(queue = queue.name, sequence, %error, "a dead letter's reason cannot be read");
         Refusal::new(Problem::Internal, "the record is a dead letter, but its reason cannot be read")
     })?;
-    let position = queue.position(sequence);
     Ok(match fate {
         Some(Fate::Dead(reason)) => State::Dead { reason },
         Some(Fate::Redriving) => State::Redriving,

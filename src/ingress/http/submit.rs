@@ -12,12 +12,12 @@ use hyper::{Request, Response, StatusCode};
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::{U16, U32};
 
-use super::body;
+use super::body::{self, no_room};
 use super::problem::{Problem, Refusal};
 use crate::admission::{self, Load};
 use crate::config::Ingress;
 use crate::ingress::connection::ConnectionState;
-use crate::ingress::core::{Busy, Core};
+use crate::ingress::core::{Answer, Busy, Core};
 use crate::limits::{CONTENT_TYPE_BYTES_MAX, IDEMPOTENCY_KEY_BYTES_MAX, KEY_BYTES_MAX};
 use crate::queue::Queue;
 use crate::record::Record;
@@ -66,18 +66,50 @@ pub async fn submit(
     let limits = &core.shared.limits;
     let bytes_max = if head.is_ndjson { limits.batch_request_bytes_max } else { limits.record_bytes_max };
     let announced = body::check_head(&parts.headers, bytes_max)?;
-    check_journal(core)?;
-    check_stop(core)?;
-    check_backlog(queue, announced.unwrap_or(0))?;
+    check_before_body(core, queue, announced.unwrap_or(0))?;
     let body = body::read(core, connection, body, bytes_max).await?;
     let arrived_ns = core.clock.monotonic_ns();
     core.note_sender(connection);
-    let answer = core.submit(|slot, frame| build_frame(core, queue, &head, &body.bytes, slot, frame))?;
+    let answer = send(core, queue, &head, &body.bytes)?;
     let body_bytes = body.bytes.len() as u64;
     drop(body);
-    let completion = answer.map_err(busy)?.await;
+    let completion = answer.await;
     settle(core, &completion, arrived_ns, body_bytes)?;
     Ok(accepted(queue, &completion, head.is_ndjson))
+}
+
+/// Refuses by its head a request of which `announced` bytes of body are still to come.
+///
+/// # Errors
+///
+/// The journal has failed, the server is stopping, or the backlog has no room for so much.
+pub fn check_before_body(core: &Core, queue: &Queue, announced: u64) -> Result<(), Refusal> {
+    check_journal(core)?;
+    check_stop(core)?;
+    check_backlog(queue, announced)
+}
+
+/// Sends the records of a body that is there as a whole to the journal.
+///
+/// # Errors
+///
+/// The records are malformed or too large, the backlog is full, or too much waits for the journal. Nothing was sent.
+pub fn send(core: &Rc<Core>, queue: &Queue, head: &Head<'_>, body: &[u8]) -> Result<Answer, Refusal> {
+    core.submit(|slot, frame| build_frame(core, queue, head, body, slot, frame))?.map_err(busy)
+}
+
+/// [`send`] for a body that was never held in memory set aside for bodies, because it came at once.
+///
+/// # Errors
+///
+/// As [`send`]; or the journal has failed, or bodies that are arriving leave no room.
+pub fn send_at_once(core: &Rc<Core>, queue: &Queue, head: &Head<'_>, body: &[u8]) -> Result<Answer, Refusal> {
+    check_journal(core)?;
+    // The room is needed for a moment only, but the bound is one of the configuration.
+    if !core.hold_body().grow(body.len()) {
+        return Err(no_room());
+    }
+    send(core, queue, head, body)
 }
 
 /// Counts what became of a request.
@@ -106,7 +138,7 @@ pub fn settle(core: &Core, completion: &Completion, arrived_ns: u64, body_bytes:
 /// # Errors
 ///
 /// The journal has failed.
-pub fn check_journal(core: &Core) -> Result<(), Refusal> {
+fn check_journal(core: &Core) -> Result<(), Refusal> {
     if core.shared.health.is_journal_failed() { Err(journal_failed()) } else { Ok(()) }
 }
 
@@ -129,8 +161,7 @@ fn journal_failed() -> Refusal {
 }
 
 /// What a client is told whose frame was not sent.
-#[must_use]
-pub fn busy(busy: Busy) -> Refusal {
+fn busy(busy: Busy) -> Refusal {
     let detail = match busy {
         Busy::InFlight => "in_flight_max requests wait for the disk",
         Busy::Ring => "the ring to the journal is full: the disk is slower than the requests",

@@ -9,6 +9,7 @@
 //! are in order; bytes behind that request are kept and not looked at until it is answered. A
 //! request that hyper gets is one of which nothing was done here.
 
+mod connection;
 pub mod request;
 pub mod response;
 
@@ -22,12 +23,13 @@ use glommio::TaskQueueHandle;
 
 use super::body;
 use super::problem::Refusal;
-use super::submit::{self, Head};
+use super::submit;
 use crate::ingress::connection::{ConnectionState, Phase, Sent};
-use crate::ingress::core::{Answer, Connected, Core, HeldBody};
+use crate::ingress::core::{Connected, Core};
 use crate::ingress::net::{Companion, Stream};
 use crate::limits::FAST_REQUEST_BYTES_MAX;
 use crate::queue::Queue;
+use connection::{Connection, InFlight, Input};
 use request::{Bounds, Look, Request, look};
 use response::ResponseWriter;
 
@@ -55,40 +57,6 @@ pub struct FastPath {
     writer: RefCell<ResponseWriter>,
     /// Where hyper's connections run.
     tasks: TaskQueueHandle,
-}
-
-struct Connection {
-    stream: Stream,
-    state: Rc<ConnectionState>,
-    connected: Connected,
-    /// What has come and belongs to no request that was taken.
-    input: Input,
-    in_flight: Option<InFlight>,
-    /// What the socket has not taken of the last response.
-    output: Vec<u8>,
-    /// Close it once `output` is empty.
-    closing: bool,
-}
-
-#[derive(Default)]
-struct Input {
-    bytes: Vec<u8>,
-    /// Where in `bytes` the next request begins.
-    start: usize,
-    /// It is of no use to look at fewer bytes.
-    bytes_min: usize,
-    /// How often the head was looked at.
-    looks: u32,
-    /// The room that they take.
-    held: Option<HeldBody>,
-}
-
-/// A request between its ring and its answer.
-struct InFlight {
-    answer: Answer,
-    queue: Arc<Queue>,
-    arrived_ns: u64,
-    body_bytes: u64,
 }
 
 /// What becomes of a connection.
@@ -323,25 +291,12 @@ impl FastPath {
 
     /// Sends a request's record to the journal.
     fn submit(&self, key: usize, queue: &Arc<Queue>, request: &Request<'_>) -> Result<InFlight, Refusal> {
-        let core = &self.core;
-        submit::check_journal(core)?;
-        // The room is needed for a moment only, but the bound is one of the configuration.
-        if !core.hold_body().grow(request.body.len()) {
-            return Err(body::no_room());
-        }
-        let head = Head {
-            key: request.key,
-            idempotency_key: request.idempotency_key,
-            content_type: request.content_type,
-            is_ndjson: false,
-        };
-        let answer = core.submit(|slot, frame| submit::build_frame(core, queue, &head, request.body, slot, frame))?;
-        let answer = answer.map_err(submit::busy)?;
+        let answer = submit::send_at_once(&self.core, queue, &request.head(), request.body)?;
         answer.notify(key);
         Ok(InFlight {
             answer,
             queue: Arc::clone(queue),
-            arrived_ns: core.clock.monotonic_ns(),
+            arrived_ns: self.core.clock.monotonic_ns(),
             body_bytes: request.body.len() as u64,
         })
     }
@@ -372,101 +327,6 @@ impl FastPath {
         connection.closing |= refusal.closes();
         let mut writer = self.writer.borrow_mut();
         connection.send(writer.refusal(refusal, self.core.clock.unix_us(), connection.closing));
-    }
-}
-
-impl Connection {
-    /// Nothing waits for the journal or for the client to take it.
-    fn is_free(&self) -> bool {
-        self.in_flight.is_none() && self.output.is_empty()
-    }
-
-    /// Part of a request has come; its deadline is that of the head or of the body.
-    fn expect(&self, in_body: bool) {
-        match (in_body, self.state.phase()) {
-            (true, Phase::Idle | Phase::Head) => self.state.enter(Phase::Body),
-            (false, Phase::Idle) => self.state.enter(Phase::Head),
-            _ => {}
-        }
-    }
-
-    /// Sends a response, as far as the socket takes it now.
-    fn send(&mut self, response: &[u8]) {
-        if !self.output.is_empty() {
-            self.output.extend_from_slice(response);
-            return;
-        }
-        let length = self.write(response);
-        if length < response.len() {
-            self.output.extend_from_slice(&response[length..]);
-            self.state.enter(Phase::Response);
-        } else {
-            self.state.enter(Phase::Idle);
-        }
-    }
-
-    /// Goes on with the responses that the socket did not take.
-    fn send_rest(&mut self) {
-        if self.output.is_empty() {
-            return;
-        }
-        let output = mem::take(&mut self.output);
-        let length = self.write(&output);
-        if length < output.len() {
-            self.output = output;
-            self.output.drain(..length);
-        } else {
-            self.state.enter(Phase::Idle);
-        }
-    }
-
-    /// Bytes that are no longer to be sent. If the client has gone that is all of them, and the connection ends.
-    fn write(&mut self, bytes: &[u8]) -> usize {
-        match self.stream.write_now(bytes) {
-            Some(Ok(length)) => length,
-            None => 0,
-            Some(Err(error)) => {
-                tracing::debug!(%error, "a connection ended");
-                self.closing = true;
-                bytes.len()
-            }
-        }
-    }
-}
-
-impl Input {
-    fn len(&self) -> usize {
-        self.bytes.len() - self.start
-    }
-
-    fn pending(&self) -> &[u8] {
-        &self.bytes[self.start..]
-    }
-
-    /// Whether it is of use to look at the bytes before others have come.
-    fn has_enough(&self) -> bool {
-        self.len() >= self.bytes_min.max(1)
-    }
-
-    fn with(mut self, more: &[u8]) -> Self {
-        if self.start > 0 && !more.is_empty() {
-            self.bytes.drain(..mem::take(&mut self.start));
-        }
-        self.bytes.extend_from_slice(more);
-        self
-    }
-
-    fn without(mut self, taken: usize) -> Self {
-        self.start += taken;
-        if taken > 0 {
-            (self.bytes_min, self.looks) = (0, 0);
-        }
-        if self.len() == 0 {
-            // An idle connection keeps no memory.
-            self.bytes = Vec::new();
-            self.start = 0;
-        }
-        self
     }
 }
 

@@ -9,7 +9,7 @@ use std::mem::MaybeUninit;
 
 use httparse::{Header, ParserConfig, Status};
 
-use crate::ingress::http::submit::is_ndjson;
+use crate::ingress::http::submit::{Head, is_ndjson};
 use crate::limits::{
     CONTENT_TYPE_BYTES_MAX, FAST_REQUEST_BYTES_MAX, HEADERS_MAX, IDEMPOTENCY_KEY_BYTES_MAX, KEY_BYTES_MAX,
 };
@@ -45,6 +45,15 @@ pub struct Request<'a> {
     pub body: &'a [u8],
     /// Bytes of the whole request.
     pub bytes: usize,
+}
+
+impl<'a> Request<'a> {
+    /// What its head says of its record.
+    #[must_use]
+    pub fn head(&self) -> Head<'a> {
+        let Self { key, idempotency_key, content_type, .. } = *self;
+        Head { key, idempotency_key, content_type, is_ndjson: false }
+    }
 }
 
 /// The bounds that a listener sets.

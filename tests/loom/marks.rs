@@ -1,0 +1,78 @@
+//! What the stages publish of a queue, and in which order others see it.
+
+use std::sync::Arc;
+
+use forebay::dead_letter_index::Spot;
+use forebay::queue::Queue;
+use forebay::ticket::{EpochStart, TicketCodec};
+
+use crate::executor::CONFIG;
+use crate::{PREEMPTIONS_MAX, hold, spawn};
+
+const REASON: &[u8] = b"\"no such shop\"";
+
+fn queue() -> Arc<Queue> {
+    let tickets = TicketCodec::new("orders", [7; 16], vec![EpochStart { epoch: 1, first_sequence: 1 }]);
+    Arc::new(Queue::new(0, 7, "orders", CONFIG.queues["orders"].clone(), tickets))
+}
+
+/// The journal, the drain behind it, and somebody who looks at both.
+fn marks_are_seen_in_order() {
+    let queue = queue();
+    let journal = {
+        let queue = Arc::clone(&queue);
+        spawn(move || {
+            queue.journal.appended.set(1);
+            queue.journal.durable_bytes.set(100);
+            queue.journal.durable.set(1);
+        })
+    };
+    let drain = {
+        let queue = Arc::clone(&queue);
+        spawn(move || {
+            let durable = queue.journal.durable.get();
+            queue.drain.released.set(durable);
+            queue.drain.delivered_bytes.set(durable * 100);
+            queue.drain.delivered.set(durable);
+        })
+    };
+    let delivered = queue.drain.delivered.get();
+    let released = queue.drain.released.get();
+    let durable = queue.journal.durable.get();
+    let appended = queue.journal.appended.get();
+    assert!(delivered <= released && released <= durable && durable <= appended, "a mark is ahead of its cause");
+    assert!(queue.journal.durable_bytes.get() >= durable * 100, "bytes are published before their records");
+    assert!(queue.drain.delivered_bytes.get() >= delivered * 100, "bytes are published before their records");
+    journal.join().unwrap();
+    drain.join().unwrap();
+}
+
+/// The drain sets a record aside and passes it, while a client asks for its ticket.
+fn a_dead_letter_is_never_taken_for_delivered() {
+    let queue = queue();
+    queue.dead_letters.attach(Box::new(|text, _| {
+        text.copy_from_slice(REASON);
+        Ok(())
+    }));
+    let drain = {
+        let queue = Arc::clone(&queue);
+        spawn(move || {
+            let spot = Spot { offset: 0, length: u32::try_from(REASON.len()).unwrap() };
+            queue.dead_letters.insert(1, spot, spot);
+            queue.drain.delivered.set(1);
+        })
+    };
+    let (position, fate) = queue.position_and_fate(1).unwrap();
+    assert!(position == 1 || fate.is_some(), "a dead letter is taken for delivered");
+    drain.join().unwrap();
+}
+
+#[test]
+fn the_marks_of_a_queue_keep_their_order_for_everybody() {
+    hold(PREEMPTIONS_MAX, marks_are_seen_in_order);
+}
+
+#[test]
+fn the_ticket_of_a_dead_letter_never_says_delivered() {
+    hold(PREEMPTIONS_MAX, a_dead_letter_is_never_taken_for_delivered);
+}
