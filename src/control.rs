@@ -3,6 +3,8 @@
 //! A change is checked as a whole, logged with who asked for it, and then followed by the drain at once. It lasts until the
 //! next restart or reload, when the configuration counts again; a pause lasts until somebody resumes.
 
+mod letters;
+
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,16 +12,19 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use serde_json::{Value, json};
 
 use crate::config::{self, Config, Shaping};
+use crate::drain::dead_letters::{DeadLetterFile, LetterError};
 use crate::drain::pause;
-use crate::journal::platform::System;
+use crate::journal::platform::{Platform, System};
 use crate::queue::{DrainState, Queue};
 
 /// A queue and where its files are.
-pub struct Controlled {
+pub struct Controlled<P: Platform = System> {
     /// What all threads see of it.
     pub queue: Arc<Queue>,
     /// Where its files are.
     pub directory: PathBuf,
+    /// Its dead letters.
+    pub dead_letters: Arc<DeadLetterFile<P>>,
 }
 
 /// Changes queues while they run.
@@ -43,6 +48,9 @@ pub enum ControlError {
     /// What was asked for cannot be; nothing was changed.
     #[error("{}", .0.join("; "))]
     Refused(Vec<String>),
+    /// It cannot be done with that dead letter; nothing was changed.
+    #[error(transparent)]
+    Letter(LetterError),
     /// The mark of a pause could not be written or removed.
     #[error("the pause could not be noted in the data directory: {0}")]
     Mark(io::Error),
@@ -90,7 +98,7 @@ impl Control {
     ///
     /// The queue is not paused, unless it was.
     pub fn pause(&self, name: &str, by: &str) -> Result<Value, ControlError> {
-        let Controlled { queue, directory } = self.find(name)?;
+        let Controlled { queue, directory, .. } = self.find(name)?;
         let _one_at_a_time = self.lock();
         pause::mark(&System, directory, by).map_err(ControlError::Mark)?;
         if queue.instructions.send_if_modified(|told| !std::mem::replace(&mut told.is_paused, true)) {
@@ -105,7 +113,7 @@ impl Control {
     ///
     /// The queue is still paused, if it was.
     pub fn resume(&self, name: &str, by: &str) -> Result<Value, ControlError> {
-        let Controlled { queue, directory } = self.find(name)?;
+        let Controlled { queue, directory, .. } = self.find(name)?;
         let _one_at_a_time = self.lock();
         pause::clear(&System, directory).map_err(ControlError::Mark)?;
         if queue.instructions.send_if_modified(|told| std::mem::replace(&mut told.is_paused, false)) {
@@ -172,6 +180,7 @@ fn describe(queue: &Queue) -> Value {
         "durable_sequence": queue.journal.durable.get(),
         "delivered_sequence": queue.drain.delivered.get(),
         "dead_letters": queue.dead_letters.count(),
+        "redriving": queue.dead_letters.redriving(),
     });
     value
 }

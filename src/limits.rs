@@ -5,6 +5,8 @@
 //! shows them all, and a test proves that the two agree), or a fixed bound that
 //! a format or a protocol imposes, which says so. Units come last in the name.
 
+use crate::rate::Rate;
+
 /// One kibibyte in bytes.
 pub const KIB: u64 = 1024;
 /// One mebibyte in bytes.
@@ -85,6 +87,16 @@ pub const IDEMPOTENCY_WINDOW_MS: u64 = 600_000;
 pub const IDEMPOTENCY_KEYS_MAX: u64 = 1_000_000;
 /// Bytes of one queue's dead-letter file; when it is full the drain waits rather than lose a record.
 pub const DEAD_LETTERS_BYTES_MAX: u64 = 256 * MIB;
+/// Bytes of lines without use from which on a purge rewrites the dead-letter file, if they are half of it (fixed).
+pub const DEAD_LETTERS_COMPACT_BYTES_MIN: u64 = MIB;
+/// How fast dead letters are redriven if the request does not say.
+pub const REDRIVE_RATE: Rate = Rate::Limited { records: 1, period_ns: 10_000_000 };
+/// Dead letters of one page of the admin API, if the request does not say.
+pub const DEAD_LETTERS_PAGE: usize = 100;
+/// The same at most (fixed).
+pub const DEAD_LETTERS_PAGE_MAX: usize = 1000;
+/// Bytes of lines that are read for one page; the last letter may go beyond (fixed).
+pub const DEAD_LETTERS_PAGE_BYTES: u64 = 4 * MIB;
 
 /// The longest delay that a client may ask for, in milliseconds; 0 takes none.
 pub const DELAY_MS_MAX: u64 = 0;
@@ -129,6 +141,10 @@ pub const RETRY_FAILURES_MAX: u64 = 5;
 pub const RETRY_BACKOFF_MS_MIN: u64 = 100;
 /// Longest pause between two attempts, in milliseconds.
 pub const RETRY_BACKOFF_MS_MAX: u64 = 10_000;
+/// What `retry.attempts_max` may be (fixed upper bound; by default there is no such end).
+pub const RETRY_ATTEMPTS_MAX: u64 = 1_000_000;
+/// What `retry.age_ms_max` may be, in milliseconds (fixed upper bound, ten years; by default there is no such end).
+pub const RETRY_AGE_MS_MAX: u64 = 10 * 366 * 24 * 3_600_000;
 /// Time to connect to a sink, in milliseconds.
 pub const SINK_CONNECT_TIMEOUT_MS: u64 = 5_000;
 /// Time for one transaction of a sink, in milliseconds.

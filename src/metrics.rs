@@ -142,6 +142,13 @@ impl Scrape {
             q.journal.keys_evicted.get()
         })?;
         counter("forebay_drain_batches", "Transactions that the sink committed", |q| q.drain.batches.get())?;
+        counter("forebay_dead_letters_redriven", "Dead letters that were delivered after all", |q| {
+            q.dead_letters.redriven()
+        })?;
+        counter("forebay_dead_letters_purged", "Dead letters that somebody gave up", |q| q.dead_letters.purged())?;
+        counter("forebay_dead_letters_edited", "Bodies of dead letters that somebody replaced", |q| {
+            q.dead_letters.edits()
+        })?;
         counter("forebay_drain_retries", "Attempts that failed and were repeated", |q| q.drain.retries.get())
     }
 
@@ -156,7 +163,10 @@ impl Scrape {
         gauge("forebay_trimmed_sequence", "The last sequence that left the journal", |q| q.journal.trimmed.get())?;
         gauge("forebay_backlog_records", "Undelivered records", Queue::backlog_records)?;
         gauge("forebay_backlog_bytes", "Bytes of undelivered records", Queue::backlog_bytes)?;
-        gauge("forebay_dead_letters", "Records that the sink refused for good", |q| q.dead_letters.count())?;
+        gauge("forebay_dead_letters", "Records that cannot be delivered", |q| q.dead_letters.count())?;
+        gauge("forebay_dead_letters_redriving", "Of these, those to be delivered again", |q| {
+            q.dead_letters.redriving()
+        })?;
         gauge("forebay_drain_running", "1 while the drain delivers or waits for records", |q| {
             u64::from(q.drain.state() == DrainState::Running)
         })?;

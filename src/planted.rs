@@ -74,7 +74,7 @@ pub enum Bug {
     /// A batch is counted as durable before the drain finds it in the hot ring.
     DurableBeforeHot,
     /// A ticket's status is read in the order in which it is published.
-    ReasonBeforePosition,
+    FateBeforePosition,
 }
 
 impl Bug {
@@ -118,7 +118,7 @@ impl Bug {
         Self::LookBeforeRegistering,
         Self::WakeBeforeStop,
         Self::DurableBeforeHot,
-        Self::ReasonBeforePosition,
+        Self::FateBeforePosition,
     ];
 }
 

@@ -8,11 +8,12 @@
 //! `appended >= durable >= released >= delivered >= trimmed`.
 
 use std::io;
+use std::sync::Arc;
 
 use tokio::sync::watch;
 
 use crate::config;
-use crate::dead_letter_index::DeadLetterIndex;
+use crate::dead_letter_index::{DeadLetterIndex, Fate};
 use crate::planted::{Bug, is_planted};
 use crate::rate::Rate;
 use crate::record::Sequence;
@@ -38,7 +39,7 @@ pub struct Queue {
     /// Written by the drain alone.
     pub drain: DrainMarks,
     /// Records that the sink refused for good.
-    pub dead_letters: DeadLetterIndex,
+    pub dead_letters: Arc<DeadLetterIndex>,
     /// Rung by the journal when `durable` has moved.
     pub durable_moved: Notify,
 }
@@ -167,7 +168,7 @@ impl Queue {
             tickets,
             journal: JournalMarks::default(),
             drain,
-            dead_letters: DeadLetterIndex::default(),
+            dead_letters: Arc::default(),
             durable_moved: Notify::new(),
         }
     }
@@ -205,21 +206,21 @@ impl Queue {
         Rate::from_interval_ps(self.drain.ceiling_interval_ps.get())
     }
 
-    /// What a ticket's status is made of: the record's [`position`](Self::position), and why the sink refused it, if
-    /// it is a dead letter.
+    /// What a ticket's status is made of: the record's [`position`](Self::position), and its fate, if it is or was a
+    /// dead letter.
     ///
     /// # Errors
     ///
-    /// The reason cannot be read.
-    pub fn position_and_reason(&self, sequence: Sequence) -> io::Result<(u64, Option<String>)> {
-        if is_planted(Bug::ReasonBeforePosition) {
-            let reason = self.dead_letters.reason(sequence)?;
-            return Ok((self.position(sequence), reason));
+    /// The reason of a dead letter cannot be read.
+    pub fn position_and_fate(&self, sequence: Sequence) -> io::Result<(u64, Option<Fate>)> {
+        if is_planted(Bug::FateBeforePosition) {
+            let fate = self.dead_letters.fate(sequence)?;
+            return Ok((self.position(sequence), fate));
         }
         // In this order: the drain sets a record aside before it passes it, so whoever sees that it has been passed
-        // finds the reason.
+        // finds its fate.
         let position = self.position(sequence);
-        Ok((position, self.dead_letters.reason(sequence)?))
+        Ok((position, self.dead_letters.fate(sequence)?))
     }
 
     /// Milliseconds until `position` records are delivered, at the rate of this moment or, when

@@ -1,5 +1,6 @@
 //! What a client sent, as text in JSON: in dead letters and in exports.
 
+use std::io;
 use std::time::{Duration, UNIX_EPOCH};
 
 use base64::Engine as _;
@@ -46,6 +47,19 @@ pub struct RecordText {
 }
 
 impl RecordText {
+    /// The body's bytes.
+    ///
+    /// # Errors
+    ///
+    /// It is neither there as text nor as Base64.
+    pub fn body(&self) -> io::Result<Vec<u8>> {
+        match (&self.body, &self.body_base64) {
+            (Some(text), _) => Ok(text.clone().into_bytes()),
+            (None, Some(base64)) => BASE64.decode(base64).map_err(io::Error::other),
+            (None, None) => Err(io::Error::other("the line has no body")),
+        }
+    }
+
     /// The parts of `record`.
     #[must_use]
     pub fn of(record: &Record<'_>) -> Self {

@@ -336,8 +336,13 @@ fn start_drain(
         .map(|parts| {
             let queue = &parts.queue;
             let part = Part { queue: queue.name.clone(), id: directory.identity.part(&queue.name) };
-            let sink = sink::open(&queue.config.sink.with_default_url(data_dir, &queue.name), part);
-            parts.runner(sink, stop.clone())
+            let config = queue.config.sink.with_default_url(data_dir, &queue.name);
+            let sink = sink::open(&config, part.clone());
+            // Dead letters have a position of their own beside that of the queue's records.
+            let redrives = Box::new(move |id: &str| {
+                sink::open(&config, Part { id: format!("{}/redrive-{id}", part.id), ..part.clone() })
+            });
+            parts.runner(sink, redrives, stop.clone())
         })
         .collect();
     spawn("drain", cpus, move || {

@@ -1,5 +1,6 @@
 //! The admin address: health, readiness, metrics and the control of queues, on a thread of its own.
 
+mod dead_letters;
 mod queues;
 
 use std::convert::Infallible;
@@ -88,6 +89,8 @@ pub fn bind(address: SocketAddr) -> std::io::Result<std::net::TcpListener> {
 
 /// What is answered.
 type Answer = Response<Full<Bytes>>;
+/// What is answered instead of what was asked for.
+type Refusal = Box<Answer>;
 
 fn answer(sources: &Arc<Sources>, request: &Request<Incoming>) -> Answer {
     if request.method() != Method::GET {

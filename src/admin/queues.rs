@@ -1,16 +1,20 @@
 //! The queues of the admin API: what they do, and changes to it.
 
+use std::sync::Arc;
+
+use bytes::Bytes;
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
 use hyper::header::{ALLOW, CONTENT_TYPE, HeaderName, HeaderValue, ORIGIN};
 use hyper::{Method, Request, Response, StatusCode};
 use serde_json::{Value, json};
 
-use super::{Answer, full};
+use super::{Answer, Refusal, dead_letters, full};
 use crate::control::{Control, ControlError};
+use crate::drain::dead_letters::{DeadLetterError, LetterError};
 
 /// Bytes of a change; more were hardly meant.
-const BODY_BYTES_MAX: usize = 64 * 1024;
+pub(super) const BODY_BYTES_MAX: usize = 64 * 1024;
 /// Characters of a name that somebody gives of himself.
 const ACTOR_CHARS_MAX: usize = 128;
 /// Who asks, for the log.
@@ -19,20 +23,22 @@ const ACTOR: HeaderName = HeaderName::from_static("forebay-actor");
 pub(super) const PATH: &str = "/v1/queues";
 
 /// Answers a request below [`PATH`]. `peer` is where it comes from.
-pub(super) async fn answer(control: &Control, peer: &str, request: Request<Incoming>) -> Answer {
+pub(super) async fn answer(control: &Arc<Control>, peer: &str, request: Request<Incoming>) -> Answer {
     let path = request.uri().path().to_owned();
     let parts: Vec<&str> = path[PATH.len()..].split('/').skip(1).collect();
-    let allowed: &'static str = match parts.as_slice() {
-        [] => "GET",
-        [_] => "GET, PATCH",
-        [_, "pause" | "resume"] => "POST",
-        _ => {
-            return problem(
-                StatusCode::NOT_FOUND,
-                "not-found",
-                &format!("the paths are {PATH}, {PATH}/QUEUE, …/pause and …/resume"),
-            );
-        }
+    let allowed = match parts.as_slice() {
+        [] => Some("GET"),
+        [_] => Some("GET, PATCH"),
+        [_, "pause" | "resume"] => Some("POST"),
+        [_, "dead-letters", rest @ ..] => dead_letters::allowed(rest),
+        _ => None,
+    };
+    let Some(allowed) = allowed else {
+        let detail = format!(
+            "the paths are {PATH}, {PATH}/QUEUE, …/pause, …/resume, …/dead-letters, …/dead-letters/SEQUENCE, \
+             …/dead-letters/redrive and …/dead-letters/purge"
+        );
+        return problem(StatusCode::NOT_FOUND, "not-found", &detail);
     };
     let method = request.method().clone();
     if !allowed.split(", ").any(|allowed| allowed == method.as_str()) {
@@ -46,16 +52,24 @@ pub(super) async fn answer(control: &Control, peer: &str, request: Request<Incom
         return problem(StatusCode::FORBIDDEN, "forbidden", "changes are not taken from web pages");
     }
     let by = actor(&request, peer);
-    let outcome = match parts.as_slice() {
+    outcome(match parts.as_slice() {
+        [queue, "dead-letters", rest @ ..] => return dead_letters::answer(control, queue, rest, by, request).await,
         [] => Ok(control.describe_all()),
         [queue] if method == Method::GET => control.describe(queue),
-        [queue] => match read(request).await {
-            Ok(changes) => control.change(queue, &changes, &by),
-            Err(response) => return response,
-        },
+        [queue] => {
+            let read = read(request, BODY_BYTES_MAX).await;
+            match read.and_then(|body| parse(&body, r#"{"rate": "8000/s"}"#)) {
+                Ok(changes) => control.change(queue, &changes, &by),
+                Err(refusal) => return *refusal,
+            }
+        }
         [queue, "pause"] => control.pause(queue, &by),
         [queue, ..] => control.resume(queue, &by),
-    };
+    })
+}
+
+/// What came of a request as its answer.
+pub(super) fn outcome(outcome: Result<Value, ControlError>) -> Answer {
     match outcome {
         Ok(value) => json_response(StatusCode::OK, "application/json", &value),
         Err(error @ ControlError::NoQueue { .. }) => problem(StatusCode::NOT_FOUND, "not-found", &error.to_string()),
@@ -65,6 +79,20 @@ pub(super) async fn answer(control: &Control, peer: &str, request: Request<Incom
         Err(error @ ControlError::Mark(_)) => {
             problem(StatusCode::INTERNAL_SERVER_ERROR, "internal", &error.to_string())
         }
+        Err(ControlError::Letter(error)) => match &error {
+            LetterError::Unknown(_) | LetterError::Gone(_) => {
+                problem(StatusCode::NOT_FOUND, "not-found", &error.to_string())
+            }
+            LetterError::Redriving(_) | LetterError::NoBody(_) => {
+                problem(StatusCode::CONFLICT, "conflict", &error.to_string())
+            }
+            LetterError::File(DeadLetterError::Full { .. }) => {
+                problem(StatusCode::INSUFFICIENT_STORAGE, "dead-letters-full", &error.to_string())
+            }
+            LetterError::File(DeadLetterError::Io { .. }) => {
+                problem(StatusCode::INTERNAL_SERVER_ERROR, "internal", &error.to_string())
+            }
+        },
     }
 }
 
@@ -77,22 +105,24 @@ fn actor(request: &Request<Incoming>, peer: &str) -> String {
     }
 }
 
-async fn read(request: Request<Incoming>) -> Result<Value, Answer> {
-    let body = Limited::new(request.into_body(), BODY_BYTES_MAX).collect().await;
-    let body = body.map_err(|error| {
-        problem(
-            StatusCode::BAD_REQUEST,
-            "bad-request",
-            &format!("the body cannot be read ({error}); it may have {BODY_BYTES_MAX} bytes"),
-        )
+/// A request's body of at most so many bytes.
+pub(super) async fn read(request: Request<Incoming>, bytes_max: usize) -> Result<Bytes, Refusal> {
+    let body = Limited::new(request.into_body(), bytes_max).collect().await.map_err(|error| {
+        let detail = format!("the body cannot be read ({error}); it may have {bytes_max} bytes");
+        Box::new(problem(StatusCode::BAD_REQUEST, "bad-request", &detail))
     })?;
-    serde_json::from_slice(&body.to_bytes()).map_err(|error| {
-        let detail = format!("the body is not JSON: {error}; send such as {{\"rate\": \"8000/s\"}}");
-        problem(StatusCode::BAD_REQUEST, "bad-request", &detail)
+    Ok(body.to_bytes())
+}
+
+/// A body as JSON; `example` is what could have been sent.
+pub(super) fn parse(body: &[u8], example: &str) -> Result<Value, Refusal> {
+    serde_json::from_slice(body).map_err(|error| {
+        let detail = format!("the body is not JSON: {error}; send such as {example}");
+        Box::new(problem(StatusCode::BAD_REQUEST, "bad-request", &detail))
     })
 }
 
-fn problem(status: StatusCode, name: &str, detail: &str) -> Answer {
+pub(super) fn problem(status: StatusCode, name: &str, detail: &str) -> Answer {
     let title = status.canonical_reason().unwrap_or("refused");
     let kind = format!("urn:forebay:problem:{name}");
     let value = json!({ "type": kind, "title": title, "status": status.as_u16(), "detail": detail });

@@ -15,8 +15,8 @@ use crate::config;
 
 /// How long a running server may take for an answer.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Bytes of an answer; 256 queues fit many times over.
-const ANSWER_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Bytes of an answer: a dead letter of the largest body, with every byte escaped, and 256 queues many times over.
+const ANSWER_BYTES_MAX: usize = 32 * 1024 * 1024;
 
 /// Which forebay to ask.
 #[derive(clap::Args)]
@@ -49,6 +49,15 @@ impl Target {
     ///
     /// Nobody answers, or what was asked for is refused; the text says why.
     pub fn ask(&self, method: Method, path: &str, body: Option<&Value>) -> anyhow::Result<Value> {
+        self.send(method, path, body.map_or_else(Bytes::new, |body| Bytes::from(body.to_string())))
+    }
+
+    /// As [`ask`](Self::ask), with a body that need not be JSON.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn send(&self, method: Method, path: &str, body: Bytes) -> anyhow::Result<Value> {
         let address = self.address()?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("a tokio runtime")?;
         let asked = async { tokio::time::timeout(PATIENCE, exchange(address, method, path, body)).await };
@@ -61,18 +70,12 @@ impl Target {
     }
 }
 
-async fn exchange(
-    address: SocketAddr,
-    method: Method,
-    path: &str,
-    body: Option<&Value>,
-) -> anyhow::Result<(StatusCode, Value)> {
+async fn exchange(address: SocketAddr, method: Method, path: &str, body: Bytes) -> anyhow::Result<(StatusCode, Value)> {
     let stream = tokio::net::TcpStream::connect(address).await.with_context(|| {
         format!("no forebay answers on {address}; --admin or --config say where its admin address is")
     })?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     let connection = tokio::spawn(connection);
-    let body = body.map_or_else(Bytes::new, |body| Bytes::from(body.to_string()));
     let request = Request::builder()
         .method(method)
         .uri(path)

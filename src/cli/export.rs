@@ -1,6 +1,5 @@
 //! `forebay export`: the records of a queue as NDJSON.
 
-use std::collections::BTreeSet;
 use std::fs::OpenOptions;
 use std::io::{self, BufWriter, Write};
 use std::ops::RangeInclusive;
@@ -12,7 +11,7 @@ use forebay_loadtest::results::grouped;
 use serde::Serialize;
 
 use super::output;
-use crate::drain::dead_letters;
+use crate::drain::dead_letters::{self, Account};
 use crate::journal::records::{Missing, visit};
 use crate::journal::survey::{QueuePlace, Survey};
 use crate::record::Sequence;
@@ -134,16 +133,11 @@ fn export_records(
     out: &mut dyn Write,
 ) -> anyhow::Result<Outcome> {
     let mut outcome = Outcome::default();
-    let mut dead = BTreeSet::new();
-    let read = dead_letters::read(&queue.directory, |_, letter| {
-        dead.extend(letter.ok().map(|letter| letter.sequence));
-        Ok(())
+    let dead = Account::of(&queue.directory).unwrap_or_else(|error| {
+        let unread = format!("{error}; records that are dead letters may be among those that were written");
+        outcome.unread_letters.push(unread);
+        Account::default()
     });
-    if let Err(error) = read {
-        outcome
-            .unread_letters
-            .push(format!("{error}; records that are dead letters may be among those that were written"));
-    }
     let tickets = match survey.tickets(queue) {
         Ok(tickets) => Some(tickets),
         Err(error) => {
@@ -152,7 +146,7 @@ fn export_records(
         }
     };
     outcome.missing = visit(queue, range, |found| {
-        if dead.contains(&found.sequence) {
+        if dead.known.contains(&found.sequence) {
             outcome.dead += 1;
             return Ok(());
         }
@@ -175,9 +169,11 @@ fn export_dead_letters(
     out: &mut dyn Write,
 ) -> anyhow::Result<Outcome> {
     let mut outcome = Outcome::default();
-    dead_letters::read(&queue.directory, |offset, letter| {
-        let letter = match letter {
-            Ok(letter) => letter,
+    let account = Account::of(&queue.directory)?;
+    dead_letters::read(&queue.directory, |offset, line| {
+        let letter = match line {
+            Ok(dead_letters::Line::Letter(letter)) => letter,
+            Ok(dead_letters::Line::Event(_)) => return Ok(()),
             Err(error) => {
                 outcome.unread_letters.push(format!("the line at byte {offset} is damaged: {error}"));
                 return Ok(());
@@ -186,6 +182,8 @@ fn export_dead_letters(
         if !range.contains(&letter.sequence) {
             return Ok(());
         }
+        // Redriven and purged letters may still be there, until the file is rewritten.
+        let Some(letter) = account.current(letter) else { return Ok(()) };
         outcome.written += 1;
         let line = Line {
             sequence: letter.sequence,
@@ -214,7 +212,10 @@ fn report(arguments: &Arguments, queue: &QueuePlace, first: Sequence, outcome: &
     let what = if arguments.dead { "dead letters" } else { "records" };
     eprintln!("{} {what} of queue {} written", grouped(outcome.written), queue.name);
     if outcome.dead > 0 {
-        eprintln!("{} left out because they are dead letters; --dead exports those", grouped(outcome.dead));
+        eprintln!(
+            "{} left out because they are dead letters, or were; --dead exports those that are",
+            grouped(outcome.dead)
+        );
     }
     for missing in &outcome.missing {
         let place = missing.place.as_ref();

@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::output;
 use crate::clock;
-use crate::drain::dead_letters::{self, DeadLetter};
+use crate::drain::dead_letters::{self, Account, DeadLetter, Line};
 use crate::journal::directory::read_epoch;
 use crate::journal::summary::{QueueSummary, SegmentState, summarize};
 use crate::journal::survey::{QueuePlace, Survey};
@@ -105,12 +105,16 @@ fn look(survey: &Survey, queues: &[QueuePlace]) -> anyhow::Result<Report> {
 fn look_at_queue(queue: &QueuePlace) -> anyhow::Result<QueueReport> {
     let summary = summarize(queue).with_context(|| queue.directory.display().to_string())?;
     let (mut count, mut last) = (0, None);
-    let read = dead_letters::read(&queue.directory, |_, letter| {
-        count += 1;
-        if let Ok(letter) = letter {
-            last = Some(letter);
-        }
-        Ok(())
+    let read = Account::of(&queue.directory).and_then(|account| {
+        dead_letters::read(&queue.directory, |_, line| {
+            if let Ok(Line::Letter(letter)) = line
+                && let Some(letter) = account.current(letter)
+            {
+                count += 1;
+                last = Some(letter);
+            }
+            Ok(())
+        })
     });
     read.with_context(|| dead_letters::path(&queue.directory).display().to_string())?;
     let age_s = |us: u64| clock::unix_us().saturating_sub(us) / 1_000_000;

@@ -2,6 +2,7 @@
 
 mod admin_client;
 mod check;
+mod dead_letters;
 mod demo;
 mod export;
 mod inspect;
@@ -48,6 +49,8 @@ enum Command {
     Pause(queues::PauseArguments),
     /// Deliver a paused queue again
     Resume(queues::PauseArguments),
+    /// List, read, edit, redrive or purge dead letters of a running forebay
+    DeadLetters(dead_letters::Arguments),
     /// Say what a data directory holds, also of a live forebay
     Inspect(inspect::Arguments),
     /// Read and check everything in a data directory, also of a live forebay
@@ -72,6 +75,7 @@ pub fn main() -> ExitCode {
         Command::Rate(arguments) => queues::rate(&arguments),
         Command::Pause(arguments) => queues::pause(&arguments),
         Command::Resume(arguments) => queues::resume(&arguments),
+        Command::DeadLetters(arguments) => dead_letters::run(&arguments),
         Command::Inspect(arguments) => inspect::run(&arguments),
         Command::Verify(arguments) => verify::run(&arguments),
         Command::Export(arguments) => export::run(&arguments),

@@ -152,7 +152,7 @@ impl RateArguments {
 }
 
 /// A name that no queue can have must not become another path.
-fn path_of(queue: &str) -> String {
+pub(super) fn path_of(queue: &str) -> String {
     let sound = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
     let name: String = queue.chars().filter(|c| sound(*c)).collect();
     format!("/v1/queues/{name}")

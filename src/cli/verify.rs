@@ -11,7 +11,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
 use super::output;
-use crate::drain::dead_letters;
+use crate::drain::dead_letters::{self, Line};
 use crate::journal::directory::DirectoryError;
 use crate::journal::findings::{Damage, Finding};
 use crate::journal::survey::{QueuePlace, Survey};
@@ -162,10 +162,11 @@ fn progress(queues: &[QueuePlace]) -> ProgressBar {
 fn verify_dead_letters(queue: &QueuePlace, report: &mut Report) -> Option<(Sequence, u64)> {
     let path = dead_letters::path(&queue.directory);
     let mut highest = None;
-    let read = dead_letters::read(&queue.directory, |offset, letter| {
-        match letter {
+    let read = dead_letters::read(&queue.directory, |offset, line| {
+        match line {
             Err(error) => report.find(&path, Some(offset), Damage::DeadLetter(error.to_string())),
-            Ok(letter) => highest = highest.max(Some((letter.sequence, offset))),
+            Ok(Line::Letter(letter)) => highest = highest.max(Some((letter.sequence, offset))),
+            Ok(Line::Event(_)) => {}
         }
         Ok(())
     });

@@ -258,7 +258,7 @@ pub enum AdaptiveMode {
     Off,
 }
 
-/// How long to wait between attempts.
+/// How long to wait between attempts, and how long to go on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Retry {
     /// First pause, in milliseconds.
@@ -267,6 +267,10 @@ pub struct Retry {
     pub backoff_ms_max: u64,
     /// Failures in a row after which single records are tried until one goes through.
     pub failures_max: u64,
+    /// Failed attempts of a record by itself after which it becomes a dead letter; `None` for no such end.
+    pub attempts_max: Option<u64>,
+    /// Milliseconds since its arrival after which a record becomes a dead letter instead of being sent; `None` for none.
+    pub age_ms_max: Option<u64>,
 }
 
 /// Where a queue's records go.

@@ -99,6 +99,11 @@ pub fn written(shaping: &Shaping) -> Value {
             "failures_max": retry.failures_max,
         },
     });
+    for (key, bound) in [("attempts_max", retry.attempts_max), ("age_ms_max", retry.age_ms_max)] {
+        if let Some(bound) = bound {
+            value["retry"][key] = json!(bound);
+        }
+    }
     if let Some(burst) = burst {
         value["burst"] = json!(burst);
     }
@@ -230,8 +235,10 @@ fn read_retry(mut section: Section<'_>) -> Retry {
         section.context().error(line, key, message);
     }
     let failures_max = section.integer("failures_max", limits::RETRY_FAILURES_MAX, 1..=1_000_000).value;
+    let attempts_max = section.optional_integer("attempts_max", 1..=limits::RETRY_ATTEMPTS_MAX).value;
+    let age_ms_max = section.optional_integer("age_ms_max", 1..=limits::RETRY_AGE_MS_MAX).value;
     section.finish();
-    Retry { backoff_ms_min: min.value, backoff_ms_max: max.value, failures_max }
+    Retry { backoff_ms_min: min.value, backoff_ms_max: max.value, failures_max, attempts_max, age_ms_max }
 }
 
 #[cfg(test)]
@@ -249,7 +256,13 @@ mod tests {
             schedule: Schedule::default(),
             batch: Batch { records_max: 10, bytes_max: 1000, linger_ms_max: 5 },
             adaptive: Adaptive { mode: AdaptiveMode::Gradient2, share_min_percent: 3 },
-            retry: Retry { backoff_ms_min: 100, backoff_ms_max: 1000, failures_max: 4 },
+            retry: Retry {
+                backoff_ms_min: 100,
+                backoff_ms_max: 1000,
+                failures_max: 4,
+                attempts_max: Some(9),
+                age_ms_max: None,
+            },
         }
     }
 
@@ -265,6 +278,8 @@ mod tests {
         assert_eq!((changed.burst, changed.batch.records_max, changed.batch.bytes_max), (Some(7), 3, 1000));
         assert_eq!(changed.schedule.entries.len(), 1);
         assert_eq!(patch(&changed, &json!({})).unwrap(), changed);
+        let patient = patch(&changed, &json!({ "retry": { "attempts_max": null, "age_ms_max": 5000 } })).unwrap();
+        assert_eq!((patient.retry.attempts_max, patient.retry.age_ms_max), (None, Some(5000)));
         // Null takes a key away, and the default is back.
         let back = patch(&changed, &json!({ "burst": null, "schedule": null, "time_zone": null })).unwrap();
         assert_eq!((back.burst, back.schedule), (None, Schedule::default()));
@@ -283,6 +298,7 @@ mod tests {
             (json!({ "order": "none" }), "`order` cannot be changed while the server runs"),
             (json!({ "throttle": { "limit": 5 } }), "`throttle` cannot be changed while the server runs"),
             (json!({ "retry": { "backoff_ms_min": 2000 } }), "must be at least"),
+            (json!({ "retry": { "attempts_max": 0 } }), "`retry.attempts_max` cannot be 0"),
             (json!({ "schedule": [{ "from": "8", "to": "25:00", "rate": "1/s" }] }), "`schedule.from` cannot be \"8\""),
             (json!({ "schedule": [{ "from": "08:00", "rate": "1/s" }] }), "`schedule.to` is missing"),
             (json!({ "schedule": [{ "from": "08:00", "to": "08:00", "rate": "1/s" }] }), "is the same as `from`"),

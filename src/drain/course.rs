@@ -5,7 +5,7 @@ use tokio::sync::watch;
 use super::adaptive::Adaptive;
 use super::breaker::Breaker;
 use super::pacer::{Pace, Pacer, Tolerance};
-use super::retry::Backoff;
+use super::retry::{Attempts, Backoff};
 use crate::config;
 use crate::limits::PACER_SLACK_MS;
 use crate::planted::{Bug, is_planted};
@@ -27,6 +27,8 @@ pub(super) struct Course {
     pub(super) breaker: Breaker,
     /// How long a sink that has failed is left alone.
     pub(super) backoff: Backoff,
+    /// How often the record that comes next has failed by itself.
+    pub(super) attempts: Attempts,
 }
 
 impl Course {
@@ -42,6 +44,7 @@ impl Course {
             adaptive: Adaptive::new(mode, share_min_percent, now_ns),
             breaker: Breaker::new(failures_max(&told.shaping.retry)),
             backoff: Backoff::new(&told.shaping.retry),
+            attempts: Attempts::default(),
             told,
             instructions,
         }

@@ -6,16 +6,18 @@
 //! first time, has been released by the pacer; a dead letter is on disk before the position
 //! passes it.
 
+mod delivery;
+mod redrive;
+
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_lite::future::zip;
 use tokio::sync::watch;
 
-use super::breaker;
+use self::redrive::Redrive;
 use super::course::Course;
-use super::dead_letters::{DeadLetterError, DeadLetterFile};
-use super::feed::{Feed, FeedError, Taken};
+use super::dead_letters::DeadLetterFile;
+use super::feed::{Feed, FeedError};
 use super::lot::Lot;
 use super::meter::Meter;
 use super::scheduler::Scheduler;
@@ -24,11 +26,10 @@ use crate::limits::SCHEDULE_LOOK_MS;
 use crate::planted::{Bug, is_planted};
 use crate::queue::{DrainState, Queue};
 use crate::rate::Rate;
-use crate::record::{Record, Sequence};
-use crate::sink::{Batch, Delivery, Sink, SinkError};
+use crate::record::Sequence;
+use crate::sink::{Sink, SinkError};
 
-/// What the dead letter says of a record that stands for a lost one.
-const LOST_REASON: &str = "lost: the disk had damaged the record's bytes, and `forebay repair` cut them out";
+pub use self::redrive::SinkOpener;
 
 /// Drains one queue.
 pub struct Runner<S: Scheduler = System> {
@@ -36,7 +37,8 @@ pub struct Runner<S: Scheduler = System> {
     queue: Arc<Queue>,
     feed: Feed<S>,
     sink: Box<dyn Sink>,
-    dead_letters: DeadLetterFile<S>,
+    dead_letters: Arc<DeadLetterFile<S>>,
+    redrive: Redrive,
     course: Course,
     meter: Meter,
     stop: watch::Receiver<bool>,
@@ -88,26 +90,7 @@ pub enum DrainError {
     Feed(#[from] FeedError),
 }
 
-/// A stretch of a batch that is committed in one transaction.
-#[derive(Clone, Copy, Debug)]
-struct Span {
-    /// Index of its first delivery and behind its last.
-    from: usize,
-    to: usize,
-    after: Sequence,
-    through: Sequence,
-}
-
-/// What became of one attempt.
-enum Attempt {
-    Committed,
-    Refused(String),
-    /// It failed, and nothing of it was committed.
-    Failed,
-    Stopped,
-}
-
-/// Whether records may be sent again.
+/// Whether records may be sent.
 enum Payment {
     /// They may.
     Made,
@@ -125,12 +108,15 @@ impl<S: Scheduler> Runner<S> {
         queue: Arc<Queue>,
         feed: Feed<S>,
         sink: Box<dyn Sink>,
-        dead_letters: DeadLetterFile<S>,
+        dead_letters: Arc<DeadLetterFile<S>>,
+        redrives: SinkOpener,
         stop: watch::Receiver<bool>,
     ) -> Self {
         let course = Course::new(&queue, platform.monotonic_ns(), platform.unix_us());
+        let is_compared = dead_letters.redrive_id().is_none();
+        let redrive = Redrive::new(redrives, &course.told.shaping.retry, is_compared, platform.monotonic_ns());
         let (meter, ahead) = (Meter::default(), Lot::default());
-        Self { platform, queue, feed, sink, dead_letters, course, meter, stop, ahead }
+        Self { platform, queue, feed, sink, dead_letters, redrive, course, meter, stop, ahead }
     }
 
     /// Runs until a stop is asked for, or until it cannot go on without a person.
@@ -151,6 +137,7 @@ impl<S: Scheduler> Runner<S> {
                 self.wait_while_paused().await;
                 continue;
             }
+            self.redrive().await;
             std::mem::swap(&mut lot, &mut self.ahead);
             self.ahead.clear();
             // What was read ahead has waited for no departure. It needs none, unless a limit has come since.
@@ -266,10 +253,13 @@ impl<S: Scheduler> Runner<S> {
     }
 
     async fn wait_for_records(&mut self) {
+        let redrive = self.redrive_wait();
         // In a fixed order, so that nothing is left to chance that a simulation could not repeat.
         tokio::select! {
             biased;
             () = self.queue.durable_moved.notified() => {}
+            () = self.queue.dead_letters.redrive_asked.notified() => {}
+            () = Self::sleep_until_redrive(&self.platform, redrive) => {}
             _ = self.course.instructions.changed() => self.course.instructions.mark_changed(),
             _ = self.stop.changed() => {}
         }
@@ -282,6 +272,7 @@ impl<S: Scheduler> Runner<S> {
         tokio::select! {
             biased;
             () = self.platform.sleep(time) => {}
+            () = self.queue.dead_letters.redrive_asked.notified() => {}
             _ = self.course.instructions.changed() => self.course.instructions.mark_changed(),
             _ = self.stop.changed() => {}
         }
@@ -296,188 +287,15 @@ impl<S: Scheduler> Runner<S> {
         let now_ns = self.platform.monotonic_ns();
         let due_ns = self.course.pacer.when_due_ns(wanted, now_ns);
         if due_ns > now_ns {
-            self.sleep_unless_told(Duration::from_nanos(due_ns - now_ns)).await;
+            let wait = Duration::from_nanos(due_ns - now_ns);
+            let wait = self.redrive_wait().map_or(wait, |redrive| redrive.min(wait));
+            self.sleep_unless_told(wait).await;
             // Whoever was told something else meanwhile, or was waked early, looks again.
             if self.is_stopping() || self.course.is_told_otherwise() || self.platform.monotonic_ns() < due_ns {
                 return 0;
             }
         }
         self.course.pacer.due(self.platform.monotonic_ns()).min(records_max)
-    }
-
-    /// Commits what was taken; `false` if a stop came first.
-    async fn deliver(&mut self, lot: &Lot, position: Sequence, is_released: bool) -> Result<bool, DrainError> {
-        let Lot { taken, tickets } = lot;
-        let mut deliveries = Vec::with_capacity(taken.len());
-        for ((sequence, record), ticket) in taken.records().zip(tickets) {
-            let record = record.map_err(|error| FeedError::Record { sequence, error })?;
-            if self.queue.dead_letters.contains(sequence) {
-                continue;
-            }
-            let delivery = Delivery { sequence, record, ticket };
-            if !record.is_lost() {
-                deliveries.push(delivery);
-            } else if !self.set_aside_lost(&delivery).await {
-                return Ok(false);
-            }
-        }
-        let whole = Span { from: 0, to: deliveries.len(), after: position, through: position + taken.len() as u64 };
-        let mut spans = vec![whole];
-        let mut is_paid = is_released;
-        while let Some(span) = spans.pop() {
-            // What was released at another pace is released anew: it may be too much for this one.
-            if self.course.is_told_otherwise() {
-                is_paid = false;
-            }
-            if !is_paid {
-                self.follow();
-            }
-            let span = self.portion(span, &deliveries, &mut spans);
-            if !std::mem::take(&mut is_paid) {
-                match self.pay_for(span.to - span.from).await {
-                    Payment::Made => {}
-                    Payment::Void => {
-                        spans.push(span);
-                        continue;
-                    }
-                    Payment::Stopped => return Ok(false),
-                }
-            }
-            match self.commit(span, &deliveries).await? {
-                Attempt::Committed => self.delivered(span, taken, position),
-                Attempt::Stopped => return Ok(false),
-                Attempt::Failed => spans.push(span),
-                Attempt::Refused(_) if span.to - span.from > 1 => {
-                    let middle = span.from + (span.to - span.from) / 2;
-                    let border = deliveries[middle - 1].sequence;
-                    spans.push(Span { from: middle, after: border, ..span });
-                    spans.push(Span { to: middle, through: border, ..span });
-                }
-                Attempt::Refused(reason) => {
-                    if !self.set_aside(deliveries.get(span.from), &reason).await {
-                        return Ok(false);
-                    }
-                    // Without the record, the span still has to move the position.
-                    spans.push(Span { to: span.from, ..span });
-                }
-            }
-        }
-        Ok(true)
-    }
-
-    /// As much of the span as may leave at once, or its first record alone if the sink has yet to show that it works; the rest
-    /// waits its turn. A span that was formed at another rate can hold more.
-    fn portion(&self, span: Span, deliveries: &[Delivery<'_>], spans: &mut Vec<Span>) -> Span {
-        let records_max = match self.course.breaker.state() {
-            breaker::State::Closed => usize::try_from(self.course.pacer.at_once()).unwrap_or(usize::MAX),
-            breaker::State::HalfOpen => 1,
-        };
-        if span.to - span.from <= records_max {
-            return span;
-        }
-        let middle = span.from + records_max;
-        let border = deliveries[middle - 1].sequence;
-        spans.push(Span { from: middle, after: border, ..span });
-        Span { to: middle, through: border, ..span }
-    }
-
-    /// Publishes that a span is delivered.
-    fn delivered(&mut self, span: Span, taken: &Taken, position: Sequence) {
-        let drain = &self.queue.drain;
-        drain.batches.add(1);
-        if let Some(bytes) = taken.end_byte(span.through - position) {
-            drain.delivered_bytes.set(bytes);
-        }
-        drain.delivered.set(span.through);
-        drain.rate_measured.set(self.meter.add(span.through - span.after, self.platform.monotonic_ns()));
-    }
-
-    /// Commits a span, once, and finds out what became of it.
-    async fn commit(&mut self, span: Span, deliveries: &[Delivery<'_>]) -> Result<Attempt, DrainError> {
-        let batch = Batch { after: span.after, through: span.through, deliveries: &deliveries[span.from..span.to] };
-        let began_ns = self.platform.monotonic_ns();
-        let sizes = &self.course.told.shaping.batch;
-        let look = self.ahead.look(&mut self.feed, &self.queue, self.course.pace, sizes, batch.through);
-        let committed = zip(self.sink.commit(batch), look).await.0;
-        let now_ns = self.platform.monotonic_ns();
-        let error = match committed {
-            Ok(()) => {
-                self.course.adaptive.committed(now_ns - began_ns, now_ns);
-                self.works_again();
-                return Ok(Attempt::Committed);
-            }
-            Err(SinkError::Permanent { message }) if span.to > span.from => return Ok(Attempt::Refused(message)),
-            Err(fenced @ SinkError::Fenced(_)) if !is_planted(Bug::TakeBackWhenFenced) => {
-                return Err(DrainError::Fenced(fenced));
-            }
-            Err(error) => error,
-        };
-        self.note_failure();
-        if !self.pause_after(&error).await {
-            return Ok(Attempt::Stopped);
-        }
-        // Whether the commit went through is for the sink's position to say.
-        match self.take_over().await {
-            None => Ok(Attempt::Stopped),
-            Some(position) if position == span.through && !is_planted(Bug::AssumeNotCommitted) => {
-                self.works_again();
-                Ok(Attempt::Committed)
-            }
-            Some(position) if position == span.after => Ok(Attempt::Failed),
-            Some(position) => Err(DrainError::Moved { position, after: span.after, through: span.through }),
-        }
-    }
-
-    /// The sink has failed, in a way that may pass.
-    fn note_failure(&mut self) {
-        self.course.adaptive.failed(self.platform.monotonic_ns());
-        if self.course.breaker.fail() {
-            let queue = &self.queue.name;
-            tracing::warn!(queue, "many failures in a row: single records will be tried until one goes through");
-        }
-    }
-
-    fn works_again(&mut self) {
-        self.course.backoff.reset();
-        self.course.breaker.close();
-        if self.queue.drain.state() == DrainState::Retrying {
-            tracing::info!(queue = self.queue.name, "the sink takes records again");
-            self.queue.drain.set_state(DrainState::Running);
-        }
-    }
-
-    /// Notes that a record is lost, so that its ticket says so; `false` if a stop came before it could be.
-    async fn set_aside_lost(&mut self, delivery: &Delivery<'_>) -> bool {
-        // Its body is filling.
-        let record = Record { body: b"", ..delivery.record };
-        self.append_dead_letter(&Delivery { record, ..*delivery }, LOST_REASON).await
-    }
-
-    /// Sets a record aside; `false` if a stop came before it could be.
-    async fn set_aside(&mut self, delivery: Option<&Delivery<'_>>, reason: &str) -> bool {
-        let Some(delivery) = delivery else { return true };
-        let appended = self.append_dead_letter(delivery, reason).await;
-        if appended {
-            tracing::warn!(
-                queue = self.queue.name,
-                ticket = delivery.ticket,
-                reason,
-                "the sink refuses this record for good; it is set aside as a dead letter"
-            );
-        }
-        appended
-    }
-
-    async fn append_dead_letter(&mut self, delivery: &Delivery<'_>, reason: &str) -> bool {
-        loop {
-            let error = match self.dead_letters.append(delivery, reason, &self.queue.dead_letters) {
-                Ok(()) => return true,
-                Err(error @ (DeadLetterError::Full { .. } | DeadLetterError::Io { .. })) => error,
-            };
-            if !self.pause_after(&error).await {
-                return false;
-            }
-        }
     }
 
     /// Waits until `count` more records may be sent, at most as many as may leave at once.

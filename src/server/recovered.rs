@@ -9,7 +9,7 @@ use crate::control::Controlled;
 use crate::drain::dead_letters::DeadLetterFile;
 use crate::drain::feed::Feed;
 use crate::drain::pause;
-use crate::drain::runner::Runner;
+use crate::drain::runner::{Runner, SinkOpener};
 use crate::drain::scheduler::Scheduler;
 use crate::journal::append::Appender;
 use crate::journal::catalogue::Catalogue;
@@ -58,7 +58,7 @@ pub struct RecoveredQueue<P: Scheduler = System> {
     pub catalogue: Arc<Catalogue>,
     appender: Appender,
     file: Option<P::File>,
-    dead_letters: DeadLetterFile<P>,
+    dead_letters: Arc<DeadLetterFile<P>>,
 }
 
 /// What the drain thread gets for one queue.
@@ -68,7 +68,7 @@ pub struct DrainParts<P: Scheduler = System> {
     pub queue: Arc<Queue>,
     hot: Consumer<u8>,
     catalogue: Arc<Catalogue>,
-    dead_letters: DeadLetterFile<P>,
+    dead_letters: Arc<DeadLetterFile<P>>,
 }
 
 impl<P: Scheduler> RecoveredQueue<P> {
@@ -88,6 +88,7 @@ impl<P: Scheduler> RecoveredQueue<P> {
         let tickets = TicketCodec::new(name, ticket_secret, epochs);
         let queue = Arc::new(Queue::new(index, id, name, config.clone(), tickets));
         let dead_letters = DeadLetterFile::open(&platform, &path, config.dead_letters_bytes_max, &queue.dead_letters)?;
+        let dead_letters = Arc::new(dead_letters);
         let failed = |error| StartError::System { what: "the mark of a paused queue", error };
         if pause::is_marked(&platform, &path).map_err(failed)? {
             queue.instructions.send_modify(|told| told.is_paused = true);
@@ -125,8 +126,9 @@ impl<P: Scheduler> RecoveredQueue<P> {
 
     /// What changes it while it runs.
     #[must_use]
-    pub fn controlled(&self) -> Controlled {
-        Controlled { queue: Arc::clone(&self.queue), directory: self.directory.clone() }
+    pub fn controlled(&self) -> Controlled<P> {
+        let dead_letters = Arc::clone(&self.dead_letters);
+        Controlled { queue: Arc::clone(&self.queue), directory: self.directory.clone(), dead_letters }
     }
 
     /// What the maintenance thread gets.
@@ -151,10 +153,10 @@ impl<P: Scheduler> RecoveredQueue<P> {
 }
 
 impl<P: Scheduler> DrainParts<P> {
-    /// The drain of this queue into `sink`.
+    /// The drain of this queue into `sink`; `redrives` opens it once more for dead letters.
     #[must_use]
-    pub fn runner(self, sink: Box<dyn Sink>, stop: watch::Receiver<bool>) -> Runner<P> {
+    pub fn runner(self, sink: Box<dyn Sink>, redrives: SinkOpener, stop: watch::Receiver<bool>) -> Runner<P> {
         let feed = Feed::new(self.platform.clone(), self.hot, self.catalogue);
-        Runner::new(self.platform, self.queue, feed, sink, self.dead_letters, stop)
+        Runner::new(self.platform, self.queue, feed, sink, self.dead_letters, redrives, stop)
     }
 }

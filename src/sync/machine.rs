@@ -1,7 +1,7 @@
 //! The things themselves.
 
 pub use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering, fence};
-pub use std::sync::{OnceLock, RwLock};
+pub use std::sync::{OnceLock, RwLock, RwLockReadGuard, RwLockWriteGuard};
 pub use std::thread::{Thread, current, park_timeout};
 
 pub use atomic_waker::AtomicWaker;

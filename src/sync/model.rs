@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
-pub use loom::sync::RwLock;
 pub use loom::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering, fence};
+pub use loom::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 loom::thread_local! {
     static CURRENT: Thread = Thread::default();

@@ -85,6 +85,8 @@ fn numbers_have_ranges() {
         ("queues.q.batch", "linger_ms_max", 0, 60_000),
         ("queues.q.retry", "backoff_ms_min", 1, 10_000),
         ("queues.q.retry", "backoff_ms_max", 100, hour),
+        ("queues.q.retry", "attempts_max", 1, 1_000_000),
+        ("queues.q.retry", "age_ms_max", 1, 3660 * 24 * hour),
         ("queues.q.sink", "connect_timeout_ms", 1, hour),
         ("queues.q.sink", "commit_timeout_ms", 1, hour),
     ] {

@@ -72,7 +72,7 @@ fn every_planted_bug_is_found() {
             }
             Bug::LookBeforeRegistering => ("executor::an_executor_sleeps_through_no_answer", DEADLOCK),
             Bug::WakeBeforeStop => ("executor::an_executor_sleeps_through_no_stop", DEADLOCK),
-            Bug::ReasonBeforePosition => {
+            Bug::FateBeforePosition => {
                 ("marks::the_ticket_of_a_dead_letter_never_says_delivered", "a dead letter is taken for delivered")
             }
             Bug::LoseWakeUp | Bug::IgnoreEnds | Bug::DurableBeforeHot => {

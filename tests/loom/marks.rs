@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use forebay::dead_letter_index::ReasonSpot;
+use forebay::dead_letter_index::Spot;
 use forebay::queue::Queue;
 use forebay::ticket::{EpochStart, TicketCodec};
 
@@ -57,12 +57,13 @@ fn a_dead_letter_is_never_taken_for_delivered() {
     let drain = {
         let queue = Arc::clone(&queue);
         spawn(move || {
-            queue.dead_letters.insert(1, ReasonSpot { offset: 0, length: u32::try_from(REASON.len()).unwrap() });
+            let spot = Spot { offset: 0, length: u32::try_from(REASON.len()).unwrap() };
+            queue.dead_letters.insert(1, spot, spot);
             queue.drain.delivered.set(1);
         })
     };
-    let (position, reason) = queue.position_and_reason(1).unwrap();
-    assert!(position == 1 || reason.is_some(), "a dead letter is taken for delivered");
+    let (position, fate) = queue.position_and_fate(1).unwrap();
+    assert!(position == 1 || fate.is_some(), "a dead letter is taken for delivered");
     drain.join().unwrap();
 }
 

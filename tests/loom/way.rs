@@ -99,7 +99,8 @@ fn a_record_goes_all_the_way() {
     let (stop, stopped) = watch::channel(false);
     let drain = {
         let sink = Box::new(Position { position: 0, moved: Arc::clone(&moved) });
-        spawn(move || block_on(drain.runner(sink, stopped).run()))
+        let no_redrives = Box::new(|_: &str| panic!("nobody has asked for a redrive"));
+        spawn(move || block_on(drain.runner(sink, no_redrives, stopped).run()))
     };
     let core = core(ring, &health, vec![Arc::clone(&queue)]);
     let answer = submit(&core);

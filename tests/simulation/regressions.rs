@@ -40,13 +40,13 @@ fn delivery(sequence: u64) -> Delivery<'static> {
 fn half_a_dead_letter_does_not_stand_in_the_way_of_the_next() {
     for seed in 0..50 {
         let machine = Machine::new(Random::new(seed)).next_life();
-        let index = DeadLetterIndex::default();
-        let mut file = DeadLetterFile::open(&machine, Path::new("/data"), 1 << 20, &index).unwrap();
+        let index = Arc::new(DeadLetterIndex::default());
+        let file = DeadLetterFile::open(&machine, Path::new("/data"), 1 << 20, &index).unwrap();
         machine.state().disk.faults = Faults { write_error: 10_000, ..Faults::default() };
-        assert!(file.append(&delivery(1), "why", &index).is_err());
+        assert!(file.append(&delivery(1), "why").is_err());
         machine.state().disk.faults = Faults::default();
-        file.append(&delivery(1), "why", &index).unwrap();
-        let again = DeadLetterIndex::default();
+        file.append(&delivery(1), "why").unwrap();
+        let again = Arc::new(DeadLetterIndex::default());
         DeadLetterFile::open(&machine, Path::new("/data"), 1 << 20, &again).unwrap();
         assert_eq!(again.reason(1).unwrap().as_deref(), Some("why"), "seed {seed}");
     }

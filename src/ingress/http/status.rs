@@ -7,6 +7,7 @@ use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use serde::Serialize;
 
 use super::problem::{Problem, Refusal};
+use crate::dead_letter_index::Fate;
 use crate::ingress::core::Core;
 use crate::queue::Queue;
 use crate::record::Sequence;
@@ -19,6 +20,8 @@ enum State {
     Queued { position: u64, eta_ms: Option<u64> },
     Delivered,
     Dead { reason: String },
+    Redriving,
+    Purged,
 }
 
 #[derive(Serialize)]
@@ -52,12 +55,15 @@ pub fn status(core: &Core, ticket: &str) -> Result<Response<Full<Bytes>>, Refusa
 }
 
 fn state(queue: &Queue, sequence: Sequence) -> Result<State, Refusal> {
-    let (position, reason) = queue.position_and_reason(sequence).map_err(|error| {
+    let (position, fate) = queue.position_and_fate(sequence).map_err(|error| {
         tracing::error!(queue = queue.name, sequence, %error, "a dead letter's reason cannot be read");
         Refusal::new(Problem::Internal, "the record is a dead letter, but its reason cannot be read")
     })?;
-    Ok(match reason {
-        Some(reason) => State::Dead { reason },
+    Ok(match fate {
+        Some(Fate::Dead(reason)) => State::Dead { reason },
+        Some(Fate::Redriving) => State::Redriving,
+        Some(Fate::Purged) => State::Purged,
+        Some(Fate::Redriven) => State::Delivered,
         None if position == 0 => State::Delivered,
         None => State::Queued { position, eta_ms: queue.eta_ms(position) },
     })
