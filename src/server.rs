@@ -335,7 +335,7 @@ fn start_drain(
         .into_iter()
         .map(|parts| {
             let queue = &parts.queue;
-            let part = Part { queue: queue.name.clone(), id: directory.identity.part(&queue.name) };
+            let part = Part { queue: queue.name.clone(), id: directory.identity.part(&queue.name), reorders: false };
             let sink = sink::open(&queue.config.sink.with_default_url(data_dir, &queue.name), part);
             parts.runner(sink, stop.clone())
         })

@@ -83,6 +83,17 @@ pub enum DrainError {
         /// The position behind it.
         through: Sequence,
     },
+    /// Records beyond the sink's position are delivered too.
+    #[error(
+        "the sink says that, beyond sequence {position}, {count} records were delivered out of order, which this version \
+         cannot go on from"
+    )]
+    OutOfOrder {
+        /// The sink's position.
+        position: Sequence,
+        /// How many are delivered beyond it.
+        count: u64,
+    },
     /// Durable records could not be read back.
     #[error(transparent)]
     Feed(#[from] FeedError),
@@ -142,7 +153,7 @@ impl<S: Scheduler> Runner<S> {
     }
 
     async fn drain(&mut self) -> Result<(), DrainError> {
-        let Some(mut position) = self.take_over().await else { return Ok(()) };
+        let Some(mut position) = self.take_over().await? else { return Ok(()) };
         self.begin_at(position).await?;
         let mut lot = Lot::default();
         while !self.is_stopping() {
@@ -200,15 +211,19 @@ impl<S: Scheduler> Runner<S> {
     }
 
     /// Connects and learns where to go on; `None` if a stop came first.
-    async fn take_over(&mut self) -> Option<Sequence> {
+    async fn take_over(&mut self) -> Result<Option<Sequence>, DrainError> {
         loop {
             let error = match self.sink.take_over().await {
-                Ok(position) => return Some(position),
+                Ok(progress) if progress.is_in_order() => return Ok(Some(progress.through())),
+                Ok(progress) => {
+                    let (position, count) = (progress.through(), progress.count_beyond_below(Sequence::MAX));
+                    return Err(DrainError::OutOfOrder { position, count });
+                }
                 Err(error) => error,
             };
             self.note_failure();
             if !self.pause_after(&error).await {
-                return None;
+                return Ok(None);
             }
         }
     }
@@ -394,7 +409,8 @@ impl<S: Scheduler> Runner<S> {
 
     /// Commits a span, once, and finds out what became of it.
     async fn commit(&mut self, span: Span, deliveries: &[Delivery<'_>]) -> Result<Attempt, DrainError> {
-        let batch = Batch { after: span.after, through: span.through, deliveries: &deliveries[span.from..span.to] };
+        let Span { after, through, .. } = span;
+        let batch = Batch { after, through, beyond: None, deliveries: &deliveries[span.from..span.to] };
         let began_ns = self.platform.monotonic_ns();
         let sizes = &self.course.told.shaping.batch;
         let look = self.ahead.look(&mut self.feed, &self.queue, self.course.pace, sizes, batch.through);
@@ -417,7 +433,7 @@ impl<S: Scheduler> Runner<S> {
             return Ok(Attempt::Stopped);
         }
         // Whether the commit went through is for the sink's position to say.
-        match self.take_over().await {
+        match self.take_over().await? {
             None => Ok(Attempt::Stopped),
             Some(position) if position == span.through && !is_planted(Bug::AssumeNotCommitted) => {
                 self.works_again();
