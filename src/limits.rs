@@ -111,7 +111,14 @@ pub const THROTTLE_BURST: u64 = 1;
 /// Keys that a throttle remembers.
 pub const THROTTLE_KEYS_MAX: u64 = 100_000;
 /// Records that the drain looks ahead for those that may leave before others.
-pub const WINDOW_RECORDS_MAX: u64 = 200_000;
+pub const WINDOW_RECORDS_MAX: u64 = 100_000;
+/// What that may be raised to (fixed).
+pub const WINDOW_RECORDS_BOUND: u64 = 150_000;
+// What is beyond the position has at most one range more than there are records that wait. Most of their gaps take one
+// byte each, and a length of five bytes would be a range of 34 billion records.
+const _: () = assert!((WINDOW_RECORDS_BOUND as usize + 1) * 6 < BEYOND_BYTES_MAX);
+/// Records that are read into a window before those that are due are looked at again (fixed).
+pub const WINDOW_FILL_RECORDS_MAX: u64 = 4096;
 /// Bytes of those records.
 pub const WINDOW_BYTES_MAX: u64 = 128 * MIB;
 
@@ -123,7 +130,7 @@ pub const BATCH_BYTES_MAX: u64 = 4 * MIB;
 pub const BATCH_LINGER_MS_MAX: u64 = 5;
 /// Bytes of what is delivered beyond a queue's position, encoded for its row in the sink (fixed): they are
 /// written anew with every transaction that changes them.
-pub const BEYOND_BYTES_MAX: usize = 64 * 1024;
+pub const BEYOND_BYTES_MAX: usize = 1024 * 1024;
 /// Records that `burst` may let leave at once (fixed upper bound; the default follows from the rate).
 pub const BURST_MAX: u64 = 1_000_000_000;
 /// Entries of one queue's schedule (fixed).

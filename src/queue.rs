@@ -8,16 +8,17 @@
 //! `appended >= durable >= released >= delivered >= trimmed`.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use tokio::sync::watch;
 
 use crate::config;
 use crate::dead_letter_index::{DeadLetterIndex, Fate};
 use crate::planted::{Bug, is_planted};
+use crate::progress::Progress;
 use crate::rate::Rate;
 use crate::record::Sequence;
-use crate::sync::{AtomicBool, AtomicU8, AtomicU64, Notify, Ordering};
+use crate::sync::{AtomicBool, AtomicU8, AtomicU64, Notify, Ordering, RwLock};
 use crate::ticket::TicketCodec;
 
 /// One queue, as all threads see it.
@@ -91,6 +92,14 @@ pub struct DrainMarks {
     pub ceiling_interval_ps: Mark,
     /// Records a second, measured over the last seconds; 0 while unknown.
     pub rate_measured: Mark,
+    /// Records beyond `delivered` that the sink has committed too, since the queue need not be delivered in order.
+    pub beyond_records: Mark,
+    /// Records that were read and wait for their turn, in such a queue.
+    pub window_records: Mark,
+    /// Bytes of those.
+    pub window_bytes: Mark,
+    /// Which ones are beyond; current as long as there are any.
+    progress: RwLock<Arc<Progress>>,
     state: AtomicU8,
 }
 
@@ -132,6 +141,17 @@ pub enum DrainState {
 }
 
 impl DrainMarks {
+    /// Publishes what is delivered. Only the drain may call this.
+    pub fn publish(&self, progress: &Arc<Progress>) {
+        let beyond = if progress.is_in_order() { 0 } else { progress.count_beyond_below(Sequence::MAX) };
+        if beyond > 0 || self.beyond_records.get() > 0 {
+            *self.progress.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(progress);
+        }
+        // Before the number, so that whoever finds none beyond finds a position that has passed them.
+        self.delivered.set(progress.through());
+        self.beyond_records.set(beyond);
+    }
+
     /// What the drain is doing.
     #[must_use]
     pub fn state(&self) -> DrainState {
@@ -177,7 +197,7 @@ impl Queue {
     #[must_use]
     pub fn backlog_records(&self) -> u64 {
         // The smaller mark is read first: both only grow, so the difference cannot be negative.
-        let delivered = self.drain.delivered.get();
+        let delivered = self.drain.delivered.get() + self.drain.beyond_records.get();
         self.journal.durable.get().saturating_sub(delivered)
     }
 
@@ -188,10 +208,18 @@ impl Queue {
         self.journal.durable_bytes.get().saturating_sub(delivered)
     }
 
-    /// How many records must be delivered until this one is, itself included; 0 once it is.
+    /// How many records must be delivered until this one is, itself included; 0 once it is. In a queue that need not be
+    /// delivered in order it is how many came before it and are not delivered.
     #[must_use]
     pub fn position(&self, sequence: Sequence) -> u64 {
-        sequence.saturating_sub(self.drain.delivered.get())
+        if self.drain.beyond_records.get() == 0 {
+            return sequence.saturating_sub(self.drain.delivered.get());
+        }
+        let progress = Arc::clone(&self.drain.progress.read().unwrap_or_else(PoisonError::into_inner));
+        if progress.contains(sequence) {
+            return 0;
+        }
+        sequence - progress.through() - progress.count_beyond_below(sequence)
     }
 
     /// How fast records may leave at this moment.

@@ -335,12 +335,13 @@ fn start_drain(
         .into_iter()
         .map(|parts| {
             let queue = &parts.queue;
-            let part = Part { queue: queue.name.clone(), id: directory.identity.part(&queue.name) };
+            let reorders = queue.config.ordering.order != config::Order::Strict;
+            let part = Part { queue: queue.name.clone(), id: directory.identity.part(&queue.name), reorders };
             let config = queue.config.sink.with_default_url(data_dir, &queue.name);
             let sink = sink::open(&config, part.clone());
             // Dead letters have a position of their own beside that of the queue's records.
             let redrives = Box::new(move |id: &str| {
-                sink::open(&config, Part { id: format!("{}/redrive-{id}", part.id), ..part.clone() })
+                sink::open(&config, Part { id: format!("{}/redrive-{id}", part.id), reorders: false, ..part.clone() })
             });
             parts.runner(sink, redrives, stop.clone())
         })

@@ -21,6 +21,7 @@ mod sqlite_only;
 
 use database::{Database, Kind, hex};
 use forebay::config::{Source, Target};
+use forebay::progress::Progress;
 use forebay::record::{Attributes, Record, Sequence};
 use forebay::sink::{Batch, Delivery, Sink, SinkError};
 use futures_lite::future::poll_once;
@@ -65,7 +66,12 @@ pub async fn commit<B: AsRef<[u8]>>(sink: &mut dyn Sink, after: Sequence, bodies
         .zip(&tickets)
         .map(|((sequence, body), ticket)| Delivery { sequence, record: record(body.as_ref()), ticket })
         .collect();
-    sink.commit(Batch { after, through: after + bodies.len() as u64, deliveries: &deliveries }).await
+    sink.commit(Batch { after, through: after + bodies.len() as u64, beyond: None, deliveries: &deliveries }).await
+}
+
+/// What a take-over says of a part that is delivered in order up to here.
+pub fn at(position: Sequence) -> Result<Progress, SinkError> {
+    Ok(Progress::up_to(position))
 }
 
 fn record(body: &[u8]) -> Record<'_> {
@@ -139,10 +145,10 @@ fn orders() -> Target {
 fn a_created_table_holds_what_was_sent(database: &Database) {
     let mut sink = database.sink(&created());
     database.runtime.block_on(async {
-        assert_eq!(sink.take_over().await, Ok(0));
+        assert_eq!(sink.take_over().await, at(0));
         let odd: &[u8] = b"\0\xff\\x\t\n\r'\"";
         assert_eq!(commit(&mut *sink, 0, &[b"{}".as_slice(), odd, b""]).await, Ok(()));
-        assert_eq!(sink.take_over().await, Ok(3));
+        assert_eq!(sink.take_over().await, at(3));
     });
     let received_at =
         database.either("received_at", "to_char(received_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')");
@@ -182,7 +188,7 @@ fn columns_get_what_is_mapped_to_them(database: &Database) {
     let body =
         r#"{"n":-5,"big":12345678901234567,"money":19.90,"t":true,"doc":{"a":[1,2.50]},"s":[{"x/y":"é"}],"nul":null}"#;
     database.runtime.block_on(async {
-        assert_eq!(sink.take_over().await, Ok(0));
+        assert_eq!(sink.take_over().await, at(0));
         assert_eq!(commit(&mut *sink, 0, &[body]).await, Ok(()));
     });
     let document = database.either(r#"{"a":[1,2.50]}"#, r#"{"a": [1, 2.50]}"#);
@@ -199,7 +205,7 @@ fn a_statement_runs_for_each_record(database: &Database) {
     let mut sink = database.sink(&statement(sql, &[("item", "/item"), ("n", "/n")]));
     database.runtime.block_on(async {
         assert_eq!(sink.check().await, Ok(vec![]));
-        assert_eq!(sink.take_over().await, Ok(0));
+        assert_eq!(sink.take_over().await, at(0));
         let bodies = [r#"{"item":"apple","n":2}"#, r#"{"item":"pear","n":1}"#, r#"{"item":"apple","n":3}"#];
         assert_eq!(commit(&mut *sink, 0, &bodies).await, Ok(()));
         assert_eq!(commit(&mut *sink, 3, &bodies[..1]).await, Ok(()));
@@ -214,13 +220,13 @@ fn many_statements_and_large_bodies(database: &Database) {
     let target = statement("INSERT INTO bodies VALUES (:sequence, :body)", &[]);
     let mut sink = database.sink(&target);
     database.runtime.block_on(async {
-        assert_eq!(sink.take_over().await, Ok(0));
+        assert_eq!(sink.take_over().await, at(0));
         assert_eq!(commit(&mut *sink, 0, &vec![vec![0xfe; 100]; 1_000]).await, Ok(()));
         assert_eq!(commit(&mut *sink, 1_000, &[vec![0xfe; 1 << 20], vec![b'\\'; 1 << 20]]).await, Ok(()));
     });
     let mut sink = database.sink_of("q/2", &created());
     database.runtime.block_on(async {
-        assert_eq!(sink.take_over().await, Ok(0));
+        assert_eq!(sink.take_over().await, at(0));
         assert_eq!(commit(&mut *sink, 0, &vec![vec![b'\\'; 1 << 20]; 4]).await, Ok(()));
     });
     assert_eq!(database.value("SELECT sum(length(body)) FROM bodies"), (100_000 + (2 << 20)).to_string());
@@ -231,13 +237,13 @@ fn a_replayed_batch_is_fenced(database: &Database) {
     database.execute(ORDERS);
     let mut sink = database.sink(&orders());
     database.runtime.block_on(async {
-        assert_eq!(sink.take_over().await, Ok(0));
+        assert_eq!(sink.take_over().await, at(0));
         let bodies = [r#"{"id":1}"#, r#"{"id":2}"#];
         assert_eq!(commit(&mut *sink, 0, &bodies).await, Ok(()));
         let replayed = commit(&mut *sink, 0, &bodies).await;
         assert!(is_fenced(&replayed), "{replayed:?}");
         assert!(is_fenced(&commit(&mut *sink, 5, &[r#"{"id":3}"#]).await));
-        assert_eq!(sink.take_over().await, Ok(2));
+        assert_eq!(sink.take_over().await, at(2));
         assert_eq!(commit(&mut *sink, 2, &[r#"{"id":3}"#]).await, Ok(()));
     });
     assert_eq!(database.value("SELECT count(*) FROM orders"), "3");
@@ -248,8 +254,8 @@ fn an_older_owner_is_fenced(database: &Database) {
     for target in [orders(), statement("INSERT INTO orders VALUES (:id, 0, '')", &[("id", "/id")])] {
         let (mut older, mut younger) = (database.sink(&target), database.sink(&target));
         database.runtime.block_on(async {
-            let position = older.take_over().await.unwrap();
-            assert_eq!(younger.take_over().await, Ok(position));
+            let position = older.take_over().await.unwrap().through();
+            assert_eq!(younger.take_over().await, at(position));
             let body = format!(r#"{{"id":{}}}"#, position + 1);
             let fenced = commit(&mut *older, position, &[&body]).await;
             assert!(is_fenced(&fenced), "{fenced:?}");
@@ -263,10 +269,10 @@ fn an_older_owner_is_fenced(database: &Database) {
 fn parts_are_apart(database: &Database) {
     let (mut one, mut two) = (database.sink_of("it's/1", &created()), database.sink_of("q/2", &created()));
     database.runtime.block_on(async {
-        assert_eq!((one.take_over().await, two.take_over().await), (Ok(0), Ok(0)));
+        assert_eq!((one.take_over().await, two.take_over().await), (at(0), at(0)));
         assert_eq!(commit(&mut *one, 0, &["a", "b"]).await, Ok(()));
-        assert_eq!(two.take_over().await, Ok(0));
-        assert_eq!(one.take_over().await, Ok(2));
+        assert_eq!(two.take_over().await, at(0));
+        assert_eq!(one.take_over().await, at(2));
     });
 }
 
@@ -274,7 +280,7 @@ fn a_poison_record_takes_its_batch_back(database: &Database) {
     database.execute(ORDERS);
     let mut sink = database.sink(&orders());
     database.runtime.block_on(async {
-        assert_eq!(sink.take_over().await, Ok(0));
+        assert_eq!(sink.take_over().await, at(0));
         assert_eq!(commit(&mut *sink, 0, &[r#"{"id":1}"#]).await, Ok(()));
         let good = r#"{"id":2,"total":19.90,"note":"x"}"#;
         for poison in [r#"{"id":1}"#, r#"{"id":3,"total":-1}"#, r#"{"id":"three"}"#, "no json", "\u{1}"] {
@@ -283,7 +289,7 @@ fn a_poison_record_takes_its_batch_back(database: &Database) {
         }
         // The sink goes on without a new take-over.
         assert_eq!(commit(&mut *sink, 1, &[good]).await, Ok(()));
-        assert_eq!(sink.take_over().await, Ok(2));
+        assert_eq!(sink.take_over().await, at(2));
     });
     let total = database.either("19.9", "19.90");
     assert_eq!(database.rows("SELECT id, total FROM orders WHERE id > 1"), [some(&["2", total])]);
@@ -294,7 +300,7 @@ fn a_poison_record_of_a_statement_takes_its_batch_back(database: &Database) {
     let target = statement("INSERT INTO orders VALUES (:id, :total, NULL)", &[("id", "/id"), ("total", "/total")]);
     let mut sink = database.sink(&target);
     database.runtime.block_on(async {
-        assert_eq!(sink.take_over().await, Ok(0));
+        assert_eq!(sink.take_over().await, at(0));
         let mut bodies: Vec<_> = (1..=600).map(|id| format!(r#"{{"id":{id},"total":1}}"#)).collect();
         bodies[300] = String::from(r#"{"id":301,"total":-1}"#);
         let outcome = commit(&mut *sink, 0, &bodies).await;
@@ -311,10 +317,10 @@ fn a_poison_record_of_a_statement_takes_its_batch_back(database: &Database) {
 fn an_empty_batch_moves_the_position(database: &Database) {
     let mut sink = database.sink(&created());
     database.runtime.block_on(async {
-        assert_eq!(sink.take_over().await, Ok(0));
-        assert_eq!(sink.commit(Batch { after: 0, through: 9, deliveries: &[] }).await, Ok(()));
-        assert!(is_fenced(&sink.commit(Batch { after: 0, through: 9, deliveries: &[] }).await));
-        assert_eq!(sink.take_over().await, Ok(9));
+        assert_eq!(sink.take_over().await, at(0));
+        assert_eq!(sink.commit(Batch { after: 0, through: 9, beyond: None, deliveries: &[] }).await, Ok(()));
+        assert!(is_fenced(&sink.commit(Batch { after: 0, through: 9, beyond: None, deliveries: &[] }).await));
+        assert_eq!(sink.take_over().await, at(9));
     });
 }
 
@@ -347,7 +353,7 @@ fn any_text_arrives_as_it_was(database: &Database) {
             .collect();
         let mut sink = database.sink(target);
         database.runtime.block_on(async {
-            let after = sink.take_over().await.unwrap();
+            let after = sink.take_over().await.unwrap().through();
             assert_eq!(commit(&mut *sink, after, &bodies).await, Ok(()));
         });
         let rows = database.rows("SELECT copied FROM texts ORDER BY n");
@@ -370,7 +376,7 @@ fn hostile_names_and_values_stay_data(database: &Database) {
         let mut sink = database.sink_of("'; DROP TABLE victim; --", target);
         database.runtime.block_on(async {
             assert_eq!(sink.check().await, Ok(vec![]));
-            let after = sink.take_over().await.unwrap();
+            let after = sink.take_over().await.unwrap().through();
             assert_eq!(commit(&mut *sink, after, &[&body]).await, Ok(()));
         });
     }
@@ -385,14 +391,14 @@ fn a_missing_table_is_transient_and_check_says_how_to_mend_it(database: &Databas
         assert_eq!(problems.len(), 1, "{problems:?}");
         assert!(problems[0].contains("CREATE TABLE \"orders\" (\"id\""), "{problems:?}");
         let outcome = match sink.take_over().await {
-            Ok(after) => commit(&mut *sink, after, &[r#"{"id":1}"#]).await,
+            Ok(progress) => commit(&mut *sink, progress.through(), &[r#"{"id":1}"#]).await,
             Err(error) => Err(error),
         };
         assert!(is_transient(&outcome), "{outcome:?}");
     });
     database.execute(ORDERS);
     database.runtime.block_on(async {
-        let after = sink.take_over().await.unwrap();
+        let after = sink.take_over().await.unwrap().through();
         assert_eq!(commit(&mut *sink, after, &[r#"{"id":1}"#]).await, Ok(()));
     });
 }
@@ -431,7 +437,7 @@ fn check_finds_nothing_wrong_with_what_works(database: &Database) {
     let mut sink = database.sink(&created());
     database.runtime.block_on(async {
         assert_eq!(sink.check().await, Ok(vec![]));
-        assert_eq!(sink.take_over().await, Ok(0));
+        assert_eq!(sink.take_over().await, at(0));
         assert_eq!(sink.check().await, Ok(vec![]));
         assert_eq!(commit(&mut *sink, 0, &["a"]).await, Ok(()));
     });
@@ -445,7 +451,7 @@ fn a_commit_needs_a_take_over(database: &Database) {
 fn a_dropped_commit_leaves_nothing_half_done(database: &Database) {
     let mut sink = database.sink(&created());
     database.runtime.block_on(async {
-        let mut position = sink.take_over().await.unwrap();
+        let mut position = sink.take_over().await.unwrap().through();
         for polls in 0..12 {
             {
                 let bodies = ["a", "b"];
@@ -457,7 +463,7 @@ fn a_dropped_commit_leaves_nothing_half_done(database: &Database) {
                     tokio::task::yield_now().await;
                 }
             }
-            let after = sink.take_over().await.unwrap();
+            let after = sink.take_over().await.unwrap().through();
             assert!(after == position || after == position + 2, "{position} became {after}");
             position = after;
         }
@@ -478,10 +484,10 @@ fn a_deferred_constraint_is_permanent(database: &Database) {
     );
     let mut sink = database.sink(&table("orders", &[("id", "/id"), ("customer", "/customer")]));
     database.runtime.block_on(async {
-        assert_eq!(sink.take_over().await, Ok(0));
+        assert_eq!(sink.take_over().await, at(0));
         assert!(is_permanent(&commit(&mut *sink, 0, &[r#"{"id":1,"customer":7}"#]).await));
         assert_eq!(commit(&mut *sink, 0, &[r#"{"id":1}"#]).await, Ok(()));
-        assert_eq!(sink.take_over().await, Ok(1));
+        assert_eq!(sink.take_over().await, at(1));
     });
     assert_eq!(database.value("SELECT count(*) FROM orders"), "1");
 }

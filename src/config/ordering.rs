@@ -145,7 +145,7 @@ fn read_throttle(s: &mut Section<'_>) -> Option<Throttle> {
 
 fn read_window(mut s: Section<'_>) -> Window {
     let window = Window {
-        records_max: s.integer("records_max", limits::WINDOW_RECORDS_MAX, 1..=100_000_000).count(),
+        records_max: s.integer("records_max", limits::WINDOW_RECORDS_MAX, 1..=limits::WINDOW_RECORDS_BOUND).count(),
         bytes_max: s.size("bytes_max", limits::WINDOW_BYTES_MAX, 4 * KIB..=64 * GIB).count(),
     };
     s.finish();

@@ -21,7 +21,7 @@ use crate::dead_letter_index::{DeadLetterIndex, Entry, LetterState, Spot};
 use crate::journal::platform::{Platform, System};
 use crate::limits::{DEAD_LETTERS_COMPACT_BYTES_MIN, REDRIVE_RATE};
 use crate::rate::Rate;
-use crate::record::{NO_KEY, Record, Sequence};
+use crate::record::{Attributes, NO_KEY, Record, Sequence};
 use crate::record_text::RecordText;
 use crate::sink::Delivery;
 
@@ -138,6 +138,7 @@ impl Redelivery {
             key: text(parts.key.as_ref()),
             idempotency_key: text(parts.idempotency_key.as_ref()),
             content_type: text(parts.content_type.as_ref()),
+            attributes: Attributes::NONE,
             body: &self.body,
         };
         Delivery { sequence: self.letter.sequence, record, ticket: &self.letter.ticket }

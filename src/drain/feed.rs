@@ -112,11 +112,25 @@ impl<S: Scheduler> Feed<S> {
         Ok(self.next_byte)
     }
 
-    /// Moves behind the last durable record, of which nothing needs to be read.
-    pub fn skip_to(&mut self, next: Sequence) {
+    /// Moves behind the last durable record, of which nothing needs to be read; `next_byte` is how many bytes all
+    /// records have.
+    pub fn skip_to(&mut self, next: Sequence, next_byte: u64) {
         self.batch.clear();
         self.taken = 0;
         self.next = next;
+        self.next_byte = next_byte;
+    }
+
+    /// The last sequence that was handed out.
+    #[must_use]
+    pub fn position(&self) -> Sequence {
+        self.next - 1
+    }
+
+    /// Bytes of all the queue's records up to [`position`](Self::position).
+    #[must_use]
+    pub fn position_bytes(&self) -> u64 {
+        self.next_byte
     }
 
     /// Takes up to `records_max` records up to `through` and up to `bytes_max` (but at least one)
@@ -262,6 +276,17 @@ impl<S: Scheduler> Cold<S> {
 }
 
 impl Taken {
+    /// The sequences in order.
+    pub fn sequences(&self) -> impl ExactSizeIterator<Item = Sequence> {
+        self.spans.iter().map(|(sequence, _)| *sequence)
+    }
+
+    /// The records in order, as bytes, each with the bytes of all the queue's records up to its end.
+    pub fn encoded(&self) -> impl Iterator<Item = (Sequence, &[u8], u64)> {
+        let spans = self.spans.iter().zip(&self.end_bytes);
+        spans.map(|((sequence, span), end_byte)| (*sequence, &self.bytes[span.clone()], *end_byte))
+    }
+
     /// The records in order.
     pub fn records(&self) -> impl Iterator<Item = (Sequence, Result<Record<'_>, RecordError>)> {
         self.spans
@@ -294,7 +319,8 @@ impl Taken {
         self.end_bytes.clear();
     }
 
-    fn push(&mut self, sequence: Sequence, record: &[u8], end_byte: u64) {
+    /// Adds a record.
+    pub fn push(&mut self, sequence: Sequence, record: &[u8], end_byte: u64) {
         let start = self.bytes.len();
         self.bytes.extend_from_slice(record);
         self.spans.push((sequence, start..self.bytes.len()));

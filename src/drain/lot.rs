@@ -3,6 +3,7 @@
 use super::feed::{Feed, FeedError, Taken};
 use super::pacer::Pace;
 use super::scheduler::Scheduler;
+use super::window::Waiting;
 use crate::config;
 use crate::queue::Queue;
 use crate::rate::Rate;
@@ -22,6 +23,15 @@ impl Lot {
         self.tickets.clear();
     }
 
+    /// Takes what a window has picked.
+    pub(super) fn fill(&mut self, queue: &Queue, picked: &[Waiting]) {
+        self.clear();
+        for Waiting { sequence, bytes, start_byte } in picked {
+            self.taken.push(*sequence, bytes, start_byte + bytes.len() as u64);
+            self.tickets.push(queue.tickets.ticket(*sequence).to_string());
+        }
+    }
+
     /// Takes up to `count` records, up to `through`.
     pub(super) async fn take<S: Scheduler>(
         &mut self,
@@ -33,13 +43,13 @@ impl Lot {
     ) -> Result<(), FeedError> {
         self.tickets.clear();
         feed.take(count, bytes_max, through, &mut self.taken).await?;
-        for (sequence, _) in self.taken.records() {
+        for sequence in self.taken.sequences() {
             self.tickets.push(queue.tickets.ticket(sequence).to_string());
         }
         Ok(())
     }
 
-    /// Reads the batch behind `delivered` while that is being delivered, if nothing but the sink limits the rate
+    /// Reads the next batch while the one before it is being delivered, if nothing but the sink limits the rate
     /// and there is a whole batch to read.
     pub(super) async fn look<S: Scheduler>(
         &mut self,
@@ -47,10 +57,10 @@ impl Lot {
         queue: &Queue,
         pace: Pace,
         batch: &config::Batch,
-        delivered: Sequence,
     ) {
         let count = batch.records_max as u64;
         let durable = queue.journal.durable.get();
+        let delivered = feed.position();
         if pace.rate != Rate::Unlimited || !self.taken.is_empty() || durable < delivered + count {
             return;
         }

@@ -8,6 +8,7 @@
 
 mod delivery;
 mod redrive;
+mod reordering;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +16,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use self::redrive::Redrive;
+use self::reordering::Reordering;
 use super::course::Course;
 use super::dead_letters::DeadLetterFile;
 use super::feed::{Feed, FeedError};
@@ -24,6 +26,7 @@ use super::scheduler::Scheduler;
 use crate::journal::platform::System;
 use crate::limits::SCHEDULE_LOOK_MS;
 use crate::planted::{Bug, is_planted};
+use crate::progress::Progress;
 use crate::queue::{DrainState, Queue};
 use crate::rate::Rate;
 use crate::record::Sequence;
@@ -44,6 +47,10 @@ pub struct Runner<S: Scheduler = System> {
     stop: watch::Receiver<bool>,
     /// What comes after the batch that is being delivered, read while the sink works on that one.
     ahead: Lot,
+    /// What of the queue the sink has, as of the last transaction whose fate is known.
+    progress: Arc<Progress>,
+    /// Which record goes next, if that is not always the oldest.
+    reordering: Option<Reordering>,
 }
 
 /// Why a drain ended.
@@ -115,8 +122,9 @@ impl<S: Scheduler> Runner<S> {
         let course = Course::new(&queue, platform.monotonic_ns(), platform.unix_us());
         let is_compared = dead_letters.redrive_id().is_none();
         let redrive = Redrive::new(redrives, &course.told.shaping.retry, is_compared, platform.monotonic_ns());
-        let (meter, ahead) = (Meter::default(), Lot::default());
-        Self { platform, queue, feed, sink, dead_letters, redrive, course, meter, stop, ahead }
+        let (meter, ahead, progress) = (Meter::default(), Lot::default(), Arc::new(Progress::up_to(0)));
+        let reordering = Reordering::new(&platform, &queue.config.ordering);
+        Self { platform, queue, feed, sink, dead_letters, redrive, course, meter, stop, ahead, progress, reordering }
     }
 
     /// Runs until a stop is asked for, or until it cannot go on without a person.
@@ -128,8 +136,8 @@ impl<S: Scheduler> Runner<S> {
     }
 
     async fn drain(&mut self) -> Result<(), DrainError> {
-        let Some(mut position) = self.take_over().await else { return Ok(()) };
-        self.begin_at(position).await?;
+        let Some(progress) = self.take_over().await else { return Ok(()) };
+        self.begin_at(progress).await?;
         let mut lot = Lot::default();
         while !self.is_stopping() {
             self.follow();
@@ -143,7 +151,7 @@ impl<S: Scheduler> Runner<S> {
             // What was read ahead has waited for no departure. It needs none, unless a limit has come since.
             let mut is_released = self.course.pace.rate == Rate::Unlimited;
             if lot.taken.is_empty() {
-                if !self.take(position, &mut lot).await? {
+                if !self.take(&mut lot).await? {
                     continue;
                 }
                 is_released = true;
@@ -154,21 +162,25 @@ impl<S: Scheduler> Runner<S> {
             if is_released {
                 self.course.pacer.take(lot.taken.len() as u64, self.platform.monotonic_ns());
             }
-            let through = position + lot.taken.len() as u64;
-            self.queue.drain.released.set(through);
-            if !self.deliver(&lot, position, is_released).await? {
+            let last = lot.taken.sequences().max().unwrap_or(0);
+            self.queue.drain.released.set(self.queue.drain.released.get().max(last));
+            if !self.deliver(&lot, is_released).await? {
                 return Ok(());
             }
-            position = through;
+            self.publish_window();
         }
         Ok(())
     }
 
-    /// Takes what is due behind `position`; `false` if nothing was, and the caller should look again.
-    async fn take(&mut self, position: Sequence, lot: &mut Lot) -> Result<bool, DrainError> {
-        let available = self.queue.journal.durable.get() - position;
+    /// Takes what is due; `false` if nothing was, and the caller should look again.
+    async fn take(&mut self, lot: &mut Lot) -> Result<bool, DrainError> {
+        if self.reordering.is_some() {
+            return self.take_from_window(lot).await;
+        }
+        let durable = self.queue.journal.durable.get();
+        let available = durable - self.feed.position();
         if available == 0 {
-            self.wait_for_records().await;
+            self.wait_for_records(None).await;
             return Ok(false);
         }
         let count = self.wait_until_due(available).await;
@@ -176,7 +188,13 @@ impl<S: Scheduler> Runner<S> {
             return Ok(false);
         }
         let bytes_max = self.course.told.shaping.batch.bytes_max;
-        match lot.take(&mut self.feed, &self.queue, count, bytes_max, position + available).await {
+        let taken = lot.take(&mut self.feed, &self.queue, count, bytes_max, durable).await;
+        self.is_read(taken).await
+    }
+
+    /// Whether records could be read; `false` after a pause if they could not, and may be.
+    async fn is_read(&mut self, read: Result<(), FeedError>) -> Result<bool, DrainError> {
+        match read {
             Ok(()) => Ok(true),
             Err(error) if error.is_transient() => {
                 self.pause_after(&error).await;
@@ -187,10 +205,10 @@ impl<S: Scheduler> Runner<S> {
     }
 
     /// Connects and learns where to go on; `None` if a stop came first.
-    async fn take_over(&mut self) -> Option<Sequence> {
+    async fn take_over(&mut self) -> Option<Progress> {
         loop {
             let error = match self.sink.take_over().await {
-                Ok(position) => return Some(position),
+                Ok(progress) => return Some(progress),
                 Err(error) => error,
             };
             self.note_failure();
@@ -201,21 +219,24 @@ impl<S: Scheduler> Runner<S> {
     }
 
     /// Checks the sink's position against the journal and moves there.
-    async fn begin_at(&mut self, position: Sequence) -> Result<(), DrainError> {
+    async fn begin_at(&mut self, progress: Progress) -> Result<(), DrainError> {
+        let position = progress.through();
         while is_planted(Bug::WaitForJournal) && position > self.queue.journal.durable.get() && !self.is_stopping() {
             self.follow();
-            self.wait_for_records().await;
+            self.wait_for_records(None).await;
         }
         let (durable, trimmed) = (self.queue.journal.durable.get(), self.queue.journal.trimmed.get());
-        if position > durable {
-            return Err(DrainError::SinkAhead { position, durable });
+        let last = progress.beyond().next_back().map_or(position, |range| *range.end());
+        if last > durable {
+            return Err(DrainError::SinkAhead { position: last, durable });
         }
         if position < trimmed {
             return Err(DrainError::SinkBehind { position, first: trimmed + 1 });
         }
         let bytes = if position == durable {
-            self.feed.skip_to(durable + 1);
-            self.queue.journal.durable_bytes.get()
+            let bytes = self.queue.journal.durable_bytes.get();
+            self.feed.skip_to(durable + 1, bytes);
+            bytes
         } else {
             loop {
                 match self.feed.seek(position + 1).await {
@@ -228,7 +249,8 @@ impl<S: Scheduler> Runner<S> {
         let drain = &self.queue.drain;
         drain.released.set(position);
         drain.delivered_bytes.set(bytes);
-        drain.delivered.set(position);
+        self.progress = Arc::new(progress);
+        drain.publish(&self.progress);
         drain.set_state(DrainState::Running);
         tracing::info!(
             queue = self.queue.name,
@@ -252,14 +274,15 @@ impl<S: Scheduler> Runner<S> {
         }
     }
 
-    async fn wait_for_records(&mut self) {
-        let redrive = self.redrive_wait();
+    /// Waits for records, or so long, or until there is something else to do.
+    async fn wait_for_records(&mut self, wait: Option<Duration>) {
+        let wait = self.redrive_wait().into_iter().chain(wait).min();
         // In a fixed order, so that nothing is left to chance that a simulation could not repeat.
         tokio::select! {
             biased;
             () = self.queue.durable_moved.notified() => {}
             () = self.queue.dead_letters.redrive_asked.notified() => {}
-            () = Self::sleep_until_redrive(&self.platform, redrive) => {}
+            () = Self::sleep_at_most(&self.platform, wait) => {}
             _ = self.course.instructions.changed() => self.course.instructions.mark_changed(),
             _ = self.stop.changed() => {}
         }

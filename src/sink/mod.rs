@@ -1,10 +1,11 @@
 //! Sinks: where a drain delivers.
 //!
-//! A sink commits rows and our position in one transaction, so that a record is
+//! A sink commits rows and our progress in one transaction, so that a record is
 //! delivered exactly once whatever is killed when. The first statement of the
 //! transaction is the fence: it moves the position of this part from the batch's
 //! `after` to its `through`, and only for the epoch that we took over. If it hits
-//! no row, somebody else has taken over and nothing of ours may be committed.
+//! no row, somebody else has taken over and nothing of ours may be committed. The same
+//! statement writes what is delivered beyond the position, if that changes.
 //!
 //! One file is one sink; [`open`] is the registry.
 
@@ -17,6 +18,7 @@ use std::future::Future;
 use std::pin::Pin;
 
 use crate::config;
+use crate::progress::{Progress, ProgressError};
 use crate::record::{Record, Sequence};
 
 pub use statement::Dialect;
@@ -35,15 +37,20 @@ pub struct Delivery<'a> {
     pub ticket: &'a str,
 }
 
-/// The records between two positions. Sequences that are dead letters are within
-/// the span but have no delivery, so a batch may be empty and still move the position.
+/// What is committed in one transaction. In order, that is the records between two positions. Dead
+/// letters are among them but have no delivery, so a batch may be empty and still move the position.
 #[derive(Clone, Copy, Debug)]
 pub struct Batch<'a> {
     /// The position before: everything up to it has been delivered.
     pub after: Sequence,
-    /// The position behind it; `through > after`.
+    /// The position behind it; `through >= after`. The two are equal if only `beyond` changes.
     pub through: Sequence,
-    /// What to deliver, in order, each with `after < sequence <= through`.
+    /// What is delivered beyond `through` once this is committed, as [`Progress::encode_beyond`] writes it: at
+    /// most [`BEYOND_BYTES_MAX`](crate::limits::BEYOND_BYTES_MAX) bytes, none for nothing. `None` leaves it as it
+    /// was, which costs nothing; so it is for a queue that delivers in order. `Some` needs [`Part::reorders`],
+    /// unless [`Sink::take_over`] has found something there.
+    pub beyond: Option<&'a [u8]>,
+    /// What to deliver, each behind `after`; those behind `through` are in `beyond`.
     pub deliveries: &'a [Delivery<'a>],
 }
 
@@ -68,12 +75,12 @@ pub enum SinkError {
 /// A database that takes records.
 pub trait Sink: Send {
     /// Connects if need be, creates forebay's own tables if they are missing, fences
-    /// every earlier owner by raising the epoch, and returns the position: the last
-    /// sequence of this part that is committed, 0 for a new part. Called at the start and
-    /// after every transient error; what a broken connection left behind is then decided.
-    fn take_over(&mut self) -> SinkFuture<'_, Sequence>;
+    /// every earlier owner by raising the epoch, and returns what of this part is committed:
+    /// nothing for a new one. Called at the start and after every transient error; what a
+    /// broken connection left behind is then decided.
+    fn take_over(&mut self) -> SinkFuture<'_, Progress>;
 
-    /// Commits a batch: fence, rows and position, in one transaction.
+    /// Commits a batch: fence, rows, position and what is beyond it, in one transaction.
     fn commit<'a>(&'a mut self, batch: Batch<'a>) -> SinkFuture<'a, ()>;
 
     /// Says everything that can be found wrong without delivering: connects, looks at the
@@ -90,6 +97,23 @@ pub struct Part {
     /// Identifies this queue of this data directory in the sink: `<queue>/<journal id>`. A data
     /// directory that was thrown away must not inherit the old one's position.
     pub id: String,
+    /// Whether it may deliver out of order. The table of positions must then have its column `beyond`.
+    pub reorders: bool,
+}
+
+/// Why a position in a row of `forebay_position` cannot be gone on from.
+#[derive(Debug, thiserror::Error)]
+enum RowError {
+    #[error("forebay_position.position is {0}, which is no sequence")]
+    Position(i64),
+    #[error("forebay_position.beyond: {0}")]
+    Beyond(#[from] ProgressError),
+}
+
+/// What a row of `forebay_position` says; NULL is nothing beyond the position.
+fn progress_of(position: i64, beyond: Option<&[u8]>) -> Result<Progress, RowError> {
+    let through = Sequence::try_from(position).map_err(|_| RowError::Position(position))?;
+    Ok(Progress::decode(through, beyond.unwrap_or_default())?)
 }
 
 /// Opens the sink that a configuration asks for; nothing is connected yet.

@@ -21,9 +21,9 @@ use self::session::Session;
 use self::takeover::Open;
 use super::mapping::Plan;
 use super::statement::Dialect;
-use super::{Batch, Part, Sink, SinkError, SinkFuture};
+use super::{Batch, Part, Sink, SinkError, SinkFuture, progress_of};
 use crate::config;
-use crate::record::Sequence;
+use crate::progress::Progress;
 
 pub use self::text::Form;
 pub use self::write::copy_row;
@@ -56,19 +56,20 @@ impl Postgres {
         Session::connect(&self.url, self.connect_timeout, self.commit_timeout).await.map_err(transient)
     }
 
-    async fn connect_and_take_over(&mut self) -> Result<Sequence, SinkError> {
+    async fn connect_and_take_over(&mut self) -> Result<Progress, SinkError> {
         self.open = None;
         let session = self.connect().await?;
         let plan = self.plan.as_ref().map_err(|why| transient(why.clone()))?;
         // The wait for the lock has to end before the server's own timeout for a statement ends it.
         let patience = self.connect_timeout.min(self.commit_timeout / 2);
-        let taking = takeover::take_over(session, plan, &self.part.id, patience);
+        let taking = takeover::take_over(session, plan, &self.part, patience);
         // First a stuck predecessor's lock is waited for, then it is ended and our own work goes on.
         let bound = self.connect_timeout + self.commit_timeout;
-        let (open, position) = within(bound, taking).await?.map_err(transient)?;
-        let position = Sequence::try_from(position).map_err(|error| transient(format!("the position: {error}")))?;
+        let (open, row) = within(bound, taking).await?.map_err(transient)?;
+        let progress =
+            progress_of(row.position, row.beyond.as_deref()).map_err(|error| transient(error.to_string()))?;
         self.open = Some(open);
-        Ok(position)
+        Ok(progress)
     }
 
     async fn commit_batch(&mut self, batch: Batch<'_>) -> Result<(), SinkError> {
@@ -88,7 +89,7 @@ impl Postgres {
         }
         let looking = async {
             let session = self.connect().await?;
-            within(self.commit_timeout, check::problems(&session, self.plan.as_ref().ok())).await
+            within(self.commit_timeout, check::problems(&session, self.plan.as_ref().ok(), self.part.reorders)).await
         };
         match looking.await {
             Ok(Ok(found)) => problems.extend(found),
@@ -102,7 +103,7 @@ impl Postgres {
 }
 
 impl Sink for Postgres {
-    fn take_over(&mut self) -> SinkFuture<'_, Sequence> {
+    fn take_over(&mut self) -> SinkFuture<'_, Progress> {
         Box::pin(self.connect_and_take_over())
     }
 

@@ -18,13 +18,19 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Transaction,
 use self::rows::{Rows, Shape};
 use super::mapping::Plan;
 use super::statement::Dialect;
-use super::{Batch, Part, Sink, SinkError, SinkFuture};
+use super::{Batch, Part, Sink, SinkError, SinkFuture, progress_of};
 use crate::config;
+use crate::progress::Progress;
 use crate::record::Sequence;
 
 /// How forebay's own table is created.
 const POSITION_TABLE: &str = "CREATE TABLE IF NOT EXISTS forebay_position \
-    (part TEXT PRIMARY KEY, epoch INTEGER NOT NULL, position INTEGER NOT NULL)";
+    (part TEXT PRIMARY KEY, epoch INTEGER NOT NULL, position INTEGER NOT NULL, beyond BLOB)";
+/// The fence, of a batch that leaves `beyond` alone.
+const FENCE: &str = "UPDATE forebay_position SET position = ?1 WHERE part = ?2 AND epoch = ?3 AND position = ?4";
+/// The fence, of a batch that changes it.
+const FENCE_AND_BEYOND: &str = "UPDATE forebay_position SET position = ?1, beyond = nullif(?5, x'') \
+    WHERE part = ?2 AND epoch = ?3 AND position = ?4";
 
 /// A sink that writes to a SQLite file.
 pub(super) struct Sqlite {
@@ -59,22 +65,22 @@ impl Sqlite {
         Self { file: File { path: PathBuf::from(path), commit_timeout }, plan, part, open: None }
     }
 
-    async fn open_and_take_over(&mut self) -> Result<Sequence, SinkError> {
+    async fn open_and_take_over(&mut self) -> Result<Progress, SinkError> {
         self.open = None;
         let transient = self.file.transient();
         let plan = self.plan.clone().map_err(&transient)?;
         let (path, part, busy_timeout) = (self.file.path.clone(), self.part.id.clone(), self.file.busy_timeout());
         let work = move |abandoned: &AtomicBool| {
             let mut connection = connect(&path, busy_timeout)?;
-            let (epoch, position) = raise_epoch(&mut connection, &part, &plan, abandoned)?;
+            let (epoch, position, beyond) = raise_epoch(&mut connection, &part, &plan, abandoned)?;
             let shape = Shape::new(&connection, &plan)?;
             let insert = rows::insert_sql(&plan);
-            Ok::<_, rusqlite::Error>((Open { connection, epoch, insert, shape }, position))
+            Ok::<_, rusqlite::Error>((Open { connection, epoch, insert, shape }, position, beyond))
         };
-        let (open, position) = self.file.blocking(work).await?.map_err(|error| transient(describe(&error)))?;
-        let position = Sequence::try_from(position).map_err(|error| transient(format!("the position: {error}")))?;
+        let (open, position, beyond) = self.file.blocking(work).await?.map_err(|error| transient(describe(&error)))?;
+        let progress = progress_of(position, beyond.as_deref()).map_err(|error| transient(error.to_string()))?;
         self.open = Some(open);
-        Ok(position)
+        Ok(progress)
     }
 
     async fn commit_batch(&mut self, batch: Batch<'_>) -> Result<(), SinkError> {
@@ -89,11 +95,11 @@ impl Sqlite {
                 return Err(error);
             }
         };
-        let span = span(&batch).map_err(&transient)?;
+        let step = Step::new(&batch).map_err(&transient)?;
         let part = self.part.id.clone();
         let work = move |_: &AtomicBool| {
             let mut open = open;
-            let outcome = write(&mut open, &part, span, &rows);
+            let outcome = write(&mut open, &part, &step, &rows);
             (open, outcome)
         };
         let (open, outcome) = self.file.blocking(work).await?;
@@ -147,7 +153,7 @@ impl File {
 }
 
 impl Sink for Sqlite {
-    fn take_over(&mut self) -> SinkFuture<'_, Sequence> {
+    fn take_over(&mut self) -> SinkFuture<'_, Progress> {
         Box::pin(self.open_and_take_over())
     }
 
@@ -163,10 +169,31 @@ impl Sink for Sqlite {
     }
 }
 
-/// The two ends of a batch as SQLite's integers: after and through.
-fn span(batch: &Batch<'_>) -> Result<(i64, i64), String> {
-    let narrow = |sequence: Sequence| i64::try_from(sequence).map_err(|error| format!("sequence {sequence}: {error}"));
-    Ok((narrow(batch.after)?, narrow(batch.through)?))
+/// Where a batch moves the position, as SQLite's integers, and what is beyond it then.
+struct Step {
+    after: i64,
+    through: i64,
+    beyond: Option<Vec<u8>>,
+}
+
+impl Step {
+    fn new(batch: &Batch<'_>) -> Result<Self, String> {
+        let narrow =
+            |sequence: Sequence| i64::try_from(sequence).map_err(|error| format!("sequence {sequence}: {error}"));
+        let (after, through) = (narrow(batch.after)?, narrow(batch.through)?);
+        Ok(Self { after, through, beyond: batch.beyond.map(<[u8]>::to_vec) })
+    }
+
+    /// How many rows the fence has hit.
+    fn fence(&self, transaction: &Transaction<'_>, part: &str, epoch: i64) -> rusqlite::Result<usize> {
+        let Self { after, through, beyond } = self;
+        match beyond {
+            None => transaction.prepare_cached(FENCE)?.execute(params![through, part, epoch, after]),
+            Some(beyond) => {
+                transaction.prepare_cached(FENCE_AND_BEYOND)?.execute(params![through, part, epoch, after, beyond])
+            }
+        }
+    }
 }
 
 fn connect(path: &Path, busy_timeout: Duration) -> rusqlite::Result<Connection> {
@@ -185,9 +212,13 @@ fn raise_epoch(
     part: &str,
     plan: &Plan,
     abandoned: &AtomicBool,
-) -> rusqlite::Result<(i64, i64)> {
+) -> rusqlite::Result<(i64, i64, Option<Vec<u8>>)> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     transaction.execute(POSITION_TABLE, [])?;
+    // Tables of earlier versions have no such column. Whoever may write the file may add it.
+    if !transaction.column_exists(None, "forebay_position", "beyond")? {
+        transaction.execute("ALTER TABLE forebay_position ADD COLUMN beyond BLOB", [])?;
+    }
     if let Plan::Table(table) = plan
         && table.created
     {
@@ -198,9 +229,9 @@ fn raise_epoch(
         [part],
     )?;
     let taken = transaction.query_row(
-        "UPDATE forebay_position SET epoch = epoch + 1 WHERE part = ?1 RETURNING epoch, position",
+        "UPDATE forebay_position SET epoch = epoch + 1 WHERE part = ?1 RETURNING epoch, position, beyond",
         [part],
-        |row| Ok((row.get(0)?, row.get(1)?)),
+        |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
     )?;
     // Had our caller given up and tried again, this older attempt would fence the newer one. It
     // cannot slip in behind this look: the newer one needs the lock that we hold.
@@ -211,17 +242,14 @@ fn raise_epoch(
     Ok(taken)
 }
 
-/// Fence, rows and position in one transaction.
-fn write(open: &mut Open, part: &str, (after, through): (i64, i64), rows: &Rows) -> Result<(), SinkError> {
+/// Fence, rows, position and what is beyond it in one transaction.
+fn write(open: &mut Open, part: &str, step: &Step, rows: &Rows) -> Result<(), SinkError> {
     let transient = |error: rusqlite::Error| SinkError::Transient(describe(&error));
     let transaction = open.connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(transient)?;
-    let moved = transaction
-        .prepare_cached("UPDATE forebay_position SET position = ?1 WHERE part = ?2 AND epoch = ?3 AND position = ?4")
-        .and_then(|mut fence| fence.execute(params![through, part, open.epoch, after]))
-        .map_err(transient)?;
-    if moved != 1 {
+    if step.fence(&transaction, part, open.epoch).map_err(transient)? != 1 {
         let found = fence_state(&transaction, part).map_err(transient)?;
         transaction.rollback().map_err(transient)?;
+        let Step { after, .. } = step;
         return Err(SinkError::Fenced(format!("{part}: we hold epoch {} at position {after}, {found}", open.epoch)));
     }
     // What is wrong with the statement itself is not this record's fault; what goes wrong while it runs is.

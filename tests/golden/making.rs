@@ -166,7 +166,7 @@ impl Life {
     fn deliver(&mut self, queue: &str, expected: &mut Expected) {
         let index = self.queues.iter().position(|known| known.name == queue).unwrap();
         let queue = Arc::clone(&self.queues[index]);
-        let part = Part { queue: queue.name.clone(), id: self.directory.identity.part(&queue.name) };
+        let part = Part { queue: queue.name.clone(), id: self.directory.identity.part(&queue.name), reorders: false };
         let sink = sink::open(&self.config.queues[&queue.name].sink, part);
         let (stop, stopped) = watch::channel(false);
         let no_redrives = Box::new(|_: &str| panic!("nobody has asked for a redrive"));

@@ -182,7 +182,7 @@ fn a_key_that_was_seen_decides_whatever_else_is_asked_for() {
 #[test]
 fn attributes_are_shown_with_the_oldest_record_and_survive_a_kill() {
     let site = Site::new(OPEN);
-    let mut server = site.start();
+    let server = site.start();
     // The drain may take one record at once, and the oldest is the one behind it.
     let fields = [("forebay-priority", "7"), ("x-tenant", "a")];
     for _ in 0..2 {

@@ -5,6 +5,7 @@ use std::sync::{Arc, mpsc};
 
 use forebay::journal::pool::Pool;
 use forebay::journal::writer::Writer;
+use forebay::progress::Progress;
 use forebay::queue::Health;
 use forebay::ring::{Bell, IngressEnd, Outcome, ring};
 use forebay::server::recovered::{DrainParts, QueueStart, RecoveredQueue};
@@ -31,13 +32,13 @@ struct Position {
 }
 
 impl Sink for Position {
-    fn take_over(&mut self) -> SinkFuture<'_, u64> {
-        Box::pin(async { Ok(self.position) })
+    fn take_over(&mut self) -> SinkFuture<'_, Progress> {
+        Box::pin(async { Ok(Progress::up_to(self.position)) })
     }
 
     fn commit<'a>(&'a mut self, batch: Batch<'a>) -> SinkFuture<'a, ()> {
         Box::pin(async move {
-            assert_eq!(batch.after, self.position);
+            assert_eq!((batch.after, batch.beyond), (self.position, None));
             self.position = batch.through;
             self.moved.notify_one();
             Ok(())

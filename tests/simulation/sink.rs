@@ -12,6 +12,7 @@ use std::time::Duration;
 use forebay::drain::scheduler::Scheduler as _;
 use forebay::journal::platform::Platform as _;
 use forebay::planted::{Bug, is_planted};
+use forebay::progress::Progress;
 use forebay::queue::Queue;
 use forebay::rate::Rate;
 use forebay::sink::{Batch, Sink, SinkError, SinkFuture};
@@ -35,6 +36,7 @@ struct Transaction {
     epoch: u64,
     after: u64,
     through: u64,
+    beyond: Option<Vec<u8>>,
     rows: Vec<(u64, Body)>,
     /// The drain that began it.
     from: Arc<Life>,
@@ -43,10 +45,11 @@ struct Transaction {
 }
 
 /// A row of `forebay_position`.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Default)]
 struct Part {
     epoch: u64,
     position: u64,
+    beyond: Vec<u8>,
 }
 
 /// One life of a queue's drain.
@@ -190,7 +193,7 @@ impl Database {
         }
     }
 
-    /// Fence, rows and position in one step.
+    /// Fence, rows, position and what is beyond it in one step.
     fn apply(&mut self, transaction: &Transaction) -> Result<(), SinkError> {
         let Life { site, part: number, ref queue } = *transaction.from;
         let part = &mut self.parts[number];
@@ -203,6 +206,9 @@ impl Database {
             return Err(SinkError::Fenced("the position is another's".to_owned()));
         }
         part.position = transaction.through;
+        if let Some(beyond) = &transaction.beyond {
+            part.beyond.clone_from(beyond);
+        }
         let positions = (transaction.after, transaction.through);
         let is_dead = |sequence| queue.dead_letters.contains(sequence);
         self.model.delivered((site, number), positions, &transaction.rows, is_dead);
@@ -243,7 +249,9 @@ impl Database {
                 self.parts[from.part].position = batch.through;
             }
             let (after, through, from) = (batch.after, batch.through, Arc::clone(from));
-            self.transactions.push(Transaction { number, from, epoch, after, through, rows, is_abandoned: false });
+            let beyond = batch.beyond.map(<[u8]>::to_vec);
+            let transaction = Transaction { number, from, epoch, after, through, beyond, rows, is_abandoned: false };
+            self.transactions.push(transaction);
         }
         (number, fate, Duration::from_micros(latency_us))
     }
@@ -281,7 +289,7 @@ impl Database {
         self.drains[site][part].pace.told(rate, now_ns);
     }
 
-    fn take_over(&mut self, from: &Life, machine: &Machine) -> Result<(u64, u64), SinkError> {
+    fn take_over(&mut self, from: &Life, machine: &Machine) -> Result<(u64, Progress), SinkError> {
         if self.faults.is_down {
             return Err(SinkError::Transient("the database is down".to_owned()));
         }
@@ -294,6 +302,7 @@ impl Database {
         let part = &mut self.parts[number];
         part.epoch += 1;
         let (epoch, position) = (part.epoch, part.position);
+        let progress = Progress::decode(position, &part.beyond).unwrap();
         for (other, drains) in self.drains.iter_mut().enumerate() {
             if other != site && drains[number].verdict == Verdict::GoesOn {
                 drains[number].verdict = Verdict::MayHalt;
@@ -307,7 +316,7 @@ impl Database {
         } else {
             self.model.taken_over(site, number, position);
         }
-        Ok((epoch, position))
+        Ok((epoch, progress))
     }
 }
 
@@ -333,14 +342,14 @@ impl Connection {
 }
 
 impl Sink for Connection {
-    fn take_over(&mut self) -> SinkFuture<'_, u64> {
+    fn take_over(&mut self) -> SinkFuture<'_, Progress> {
         Box::pin(async {
             let latency_us_max = self.database().faults.latency_us_max;
             let latency_us = self.machine.draw(|random| random.below(latency_us_max + 1));
             self.machine.sleep(Duration::from_micros(latency_us)).await;
-            let (epoch, position) = self.database().take_over(&self.life, &self.machine)?;
+            let (epoch, progress) = self.database().take_over(&self.life, &self.machine)?;
             self.epoch = epoch;
-            Ok(position)
+            Ok(progress)
         })
     }
 

@@ -115,7 +115,7 @@ pub fn sink_at(url: &str, kind: Kind, part: &str, target: &Target, commit_timeou
         connect_timeout_ms: commit_timeout_ms / 10,
         commit_timeout_ms,
     };
-    open(&sink, Part { queue: "q".to_owned(), id: part.to_owned() })
+    open(&sink, Part { queue: "q".to_owned(), id: part.to_owned(), reorders: false })
 }
 
 /// A connection of a test's own.

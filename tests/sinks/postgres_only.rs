@@ -9,7 +9,7 @@ use tokio_postgres::Client;
 
 use crate::database::{Database, Kind, connect, postgres_rows, sink_at};
 use crate::postgres_server::PostgresServer;
-use crate::{commit, created, is_fenced, is_permanent, is_transient, statement, table};
+use crate::{at, commit, created, is_fenced, is_permanent, is_transient, statement, table};
 
 #[test]
 fn after_a_crash_of_the_server_nothing_is_lost_or_doubled() {
@@ -18,7 +18,7 @@ fn after_a_crash_of_the_server_nothing_is_lost_or_doubled() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let mut sink = sink_at(&url, Kind::Postgres, "q/1", &created(), 10_000);
     let position = runtime.block_on(async {
-        assert_eq!(sink.take_over().await, Ok(0));
+        assert_eq!(sink.take_over().await, at(0));
         assert_eq!(commit(&mut *sink, 0, &["a", "b"]).await, Ok(()));
         2
     });
@@ -31,7 +31,7 @@ fn after_a_crash_of_the_server_nothing_is_lost_or_doubled() {
     });
     server.restart();
     runtime.block_on(async {
-        assert_eq!(sink.take_over().await, Ok(2));
+        assert_eq!(sink.take_over().await, at(2));
         assert_eq!(commit(&mut *sink, 2, &["c"]).await, Ok(()));
         let rows = postgres_rows(&url, "SELECT convert_from(body, 'UTF8') FROM forebay_q ORDER BY 1").await;
         assert_eq!(rows, ["a", "b", "c"].map(|body| vec![Some(body.to_owned())]));
@@ -51,14 +51,14 @@ fn a_predecessor_that_is_stuck_in_a_copy_is_ended() {
     // A second of patience for the lock, ten for everything.
     let mut sink = database.sink(&created());
     database.runtime.block_on(async {
-        assert_eq!(sink.take_over().await, Ok(0));
+        assert_eq!(sink.take_over().await, at(0));
         let zombie = stuck_predecessor(&database.url, "forebay").await;
         let copy = zombie.copy_in::<_, bytes::Bytes>("COPY forebay_q (ticket) FROM STDIN").await.unwrap();
-        assert_eq!(sink.take_over().await, Ok(0));
+        assert_eq!(sink.take_over().await, at(0));
         assert_eq!(commit(&mut *sink, 0, &["a"]).await, Ok(()));
         drop(copy);
         assert!(zombie.batch_execute("COMMIT").await.is_err());
-        assert_eq!(sink.take_over().await, Ok(1));
+        assert_eq!(sink.take_over().await, at(1));
     });
 }
 
@@ -67,12 +67,12 @@ fn a_stranger_that_holds_our_row_is_left_alone() {
     let database = Database::new(Kind::Postgres);
     let mut sink = database.sink(&created());
     database.runtime.block_on(async {
-        assert_eq!(sink.take_over().await, Ok(0));
+        assert_eq!(sink.take_over().await, at(0));
         let stranger = stuck_predecessor(&database.url, "psql").await;
         let refused = sink.take_over().await.unwrap_err();
         assert!(matches!(&refused, SinkError::Transient(why) if why.contains("forebay_position")), "{refused:?}");
         stranger.batch_execute("ROLLBACK").await.unwrap();
-        assert_eq!(sink.take_over().await, Ok(0));
+        assert_eq!(sink.take_over().await, at(0));
     });
 }
 
@@ -83,9 +83,9 @@ fn a_commit_that_takes_too_long_is_transient_and_undone() {
     let target = statement("INSERT INTO slow SELECT :sequence FROM pg_sleep(600)", &[]);
     let mut sink = sink_at(&database.url, Kind::Postgres, "q/1", &target, 3_000);
     database.runtime.block_on(async {
-        assert_eq!(sink.take_over().await, Ok(0));
+        assert_eq!(sink.take_over().await, at(0));
         assert!(is_transient(&commit(&mut *sink, 0, &["a"]).await));
-        assert_eq!(sink.take_over().await, Ok(0));
+        assert_eq!(sink.take_over().await, at(0));
     });
     assert_eq!(database.value("SELECT count(*) FROM slow"), "0");
 }
@@ -97,12 +97,12 @@ fn what_text_cannot_hold_is_permanent_and_numbers_have_bounds() {
     let mut whole = database.sink(&table("texts", &[("t", "$body")]));
     let mut parts = database.sink_of("q/2", &table("texts", &[("n", "/n"), ("t", "/t"), ("j", "/j")]));
     database.runtime.block_on(async {
-        assert_eq!(whole.take_over().await, Ok(0));
+        assert_eq!(whole.take_over().await, at(0));
         for (body, why) in [(&b"\xff\xfe"[..], "not UTF-8"), (b"a\0b", "zero byte")] {
             let outcome = commit(&mut *whole, 0, &[b"good".as_slice(), body]).await;
             assert!(matches!(&outcome, Err(SinkError::Permanent { message }) if message.contains(why)), "{outcome:?}");
         }
-        assert_eq!(parts.take_over().await, Ok(0));
+        assert_eq!(parts.take_over().await, at(0));
         for (body, code) in [
             (r#"{"n":3000000000}"#, "22003"),
             (r#"{"n":1.5}"#, "22P02"),
@@ -124,7 +124,7 @@ fn domains_over_bytea_and_quoted_names_work() {
     database.execute("CREATE DOMAIN raw AS bytea; CREATE DOMAIN raw2 AS raw; CREATE TABLE \"Odd Name\" (\"B\" raw2)");
     let mut sink = database.sink(&table("Odd Name", &[("B", "$body")]));
     database.runtime.block_on(async {
-        assert_eq!(sink.take_over().await, Ok(0));
+        assert_eq!(sink.take_over().await, at(0));
         assert_eq!(commit(&mut *sink, 0, &[b"\0\xff"]).await, Ok(()));
     });
     assert_eq!(database.value("SELECT \"B\" FROM \"Odd Name\""), "\\x00ff");
@@ -157,7 +157,7 @@ fn check_knows_privileges_and_a_role_without_create_can_work() {
         ));
         database.runtime.block_on(async {
             assert_eq!(sink.check().await, Ok(vec![]));
-            assert_eq!(sink.take_over().await, Ok(0));
+            assert_eq!(sink.take_over().await, at(0));
             assert_eq!(commit(&mut *sink, 0, &[r#"{"id":1,"total":0.10}"#]).await, Ok(()));
         });
         database.execute(&format!("DROP TABLE forebay_position; REVOKE ALL ON orders FROM {role}"));
@@ -187,8 +187,8 @@ fn a_fenced_sink_holds_no_lock() {
     let database = Database::new(Kind::Postgres);
     let (mut older, mut younger) = (database.sink(&created()), database.sink(&created()));
     database.runtime.block_on(async {
-        assert_eq!(older.take_over().await, Ok(0));
-        assert_eq!(younger.take_over().await, Ok(0));
+        assert_eq!(older.take_over().await, at(0));
+        assert_eq!(younger.take_over().await, at(0));
         assert!(is_fenced(&commit(&mut *older, 0, &["a"]).await));
         let rows = postgres_rows(&database.url, "SELECT state FROM pg_stat_activity WHERE state LIKE 'idle in%'").await;
         assert!(rows.is_empty(), "{rows:?}");
@@ -206,7 +206,7 @@ fn arbitrary_strings_get_through_copy_and_parameters() {
     ];
     let position = database.runtime.block_on(async {
         for sink in &mut sinks {
-            assert_eq!(sink.take_over().await, Ok(0));
+            assert_eq!(sink.take_over().await, at(0));
         }
         AssertUnwindSafe(std::cell::Cell::new(0_u64))
     });

@@ -3,7 +3,7 @@
 use forebay::sink::SinkError;
 
 use crate::database::{Database, Kind, hex, sink_at};
-use crate::{commit, created, is_permanent, is_transient, statement, table};
+use crate::{at, commit, created, is_permanent, is_transient, statement, table};
 
 #[test]
 fn values_are_stored_as_literals_would_be_and_text_columns_keep_the_notation() {
@@ -13,7 +13,7 @@ fn values_are_stored_as_literals_would_be_and_text_columns_keep_the_notation() {
     let values = ["7", "19.90", "true", "9223372036854775808", "1e400", r#""x\u0000y""#];
     let bodies: Vec<_> = values.iter().map(|value| format!(r#"{{"v":{value}}}"#)).collect();
     database.runtime.block_on(async {
-        assert_eq!(sink.take_over().await, Ok(0));
+        assert_eq!(sink.take_over().await, at(0));
         assert_eq!(commit(&mut *sink, 0, &bodies).await, Ok(()));
     });
     let rows = database.rows("SELECT typeof(a), b, typeof(c) FROM t ORDER BY rowid");
@@ -34,7 +34,7 @@ fn a_body_is_text_if_it_can_be() {
     database.execute("CREATE TABLE t (body TEXT)");
     let mut sink = database.sink(&table("t", &[("body", "$body")]));
     database.runtime.block_on(async {
-        assert_eq!(sink.take_over().await, Ok(0));
+        assert_eq!(sink.take_over().await, at(0));
         assert_eq!(commit(&mut *sink, 0, &[&b"\xff\0"[..], b"text"]).await, Ok(()));
     });
     let rows = database.rows("SELECT body FROM t ORDER BY rowid");
@@ -44,7 +44,7 @@ fn a_body_is_text_if_it_can_be() {
 #[test]
 fn what_is_committed_is_on_the_disk() {
     let database = Database::new(Kind::Sqlite);
-    assert_eq!(database.runtime.block_on(database.sink(&created()).take_over()), Ok(0));
+    assert_eq!(database.runtime.block_on(database.sink(&created()).take_over()), at(0));
     assert_eq!(database.value("PRAGMA journal_mode"), "wal");
 }
 
@@ -53,7 +53,7 @@ fn a_locked_file_is_transient() {
     let database = Database::new(Kind::Sqlite);
     let mut sink = sink_at(&database.url, Kind::Sqlite, "q/1", &created(), 500);
     database.runtime.block_on(async {
-        assert_eq!(sink.take_over().await, Ok(0));
+        assert_eq!(sink.take_over().await, at(0));
     });
     let other = rusqlite::Connection::open(database.url.trim_start_matches("sqlite:")).unwrap();
     other.execute_batch("BEGIN IMMEDIATE").unwrap();
@@ -63,7 +63,7 @@ fn a_locked_file_is_transient() {
     });
     other.execute_batch("COMMIT").unwrap();
     database.runtime.block_on(async {
-        assert_eq!(sink.take_over().await, Ok(0));
+        assert_eq!(sink.take_over().await, at(0));
         assert_eq!(commit(&mut *sink, 0, &["a"]).await, Ok(()));
     });
 }
@@ -74,7 +74,7 @@ fn a_statement_that_rolls_everything_back_takes_the_position_with_it() {
     database.execute("CREATE TABLE t (id INTEGER PRIMARY KEY)");
     let mut sink = database.sink(&statement("INSERT OR ROLLBACK INTO t VALUES (:id)", &[("id", "/id")]));
     database.runtime.block_on(async {
-        assert_eq!(sink.take_over().await, Ok(0));
+        assert_eq!(sink.take_over().await, at(0));
         assert!(is_permanent(&commit(&mut *sink, 0, &[r#"{"id":1}"#, r#"{"id":1}"#, r#"{"id":2}"#]).await));
         assert_eq!(commit(&mut *sink, 0, &[r#"{"id":1}"#]).await, Ok(()));
     });

@@ -1,5 +1,7 @@
 //! How a runner delivers what it has taken: commits it, in stretches if need be, and sets aside what cannot be delivered.
 
+use std::sync::Arc;
+
 use futures_lite::future::{yield_now, zip};
 
 use super::{DrainError, Payment, Runner};
@@ -10,21 +12,43 @@ use crate::drain::lot::Lot;
 use crate::drain::retry;
 use crate::drain::scheduler::Scheduler;
 use crate::planted::{Bug, is_planted};
+use crate::progress::Progress;
 use crate::queue::DrainState;
-use crate::record::{Record, Sequence};
+use crate::record::Record;
 use crate::sink::{Batch, Delivery, SinkError};
 
 /// What the dead letter says of a record that stands for a lost one.
 const LOST_REASON: &str = "lost: the disk had damaged the record's bytes, and `forebay repair` cut them out";
 
-/// A stretch of a batch that is committed in one transaction.
+/// A lot on its way, without those of its records that are not to be sent.
+struct Load<'a> {
+    taken: &'a Taken,
+    deliveries: Vec<Delivery<'a>>,
+    /// Where in the lot each delivery stands, from 0.
+    places: Vec<usize>,
+}
+
+/// A stretch of a lot that is committed in one transaction.
 #[derive(Clone, Copy, Debug)]
 struct Span {
     /// Index of its first delivery and behind its last.
     from: usize,
     to: usize,
-    after: Sequence,
-    through: Sequence,
+    /// Place in the lot of its first record and behind its last, those included that are not sent.
+    first: usize,
+    end: usize,
+}
+
+impl Load<'_> {
+    /// Parts a span before a delivery, by its index.
+    fn part(&self, span: Span, middle: usize) -> (Span, Span) {
+        let border = self.places.get(middle).copied().unwrap_or(span.end);
+        (Span { to: middle, end: border, ..span }, Span { from: middle, first: border, ..span })
+    }
+
+    fn of(&self, span: Span) -> &[Delivery<'_>] {
+        &self.deliveries[span.from..span.to]
+    }
 }
 
 /// What became of one attempt.
@@ -38,41 +62,22 @@ enum Attempt {
 
 impl<S: Scheduler> Runner<S> {
     /// Commits what was taken; `false` if a stop came first.
-    pub(super) async fn deliver(
-        &mut self,
-        lot: &Lot,
-        position: Sequence,
-        is_released: bool,
-    ) -> Result<bool, DrainError> {
-        let Lot { taken, tickets } = lot;
-        let mut deliveries = Vec::with_capacity(taken.len());
-        for ((sequence, record), ticket) in taken.records().zip(tickets) {
-            let record = record.map_err(|error| FeedError::Record { sequence, error })?;
-            if self.queue.dead_letters.contains(sequence) {
-                continue;
-            }
-            let delivery = Delivery { sequence, record, ticket };
-            if !record.is_lost() {
-                deliveries.push(delivery);
-            } else if !self.set_aside_lost(&delivery).await {
-                return Ok(false);
-            }
-        }
-        let whole = Span { from: 0, to: deliveries.len(), after: position, through: position + taken.len() as u64 };
-        let mut spans = vec![whole];
+    pub(super) async fn deliver(&mut self, lot: &Lot, is_released: bool) -> Result<bool, DrainError> {
+        let Some(load) = self.load(lot).await? else { return Ok(false) };
+        let mut spans = vec![Span { from: 0, to: load.deliveries.len(), first: 0, end: load.taken.len() }];
         let mut is_paid = is_released;
         while let Some(span) = spans.pop() {
             if !is_paid {
                 self.follow();
             }
-            let Some(span) = self.expire(span, &deliveries).await else { return Ok(false) };
+            let Some(span) = self.expire(&load, span, &mut spans).await else { return Ok(false) };
             // What was released at another pace is released anew: it may be too much for this one.
             if self.course.is_told_otherwise() {
                 is_paid = false;
                 spans.push(span);
                 continue;
             }
-            let span = self.portion(span, &deliveries, &mut spans);
+            let span = self.portion(&load, span, &mut spans);
             if !std::mem::take(&mut is_paid) {
                 match self.pay_for(span.to - span.from).await {
                     Payment::Made => {}
@@ -83,45 +88,65 @@ impl<S: Scheduler> Runner<S> {
                     Payment::Stopped => return Ok(false),
                 }
             }
-            let given_up = match self.commit(span, &deliveries).await? {
-                Attempt::Committed => {
-                    self.delivered(span, taken, position);
-                    continue;
-                }
+            let given_up = match self.commit(&load, span).await? {
+                Attempt::Committed => continue,
                 Attempt::Stopped => return Ok(false),
                 Attempt::Refused(reason) => Some(reason),
-                Attempt::Failed(error) => self.give_up(&deliveries[span.from..span.to], &error),
+                Attempt::Failed(error) => self.give_up(load.of(span), &error),
             };
             match given_up {
                 None => spans.push(span),
                 Some(_) if span.to - span.from > 1 => {
-                    let middle = span.from + (span.to - span.from) / 2;
-                    let border = deliveries[middle - 1].sequence;
-                    spans.push(Span { from: middle, after: border, ..span });
-                    spans.push(Span { to: middle, through: border, ..span });
+                    let (first, second) = load.part(span, span.from + (span.to - span.from) / 2);
+                    spans.extend([second, first]);
                 }
                 Some(reason) => {
-                    if !self.set_aside(&deliveries[span.from..span.to], &reason).await {
+                    if !self.set_aside(load.of(span), &reason).await {
                         return Ok(false);
                     }
                     // Without the record, the span still has to move the position.
-                    spans.push(Span { to: span.from, ..span });
+                    spans.push(Span { from: span.to, ..span });
                 }
             }
         }
         Ok(true)
     }
 
-    /// Sets the records aside with which a span begins and that are too old, and returns the rest of it, which still
-    /// moves the position past them; `None` if a stop came first.
-    async fn expire(&mut self, span: Span, deliveries: &[Delivery<'_>]) -> Option<Span> {
+    /// What of a lot is to be sent; `None` if a stop came first.
+    async fn load<'a>(&mut self, Lot { taken, tickets }: &'a Lot) -> Result<Option<Load<'a>>, DrainError> {
+        let (mut deliveries, mut places) = (Vec::with_capacity(taken.len()), Vec::with_capacity(taken.len()));
+        for (place, ((sequence, record), ticket)) in taken.records().zip(tickets).enumerate() {
+            let record = record.map_err(|error| FeedError::Record { sequence, error })?;
+            if self.queue.dead_letters.contains(sequence) || self.progress.contains(sequence) {
+                continue;
+            }
+            let delivery = Delivery { sequence, record, ticket };
+            if !record.is_lost() {
+                deliveries.push(delivery);
+                places.push(place);
+            } else if !self.set_aside_lost(&delivery).await {
+                return Ok(None);
+            }
+        }
+        Ok(Some(Load { taken, deliveries, places }))
+    }
+
+    /// Sets the records aside with which a span begins and that are too old, and returns what is to be sent of the rest of it,
+    /// which still moves the position past them; `None` if a stop came first.
+    async fn expire(&mut self, load: &Load<'_>, span: Span, spans: &mut Vec<Span>) -> Option<Span> {
         let Some(age_ms_max) = self.course.told.shaping.retry.age_ms_max else { return Some(span) };
         let now_us = self.platform.unix_us();
-        let ages = deliveries[span.from..span.to].iter().map(|delivery| delivery.record.received_at_us);
-        let expired = ages.take_while(|received_at_us| retry::is_expired(age_ms_max, *received_at_us, now_us)).count();
-        let rest = Span { from: span.from + expired, ..span };
-        let reason = retry::expired_reason(age_ms_max);
-        self.set_aside(&deliveries[span.from..rest.from], &reason).await.then_some(rest)
+        let is_old = |delivery: &Delivery<'_>| retry::is_expired(age_ms_max, delivery.record.received_at_us, now_us);
+        let expired = load.of(span).iter().take_while(|delivery| is_old(delivery)).count();
+        let (old, rest) = (Span { to: span.from + expired, ..span }, Span { from: span.from + expired, ..span });
+        if !self.set_aside(load.of(old), &retry::expired_reason(age_ms_max)).await {
+            return None;
+        }
+        // Out of order, there may be more of them between others.
+        let Some(next) = load.of(rest).iter().position(is_old) else { return Some(rest) };
+        let (first, second) = load.part(rest, rest.from + next);
+        spans.push(second);
+        Some(first)
     }
 
     /// Counts a failed attempt of a record by itself; why it is to be given up, if it is. What fails together with
@@ -133,7 +158,7 @@ impl<S: Scheduler> Runner<S> {
 
     /// As much of the span as may leave at once, or its first record alone if the sink has yet to show that it works; the rest
     /// waits its turn. A span that was formed at another rate can hold more.
-    fn portion(&self, span: Span, deliveries: &[Delivery<'_>], spans: &mut Vec<Span>) -> Span {
+    fn portion(&self, load: &Load<'_>, span: Span, spans: &mut Vec<Span>) -> Span {
         let records_max = match self.course.breaker.state() {
             breaker::State::Closed => usize::try_from(self.course.pacer.at_once()).unwrap_or(usize::MAX),
             breaker::State::HalfOpen => 1,
@@ -141,35 +166,41 @@ impl<S: Scheduler> Runner<S> {
         if span.to - span.from <= records_max {
             return span;
         }
-        let middle = span.from + records_max;
-        let border = deliveries[middle - 1].sequence;
-        spans.push(Span { from: middle, after: border, ..span });
-        Span { to: middle, through: border, ..span }
-    }
-
-    /// Publishes that a span is delivered.
-    fn delivered(&mut self, span: Span, taken: &Taken, position: Sequence) {
-        let drain = &self.queue.drain;
-        drain.batches.add(1);
-        if let Some(bytes) = taken.end_byte(span.through - position) {
-            drain.delivered_bytes.set(bytes);
-        }
-        drain.delivered.set(span.through);
-        drain.rate_measured.set(self.meter.add(span.through - span.after, self.platform.monotonic_ns()));
+        let (first, second) = load.part(span, span.from + records_max);
+        spans.push(second);
+        first
     }
 
     /// Commits a span, once, and finds out what became of it.
-    async fn commit(&mut self, span: Span, deliveries: &[Delivery<'_>]) -> Result<Attempt, DrainError> {
-        let batch = Batch { after: span.after, through: span.through, deliveries: &deliveries[span.from..span.to] };
+    async fn commit(&mut self, load: &Load<'_>, span: Span) -> Result<Attempt, DrainError> {
+        let mut next = Progress::clone(&self.progress);
+        load.taken.sequences().take(span.end).skip(span.first).for_each(|sequence| next.mark(sequence));
+        if next == *self.progress {
+            // The sink has all of it from a life in which the queue had another order.
+            return Ok(Attempt::Committed);
+        }
+        let mut beyond = Vec::new();
+        next.encode_beyond(&mut beyond);
+        let is_in_order = next.is_in_order() && self.progress.is_in_order();
+        let batch = Batch {
+            after: self.progress.through(),
+            through: next.through(),
+            beyond: (!is_in_order).then_some(&beyond),
+            deliveries: load.of(span),
+        };
         let began_ns = self.platform.monotonic_ns();
-        let sizes = &self.course.told.shaping.batch;
-        let look = self.ahead.look(&mut self.feed, &self.queue, self.course.pace, sizes, batch.through);
-        let committed = zip(self.sink.commit(batch), look).await.0;
+        let committed = if self.reordering.is_some() {
+            self.sink.commit(batch).await
+        } else {
+            let sizes = &self.course.told.shaping.batch;
+            let look = self.ahead.look(&mut self.feed, &self.queue, self.course.pace, sizes);
+            zip(self.sink.commit(batch), look).await.0
+        };
         let now_ns = self.platform.monotonic_ns();
         let error = match committed {
             Ok(()) => {
                 self.course.adaptive.committed(now_ns - began_ns, now_ns);
-                self.works_again();
+                self.delivered(load, span, next);
                 return Ok(Attempt::Committed);
             }
             Err(SinkError::Permanent { message }) if span.to > span.from => return Ok(Attempt::Refused(message)),
@@ -185,13 +216,36 @@ impl<S: Scheduler> Runner<S> {
         // Whether the commit went through is for the sink's position to say.
         match self.take_over().await {
             None => Ok(Attempt::Stopped),
-            Some(position) if position == span.through && !is_planted(Bug::AssumeNotCommitted) => {
-                self.works_again();
+            Some(found) if found == next && !is_planted(Bug::AssumeNotCommitted) => {
+                self.delivered(load, span, next);
                 Ok(Attempt::Committed)
             }
-            Some(position) if position == span.after => Ok(Attempt::Failed(error.to_string())),
-            Some(position) => Err(DrainError::Moved { position, after: span.after, through: span.through }),
+            Some(found) if found == *self.progress => Ok(Attempt::Failed(error.to_string())),
+            Some(found) => {
+                let (after, through) = (self.progress.through(), next.through());
+                Err(DrainError::Moved { position: found.through(), after, through })
+            }
         }
+    }
+
+    /// Publishes that a span is delivered.
+    fn delivered(&mut self, load: &Load<'_>, span: Span, next: Progress) {
+        self.works_again();
+        let through = next.through();
+        self.progress = Arc::new(next);
+        let drain = &self.queue.drain;
+        drain.batches.add(1);
+        if self.reordering.is_none()
+            && let Some(bytes) = load.taken.end_byte(span.end as u64)
+        {
+            drain.delivered_bytes.set(bytes);
+        }
+        if drain.released.get() < through {
+            drain.released.set(through);
+        }
+        drain.publish(&self.progress);
+        let records = (span.end - span.first) as u64;
+        drain.rate_measured.set(self.meter.add(records, self.platform.monotonic_ns()));
     }
 
     /// The sink has failed, in a way that may pass.

@@ -108,8 +108,8 @@ impl<S: Scheduler> Runner<S> {
         Some(Duration::from_nanos(due_ns.saturating_sub(now_ns)))
     }
 
-    /// Returns when a redrive is due, if ever.
-    pub(super) async fn sleep_until_redrive(platform: &S, wait: Option<Duration>) {
+    /// Returns after so long, if ever.
+    pub(super) async fn sleep_at_most(platform: &S, wait: Option<Duration>) {
         match wait {
             Some(wait) => platform.sleep(wait).await,
             None => pending().await,
@@ -180,7 +180,7 @@ impl<S: Scheduler> Runner<S> {
     async fn send(&mut self, letter: &Redelivery, position: u64, number: u64) -> Result<Sent, RedriveError> {
         let Some((sink, at)) = &mut self.redrive.sink else { return Ok(Sent::Undecided) };
         let delivery = letter.delivery();
-        let batch = Batch { after: position, through: number, deliveries: &[delivery] };
+        let batch = Batch { after: position, through: number, beyond: None, deliveries: &[delivery] };
         let error = match sink.commit(batch).await {
             Ok(()) => {
                 *at = number;
@@ -216,7 +216,7 @@ impl<S: Scheduler> Runner<S> {
         let Some(id) = self.dead_letters.redrive_id() else { return Ok(None) };
         let mut sink = (self.redrive.open)(&id);
         let position = match sink.take_over().await {
-            Ok(position) => position,
+            Ok(progress) => progress.through(),
             Err(error) => {
                 self.redrive_later(&error);
                 return Ok(None);

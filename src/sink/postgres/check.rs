@@ -6,7 +6,7 @@ use tokio_postgres::{Client, Error};
 use super::super::mapping::{Plan, StatementPlan, TablePlan};
 use super::super::statement::quoted;
 use super::session::{Session, describe};
-use super::takeover::{POSITION_TABLE, created_table_sql, exists};
+use super::takeover::{ADD_BEYOND, POSITION_TABLE, created_table_sql, exists, has_beyond, owns_position_table};
 use crate::config::Source;
 
 /// Looks at a column in a way that also works before PostgreSQL 12, which has no attgenerated.
@@ -23,13 +23,13 @@ const COLUMNS: &str = "SELECT a.attname::text, \
 /// # Errors
 ///
 /// What kept us from looking.
-pub(super) async fn problems(session: &Session, plan: Option<&Plan>) -> Result<Vec<String>, Error> {
+pub(super) async fn problems(session: &Session, plan: Option<&Plan>, reorders: bool) -> Result<Vec<String>, Error> {
     let client = &session.client;
     // Whatever is done wrong below, the server refuses to write; the connection's end ends the transaction.
     client.batch_execute("SET default_transaction_read_only = on").await?;
     let mut look = Look { client, problems: Vec::new(), role: String::new() };
     look.role = quoted(client.query_one("SELECT current_user::text", &[]).await?.try_get(0)?);
-    look.position_table().await?;
+    look.position_table(reorders).await?;
     match plan {
         Some(Plan::Table(table)) => look.table(table).await?,
         Some(Plan::Statement(statement)) => look.statement(statement).await?,
@@ -46,7 +46,7 @@ struct Look<'c> {
 }
 
 impl Look<'_> {
-    async fn position_table(&mut self) -> Result<(), Error> {
+    async fn position_table(&mut self, reorders: bool) -> Result<(), Error> {
         if !exists(self.client, "forebay_position").await? {
             return self.may_create("forebay_position", POSITION_TABLE, "SELECT, INSERT, UPDATE").await;
         }
@@ -59,6 +59,13 @@ impl Look<'_> {
                 "The table forebay_position is not forebay's: {}. Rename it: \
                  ALTER TABLE forebay_position RENAME TO forebay_position_old;",
                 describe(&error)
+            ));
+        }
+        if reorders && !has_beyond(self.client).await? && !owns_position_table(self.client).await? {
+            self.problems.push(format!(
+                "The table forebay_position has no column beyond, which a queue that delivers out of order needs, and \
+                 the role {} does not own the table, so it may not add it. Let its owner run: {ADD_BEYOND};",
+                self.role
             ));
         }
         Ok(())

@@ -5,13 +5,19 @@ use std::time::Duration;
 use tokio_postgres::types::{Kind, Type};
 use tokio_postgres::{Client, Error, Statement};
 
+use super::super::Part;
 use super::super::mapping::{Plan, TablePlan};
 use super::session::{APPLICATION_NAME, Session, describe, is_lock_timeout};
 use super::text::Form;
 
 /// How forebay's own table is created.
 pub(super) const POSITION_TABLE: &str = "CREATE TABLE IF NOT EXISTS forebay_position \
-    (part text PRIMARY KEY, epoch bigint NOT NULL, position bigint NOT NULL)";
+    (part text PRIMARY KEY, epoch bigint NOT NULL, position bigint NOT NULL, beyond bytea)";
+/// How the table of an earlier version gets the column that it lacks.
+pub(super) const ADD_BEYOND: &str = "ALTER TABLE forebay_position ADD COLUMN IF NOT EXISTS beyond bytea";
+/// Time to wait for the lock under which the column is added, in milliseconds. Commits of all queues
+/// stand behind whoever waits for it.
+const ADD_BEYOND_LOCK_MS_MAX: u64 = 1_000;
 
 /// A session that holds the part.
 pub(super) struct Open {
@@ -23,6 +29,12 @@ pub(super) struct Open {
     pub(super) forms: Vec<Form>,
 }
 
+/// What the row of the part holds.
+pub(super) struct PositionRow {
+    pub(super) position: i64,
+    pub(super) beyond: Option<Vec<u8>>,
+}
+
 /// The statement that creates a table of forebay's own.
 pub(super) fn created_table_sql(table: &TablePlan) -> String {
     format!(
@@ -32,7 +44,7 @@ pub(super) fn created_table_sql(table: &TablePlan) -> String {
     )
 }
 
-/// Raises the epoch; returns what was opened and the position.
+/// Raises the epoch; returns what was opened and how far the part is delivered.
 ///
 /// # Errors
 ///
@@ -40,9 +52,9 @@ pub(super) fn created_table_sql(table: &TablePlan) -> String {
 pub(super) async fn take_over(
     session: Session,
     plan: &Plan,
-    part: &str,
+    part: &Part,
     patience: Duration,
-) -> Result<(Open, i64), String> {
+) -> Result<(Open, PositionRow), String> {
     let client = &session.client;
     create_missing(client, "forebay_position", POSITION_TABLE).await?;
     let (statement, forms) = match plan {
@@ -53,16 +65,19 @@ pub(super) async fn take_over(
             (statement, forms)
         }
     };
-    let (epoch, position) = match raise_epoch(client, part, patience).await {
+    let epoch = match raise_epoch(client, &part.id, patience).await {
         Err(error) if is_lock_timeout(&error) => {
             client.batch_execute("ROLLBACK").await.map_err(|error| describe(&error))?;
-            end_predecessor(client, part).await?;
-            raise_epoch(client, part, patience).await
+            end_predecessor(client, &part.id).await?;
+            raise_epoch(client, &part.id, patience).await
         }
         settled => settled,
     }
     .map_err(|error| describe(&error))?;
-    Ok((Open { session, epoch, statement, forms }, position))
+    // A predecessor that is stuck in a transaction would have kept the lock for this.
+    let has_beyond = add_beyond(client, part.reorders).await?;
+    let row = position_row(client, &part.id, epoch, has_beyond).await?;
+    Ok((Open { session, epoch, statement, forms }, row))
 }
 
 /// Creates a table unless it exists. It is looked for first, because a role that may use
@@ -113,7 +128,7 @@ fn form(kind: &Type) -> Form {
 
 /// The COMMIT is a message of its own: if we are given up on before it, the server rolls
 /// back and an attempt of the past cannot raise the epoch over a later one's.
-async fn raise_epoch(client: &Client, part: &str, patience: Duration) -> Result<(i64, i64), Error> {
+async fn raise_epoch(client: &Client, part: &str, patience: Duration) -> Result<i64, Error> {
     let ms = patience.as_millis().clamp(1, 0x7fff_ffff);
     client.batch_execute(&format!("BEGIN; SET LOCAL lock_timeout = {ms}")).await?;
     client
@@ -123,11 +138,63 @@ async fn raise_epoch(client: &Client, part: &str, patience: Duration) -> Result<
         )
         .await?;
     let row = client
-        .query_one("UPDATE forebay_position SET epoch = epoch + 1 WHERE part = $1 RETURNING epoch, position", &[&part])
+        .query_one("UPDATE forebay_position SET epoch = epoch + 1 WHERE part = $1 RETURNING epoch", &[&part])
         .await?;
-    let taken = (row.try_get(0)?, row.try_get(1)?);
+    let epoch = row.try_get(0)?;
     client.batch_execute("COMMIT").await?;
-    Ok(taken)
+    Ok(epoch)
+}
+
+/// Whether the table of positions has the column `beyond`; those of earlier versions lack it.
+pub(super) async fn has_beyond(client: &Client) -> Result<bool, Error> {
+    let sql = "SELECT EXISTS (SELECT FROM pg_attribute \
+        WHERE attrelid = to_regclass('forebay_position') AND attname = 'beyond' AND NOT attisdropped)";
+    client.query_one(sql, &[]).await?.try_get(0)
+}
+
+/// Whether we may alter the table of positions.
+pub(super) async fn owns_position_table(client: &Client) -> Result<bool, Error> {
+    let sql = "SELECT pg_has_role(relowner, 'USAGE') FROM pg_class WHERE oid = to_regclass('forebay_position')";
+    client.query_one(sql, &[]).await?.try_get(0)
+}
+
+/// Adds the column unless it is there; `false` if it cannot be added, and is not needed: in a column
+/// that does not exist there is nothing, and a queue that delivers in order writes nothing to it.
+async fn add_beyond(client: &Client, reorders: bool) -> Result<bool, String> {
+    if has_beyond(client).await.map_err(|error| describe(&error))? {
+        return Ok(true);
+    }
+    // A role that works without the column need not leave an error in the server's log at every take-over.
+    if !reorders && !owns_position_table(client).await.map_err(|error| describe(&error))? {
+        return Ok(false);
+    }
+    let sql = format!("BEGIN; SET LOCAL lock_timeout = {ADD_BEYOND_LOCK_MS_MAX}; {ADD_BEYOND}; COMMIT");
+    let Err(refused) = client.batch_execute(&sql).await else {
+        return Ok(true);
+    };
+    client.batch_execute("ROLLBACK").await.map_err(|error| describe(&error))?;
+    // Another drain may have added it while this one waited for the lock.
+    if has_beyond(client).await.map_err(|error| describe(&error))? {
+        return Ok(true);
+    }
+    if reorders {
+        return Err(format!(
+            "the table forebay_position has no column beyond, which a queue that delivers out of order needs, and it \
+             cannot be added: {}; let the table's owner run: {ADD_BEYOND};",
+            describe(&refused)
+        ));
+    }
+    Ok(false)
+}
+
+/// Reads the row of a part that we hold. Nobody else can have moved it since the epoch was raised.
+async fn position_row(client: &Client, part: &str, epoch: i64, has_beyond: bool) -> Result<PositionRow, String> {
+    let beyond = if has_beyond { "beyond" } else { "NULL::bytea" };
+    let sql = format!("SELECT position, {beyond} FROM forebay_position WHERE part = $1 AND epoch = $2");
+    let row = client.query_opt(&sql, &[&part, &epoch]).await.map_err(|error| describe(&error))?;
+    let row = row.ok_or_else(|| format!("the part {part} was taken over by another forebay meanwhile"))?;
+    let read = || Ok(PositionRow { position: row.try_get(0)?, beyond: row.try_get(1)? });
+    read().map_err(|error: Error| describe(&error))
 }
 
 /// Ends the forebay that holds our row's lock. A process that was stopped in the middle

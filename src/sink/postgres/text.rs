@@ -82,6 +82,12 @@ fn append_hex(bytes: &[u8], out: &mut Vec<u8>) {
     }
 }
 
+/// The digits of `bytes`, for a literal.
+pub(super) fn hex_digits(bytes: &[u8]) -> impl Iterator<Item = char> {
+    let digit = |half: u8| char::from(HEX[usize::from(half)]);
+    bytes.iter().flat_map(move |byte| [digit(byte >> 4), digit(byte & 15)])
+}
+
 /// Appends `bytes` with a backslash before whatever means something to COPY, and every
 /// other control character in octal, so that a row is one printable line.
 fn escape(bytes: &[u8], out: &mut Vec<u8>) {

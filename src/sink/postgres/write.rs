@@ -1,4 +1,4 @@
-//! One transaction: fence, rows, position.
+//! One transaction: fence, rows, position and what is beyond it.
 
 use std::collections::VecDeque;
 use std::pin::{Pin, pin};
@@ -80,11 +80,24 @@ fn fence_sql(epoch: i64, part: &str, batch: &Batch<'_>) -> Result<String, SinkEr
         i64::try_from(sequence).map_err(|error| SinkError::Transient(format!("sequence {sequence}: {error}")))
     };
     let (after, through) = (narrow(batch.after)?, narrow(batch.through)?);
+    let beyond = batch.beyond.map(beyond_sql).unwrap_or_default();
     let part = literal(part);
     Ok(format!(
-        "BEGIN; UPDATE forebay_position SET position = {through} \
+        "BEGIN; UPDATE forebay_position SET position = {through}{beyond} \
          WHERE part = {part} AND epoch = {epoch} AND position = {after}"
     ))
+}
+
+/// What the fence says of a column that is to hold these bytes, NULL for none.
+fn beyond_sql(bytes: &[u8]) -> String {
+    if bytes.is_empty() {
+        return ", beyond = NULL".to_owned();
+    }
+    let mut sql = ", beyond = '\\x".to_owned();
+    sql.reserve(2 * bytes.len() + 1);
+    sql.extend(text::hex_digits(bytes));
+    sql.push('\'');
+    sql
 }
 
 /// The rows that the last command of a simple query touched.
