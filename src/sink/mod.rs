@@ -104,7 +104,7 @@ pub struct Part {
     pub reorders: bool,
 }
 
-/// Why a position in a row of `forebay_position` cannot be gone on from.
+/// Why a row of `forebay_position` does not say how far its part is delivered.
 #[derive(Debug, thiserror::Error)]
 enum RowError {
     #[error("forebay_position.position is {0}, which is no sequence")]
