@@ -11,6 +11,8 @@
     reason = "a test that cannot go on should panic, and is its own documentation"
 )]
 
+#[path = "sinks/beyond.rs"]
+mod beyond;
 #[path = "sinks/database.rs"]
 mod database;
 #[path = "sinks/postgres_only.rs"]
@@ -19,6 +21,11 @@ mod postgres_server;
 #[path = "sinks/sqlite_only.rs"]
 mod sqlite_only;
 
+use beyond::{
+    a_batch_that_leaves_the_position_is_fenced_too, a_table_of_an_earlier_version_gets_the_column,
+    position_and_what_is_beyond_it_move_with_the_rows, what_is_beyond_may_take_all_its_bytes,
+    what_is_beyond_must_make_sense,
+};
 use database::{Database, Kind, hex};
 use forebay::config::{Source, Target};
 use forebay::progress::Progress;
@@ -48,6 +55,11 @@ conformance!(
     a_poison_record_takes_its_batch_back,
     a_poison_record_of_a_statement_takes_its_batch_back,
     an_empty_batch_moves_the_position,
+    position_and_what_is_beyond_it_move_with_the_rows,
+    a_batch_that_leaves_the_position_is_fenced_too,
+    what_is_beyond_may_take_all_its_bytes,
+    what_is_beyond_must_make_sense,
+    a_table_of_an_earlier_version_gets_the_column,
     any_text_arrives_as_it_was,
     hostile_names_and_values_stay_data,
     a_missing_table_is_transient_and_check_says_how_to_mend_it,
@@ -74,7 +86,8 @@ pub fn at(position: Sequence) -> Result<Progress, SinkError> {
     Ok(Progress::up_to(position))
 }
 
-fn record(body: &[u8]) -> Record<'_> {
+#[must_use]
+pub fn record(body: &[u8]) -> Record<'_> {
     Record {
         received_at_us: 1_700_000_000_000_042,
         idempotency_hash: [0; 16],
@@ -136,9 +149,10 @@ pub fn is_fenced(outcome: &Result<(), SinkError>) -> bool {
 }
 
 /// The orders table that most cases write to.
-const ORDERS: &str = "CREATE TABLE orders (id integer PRIMARY KEY, total numeric CHECK (total >= 0), note text)";
+pub const ORDERS: &str = "CREATE TABLE orders (id integer PRIMARY KEY, total numeric CHECK (total >= 0), note text)";
 
-fn orders() -> Target {
+#[must_use]
+pub fn orders() -> Target {
     table("orders", &[("id", "/id"), ("total", "/total"), ("note", "/note")])
 }
 

@@ -5,7 +5,9 @@
 //! transaction is the fence: it moves the position of this part from the batch's
 //! `after` to its `through`, and only for the epoch that we took over. If it hits
 //! no row, somebody else has taken over and nothing of ours may be committed. The same
-//! statement writes what is delivered beyond the position, if that changes.
+//! statement writes what is delivered beyond the position, if that changes, and then raises
+//! the epoch too: such a batch may leave the position where it is, and sent twice, or to a
+//! database that was set back meanwhile, it must hit no row either.
 //!
 //! One file is one sink; [`open`] is the registry.
 
@@ -46,9 +48,10 @@ pub struct Batch<'a> {
     /// The position behind it; `through >= after`. The two are equal if only `beyond` changes.
     pub through: Sequence,
     /// What is delivered beyond `through` once this is committed, as [`Progress::encode_beyond`] writes it: at
-    /// most [`BEYOND_BYTES_MAX`](crate::limits::BEYOND_BYTES_MAX) bytes, none for nothing. `None` leaves it as it
-    /// was, which costs nothing; so it is for a queue that delivers in order. `Some` needs [`Part::reorders`],
-    /// unless [`Sink::take_over`] has found something there.
+    /// most [`BEYOND_BYTES_MAX`](crate::limits::BEYOND_BYTES_MAX) bytes, none for nothing. `None`, which costs
+    /// nothing, is for a batch with nothing beyond its position before or after: what is stored counts from the
+    /// position, so the two may only move together. `Some` needs [`Part::reorders`], unless [`Sink::take_over`] has
+    /// found something there.
     pub beyond: Option<&'a [u8]>,
     /// What to deliver, each behind `after`; those behind `through` are in `beyond`.
     pub deliveries: &'a [Delivery<'a>],
@@ -101,7 +104,7 @@ pub struct Part {
     pub reorders: bool,
 }
 
-/// Why a position in a row of `forebay_position` cannot be gone on from.
+/// Why a row of `forebay_position` does not say how far its part is delivered.
 #[derive(Debug, thiserror::Error)]
 enum RowError {
     #[error("forebay_position.position is {0}, which is no sequence")]

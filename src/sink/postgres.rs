@@ -74,8 +74,11 @@ impl Postgres {
 
     async fn commit_batch(&mut self, batch: Batch<'_>) -> Result<(), SinkError> {
         let plan = self.plan.as_ref().map_err(|why| transient(why.clone()))?;
-        let open = self.open.take().ok_or_else(|| transient("commit before take_over".to_owned()))?;
+        let mut open = self.open.take().ok_or_else(|| transient("commit before take_over".to_owned()))?;
         let outcome = within(self.commit_timeout, write::commit(&open, plan, &self.part.id, batch)).await?;
+        if outcome.is_ok() && batch.beyond.is_some() {
+            open.epoch += 1;
+        }
         if !matches!(outcome, Err(SinkError::Transient(_))) {
             self.open = Some(open);
         }

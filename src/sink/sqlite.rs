@@ -29,7 +29,8 @@ const POSITION_TABLE: &str = "CREATE TABLE IF NOT EXISTS forebay_position \
 /// The fence, of a batch that leaves `beyond` alone.
 const FENCE: &str = "UPDATE forebay_position SET position = ?1 WHERE part = ?2 AND epoch = ?3 AND position = ?4";
 /// The fence, of a batch that changes it.
-const FENCE_AND_BEYOND: &str = "UPDATE forebay_position SET position = ?1, beyond = nullif(?5, x'') \
+const FENCE_AND_BEYOND: &str = "UPDATE forebay_position \
+    SET position = ?1, epoch = epoch + 1, beyond = nullif(?5, x'') \
     WHERE part = ?2 AND epoch = ?3 AND position = ?4";
 
 /// A sink that writes to a SQLite file.
@@ -102,10 +103,13 @@ impl Sqlite {
             let outcome = write(&mut open, &part, &step, &rows);
             (open, outcome)
         };
-        let (open, outcome) = self.file.blocking(work).await?;
+        let (mut open, outcome) = self.file.blocking(work).await?;
         match outcome {
             Err(SinkError::Transient(message)) => Err(transient(message)),
             settled => {
+                if settled.is_ok() && batch.beyond.is_some() {
+                    open.epoch += 1;
+                }
                 self.open = Some(open);
                 settled
             }

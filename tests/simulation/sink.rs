@@ -208,6 +208,9 @@ impl Database {
         part.position = transaction.through;
         if let Some(beyond) = &transaction.beyond {
             part.beyond.clone_from(beyond);
+            part.epoch += 1;
+        } else if !part.beyond.is_empty() {
+            self.model.complain(format!("part {number}: the position moves without what is beyond it"));
         }
         let positions = (transaction.after, transaction.through);
         let is_dead = |sequence| queue.dead_letters.contains(sequence);
@@ -357,7 +360,11 @@ impl Sink for Connection {
         Box::pin(async move {
             let (number, fate, latency) = self.database().begin(&self.life, self.epoch, &batch, &self.machine);
             self.machine.sleep(latency).await;
-            self.database().finish(number, fate)
+            let outcome = self.database().finish(number, fate);
+            if outcome.is_ok() && batch.beyond.is_some() {
+                self.epoch += 1;
+            }
+            outcome
         })
     }
 

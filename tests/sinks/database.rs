@@ -101,6 +101,11 @@ impl Database {
         sink_at(&self.url, self.kind, part, target, 10_000)
     }
 
+    /// A sink for the part `q/1` that may deliver out of order.
+    pub fn reordering_sink(&self, target: &Target) -> Box<dyn Sink> {
+        reordering_sink_at(&self.url, self.kind, target)
+    }
+
     fn sqlite(&self) -> rusqlite::Connection {
         rusqlite::Connection::open(self.directory.path().join("test.db")).unwrap()
     }
@@ -108,6 +113,16 @@ impl Database {
 
 /// A sink with this time for a transaction, in milliseconds, and a tenth of it to connect.
 pub fn sink_at(url: &str, kind: Kind, part: &str, target: &Target, commit_timeout_ms: u64) -> Box<dyn Sink> {
+    let part = Part { queue: "q".to_owned(), id: part.to_owned(), reorders: false };
+    sink_for(url, kind, part, target, commit_timeout_ms)
+}
+
+pub fn reordering_sink_at(url: &str, kind: Kind, target: &Target) -> Box<dyn Sink> {
+    let part = Part { queue: "q".to_owned(), id: "q/1".to_owned(), reorders: true };
+    sink_for(url, kind, part, target, 10_000)
+}
+
+fn sink_for(url: &str, kind: Kind, part: Part, target: &Target, commit_timeout_ms: u64) -> Box<dyn Sink> {
     let sink = config::Sink {
         kind: if kind == Kind::Postgres { SinkKind::Postgres } else { SinkKind::Sqlite },
         url: url.to_owned(),
@@ -115,7 +130,7 @@ pub fn sink_at(url: &str, kind: Kind, part: &str, target: &Target, commit_timeou
         connect_timeout_ms: commit_timeout_ms / 10,
         commit_timeout_ms,
     };
-    open(&sink, Part { queue: "q".to_owned(), id: part.to_owned(), reorders: false })
+    open(&sink, part)
 }
 
 /// A connection of a test's own.

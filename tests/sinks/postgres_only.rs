@@ -152,7 +152,8 @@ fn check_knows_privileges_and_a_role_without_create_can_work() {
         assert!(refused.to_string().contains("CREATE TABLE IF NOT EXISTS forebay_position"), "{refused}");
         // What check() says to run is enough.
         database.execute(&format!(
-            "CREATE TABLE forebay_position (part text PRIMARY KEY, epoch bigint NOT NULL, position bigint NOT NULL); \
+            "CREATE TABLE forebay_position (part text PRIMARY KEY, epoch bigint NOT NULL, position bigint NOT NULL, \
+             beyond bytea); \
              GRANT SELECT, INSERT, UPDATE ON forebay_position TO {role}; GRANT INSERT ON orders TO {role}"
         ));
         database.runtime.block_on(async {

@@ -88,12 +88,12 @@ fn fence_sql(epoch: i64, part: &str, batch: &Batch<'_>) -> Result<String, SinkEr
     ))
 }
 
-/// What the fence says of a column that is to hold these bytes, NULL for none.
+/// What the fence sets besides, if the column is to hold these bytes, NULL for none.
 fn beyond_sql(bytes: &[u8]) -> String {
     if bytes.is_empty() {
-        return ", beyond = NULL".to_owned();
+        return ", epoch = epoch + 1, beyond = NULL".to_owned();
     }
-    let mut sql = ", beyond = '\\x".to_owned();
+    let mut sql = ", epoch = epoch + 1, beyond = '\\x".to_owned();
     sql.reserve(2 * bytes.len() + 1);
     sql.extend(text::hex_digits(bytes));
     sql.push('\'');
