@@ -140,11 +140,11 @@ fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a str>
 /// # Errors
 ///
 /// It is there and empty, there twice, too long, or not UTF-8.
-pub fn header<'a>(
-    headers: &'a HeaderMap,
+pub fn header(
+    headers: &HeaderMap,
     name: impl AsHeaderName + Copy + Display,
     bytes_max: usize,
-) -> Result<&'a [u8], Refusal> {
+) -> Result<&[u8], Refusal> {
     let mut values = headers.get_all(name).iter();
     let Some(value) = values.next() else { return Ok(b"") };
     let wrong = |what: String| refused(format!("{name} {what}"));
@@ -234,8 +234,11 @@ mod tests {
         }
     }
 
+    /// When a record is due and expires, and its priority.
+    type Given = (Option<u64>, Option<u64>, Option<u8>);
+
     /// The attributes of a record with these fields, received at `NOW_US`.
-    fn values(fields: &[(&'static str, &str)]) -> Result<(Option<u64>, Option<u64>, Option<u8>), String> {
+    fn values(fields: &[(&'static str, &str)]) -> Result<Given, String> {
         let mut headers = HeaderMap::new();
         for (name, value) in fields {
             headers.append(*name, HeaderValue::from_str(value).unwrap());
