@@ -42,7 +42,7 @@ impl Moment {
     fn at_us(self, received_at_us: u64) -> u64 {
         match self {
             Self::At(us) => us,
-            Self::After(us) => received_at_us.saturating_add(us),
+            Self::After(us) => received_at_us.saturating_add(us).min(UNIX_S_MAX * 1_000_000),
         }
     }
 }
@@ -197,7 +197,7 @@ fn read_priority(text: &str) -> Result<u8, Refusal> {
     })
 }
 
-/// A duration with units of which the longest is a day, or whole seconds.
+/// A duration with units of which the longest is a week, or whole seconds.
 fn duration_us(text: &str) -> Option<u64> {
     if let Some(seconds) = whole_number(text) {
         return seconds.checked_mul(1_000_000);
@@ -284,6 +284,10 @@ mod tests {
                 assert_eq!(values(&[(name, text)]), Ok(wanted), "{text}");
             }
         }
+        assert_eq!(duration_us("1w 1d"), Some(8 * DAY_MS * 1000));
+        // Whatever stays for longer than the calendar goes on expires with it.
+        let never = values(&[("forebay-expires", "+18446744073709")]);
+        assert_eq!(never, Ok((None, Some(UNIX_S_MAX * 1_000_000), None)));
         // What was due before now is due now.
         assert_eq!(values(&[("forebay-deliver-at", "1")]), Ok((Some(1_000_000), None, None)));
     }
