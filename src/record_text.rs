@@ -80,7 +80,7 @@ impl RecordText {
         }
     }
 
-    /// The attributes, each in words such as `priority 7`.
+    /// The attributes, each in words such as `priority 7`. What a terminal could obey is escaped.
     #[must_use]
     pub fn attributes_in_words(&self) -> Vec<String> {
         let priority = self.priority.map(|priority| priority.to_string());
@@ -92,7 +92,7 @@ impl RecordText {
             ("throttle key", &self.throttle_key),
         ]
         .into_iter()
-        .filter_map(|(name, value)| value.as_ref().map(|value| format!("{name} {value}")))
+        .filter_map(|(name, value)| value.as_ref().map(|value| format!("{name} {}", value.escape_debug())))
         .collect()
     }
 }
@@ -107,4 +107,33 @@ pub fn rfc3339(us: u64) -> String {
         return format!("{us} µs after 1970");
     }
     humantime::format_rfc3339_micros(UNIX_EPOCH + time).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::{AttributeValues, NO_KEY};
+
+    #[test]
+    fn attributes_are_words_that_no_terminal_obeys() {
+        let values = AttributeValues {
+            deliver_at_us: Some(1_700_000_001_000_007),
+            expires_at_us: Some(u64::MAX),
+            priority: Some(0),
+            fair_key: "a\u{9b}31m".as_bytes(),
+            throttle_key: b"shop \xff",
+        };
+        let mut buffer = Vec::new();
+        let attributes = values.encode(&mut buffer).unwrap();
+        let text = RecordText::of(&Record { attributes, idempotency_hash: NO_KEY, ..Record::lost(7, b"") });
+        let words = [
+            "due at 2023-11-14T22:13:21.000007Z",
+            "expires at 18446744073709551615 µs after 1970",
+            "priority 0",
+            "fair key a\\u{9b}31m",
+            "throttle key shop \u{fffd}",
+        ];
+        assert_eq!(text.attributes_in_words(), words);
+        assert_eq!(RecordText::of(&Record::lost(7, b"")).attributes_in_words(), [""; 0]);
+    }
 }

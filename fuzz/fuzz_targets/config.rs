@@ -1,7 +1,7 @@
 //! Any text as a configuration: refused with errors that have their place in it, or taken and sound.
 #![no_main]
 
-use forebay::config::{Config, ConfigError, SinkKind, parse};
+use forebay::config::{Config, ConfigError, Order, SinkKind, parse};
 use forebay::limits::BLOCK_BYTES;
 use forebay::sink::Dialect;
 use forebay::sink::mapping::Plan;
@@ -72,6 +72,10 @@ fn check_config(text: &str, config: &Config) {
         assert!(!name.is_empty() && name.len() <= 64 && !name.starts_with(['-', '_']));
         assert!(name.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-')));
         assert!(queue.shaping.retry.backoff_ms_min <= queue.shaping.retry.backoff_ms_max);
+        let ordering = &queue.ordering;
+        let overtakes = ordering.fair_by.is_some() || ordering.throttle.is_some() || ordering.delay_ms_max > 0;
+        assert!(ordering.order != Order::Strict || !overtakes, "a strict order that is none");
+        assert!(ordering.fair_weights.is_empty() || ordering.fair_by.is_some());
         assert!(queue.sink.kind == SinkKind::Sqlite || queue.sink.url.starts_with("postgres"));
         for dialect in [Dialect::Sqlite, Dialect::Postgres] {
             if let Err(message) = Plan::new(&queue.sink.target, name, dialect) {

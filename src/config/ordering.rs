@@ -4,13 +4,15 @@ use std::collections::BTreeMap;
 
 use super::context::{Refused, Text};
 use super::grammar::{is_header_name, pointer_fault};
+use super::load::HOUR_MS;
 use super::reader::{Field, Section};
 use super::{Order, Ordering, Selector, Throttle, Window};
 use crate::limits::{self, FAIR_KEY_BYTES_MAX, FAIR_WEIGHTS_MAX, GIB, KIB, SELECTOR_HEADER_BYTES_MAX};
 
+const DAY_MS: u64 = 24 * HOUR_MS;
 /// The longest delay that a queue can be told to take.
-const DAY_MS: u64 = 24 * 3_600_000;
 const DELAY_MS_MAX: u64 = 30 * DAY_MS;
+/// The most turns that a key can get where the others get one.
 const WEIGHT_MAX: u64 = 1000;
 const ORDERS: [(&str, Order); 3] = [("strict", Order::Strict), ("key", Order::Key), ("none", Order::None)];
 /// What a selector may be, for messages.
@@ -20,7 +22,7 @@ const SELECTORS: &str = "write \"key\" for Forebay-Key, a header such as \"heade
 pub(super) fn read_ordering(s: &mut Section<'_>) -> Ordering {
     let order = s.choice("order", Order::Strict, &ORDERS);
     let fair_by = read_selector(s, "fair_by");
-    let fair_weights = read_weights(s, fair_by.is_none());
+    let fair_weights = read_weights(s, fair_by.line.is_none());
     let delay = s.integer("delay_ms_max", limits::DELAY_MS_MAX, 0..=DELAY_MS_MAX);
     let mut section = s.section("throttle");
     let throttle_line = (!section.is_absent()).then(|| section.line());
@@ -45,13 +47,6 @@ fn refuse_strict(s: &Section<'_>, given: [(&str, Option<usize>); 3]) {
              `order = \"key\"` to keep the order within each Forebay-Key, or `order = \"none\"`"
         );
         s.context().error(line, &key, message);
-    }
-}
-
-impl Field<Option<Selector>> {
-    /// Whether the file has none.
-    fn is_none(&self) -> bool {
-        self.line.is_none()
     }
 }
 

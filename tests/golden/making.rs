@@ -14,7 +14,7 @@ use forebay::journal::repair::{Options, repair_queue};
 use forebay::journal::survey::Survey;
 use forebay::journal::writer::{Turn, Writer};
 use forebay::queue::Queue;
-use forebay::record::{Attributes, NO_KEY, Record, Sequence, hash_key};
+use forebay::record::{AttributeValues, Attributes, NO_KEY, Record, Sequence, hash_key};
 use forebay::record_text::RecordText;
 use forebay::ring::{Bell, FRAME_HEADER_BYTES, FrameHeader, IngressEnd, Outcome, ring};
 use forebay::server::recovered::{DrainParts, QueueStart, RecoveredQueue};
@@ -71,6 +71,8 @@ struct Life {
     maintenance: Maintenance<Fixed>,
     drains: Vec<Option<DrainParts<Fixed>>>,
     config: Config,
+    /// Attributes of the records that are sent from now on.
+    attributes: Vec<u8>,
 }
 
 impl Life {
@@ -110,7 +112,7 @@ impl Life {
         let rings = vec![journal_end];
         let writer = Writer::new(machine.clone(), epoch, logs, rings, bell, pool, Arc::default(), chores).unwrap();
         let drains = drains.into_iter().map(Some).collect();
-        Self { directory, queues, writer, ring, maintenance, drains, config }
+        Self { directory, queues, writer, ring, maintenance, drains, config, attributes: Vec::new() }
     }
 
     /// Sends requests that become one batch, and notes their records.
@@ -129,7 +131,7 @@ impl Life {
                     key: key.as_bytes(),
                     idempotency_key: idempotency_key.as_bytes(),
                     content_type: content_type.as_bytes(),
-                    attributes: Attributes::NONE,
+                    attributes: Attributes::read(&self.attributes).unwrap(),
                     body,
                 };
                 let mut bytes = Vec::new();
@@ -300,5 +302,33 @@ pub fn make_repaired(directory: &Path) {
     let cut_directory = queue.directory.join("cut-21000101T000000Z");
     let options = Options { apply: true, segment: None, cut_directory: &cut_directory, epoch: 2, now_us: NOW_US };
     repair_queue(&queue, &options, |_| Ok(())).unwrap();
+    end(directory, &expected);
+}
+
+/// Records with every attribute, with one, with a tag of a later version, and with none.
+pub fn make_attributes(directory: &Path) {
+    let mut expected = begin(directory, &["orders"]);
+    let (machine, data) = (Fixed::default(), directory.join("data"));
+    let mut life = Life::start(&machine, &data, "[queues.orders]\n");
+    let all = AttributeValues {
+        deliver_at_us: Some(1_700_000_000_000_042),
+        expires_at_us: Some(253_402_300_799_000_000),
+        priority: Some(9),
+        fair_key: "tenant \u{fc}".as_bytes(),
+        throttle_key: b"shop",
+    };
+    let one = AttributeValues { priority: Some(0), ..AttributeValues::default() };
+    for (values, later, text) in [
+        (all, &b""[..], "all"),
+        (one, b"", "one"),
+        (one, b"\xc8\x02\0ab", "a later tag"),
+        (AttributeValues::default(), b"", "none"),
+    ] {
+        values.encode(&mut life.attributes).unwrap();
+        life.attributes.extend_from_slice(later);
+        life.commit("orders", &mut expected, &[Request("k", text, "text/plain", plain(&[text, "the second"]))]);
+    }
+    life.tidy();
+    life.end(&mut expected);
     end(directory, &expected);
 }

@@ -103,6 +103,9 @@ fn what_is_exported_can_be_submitted_again() {
     assert_eq!(asked(exported(&other)), asked(records));
 }
 
+/// A queue, the fields of a request for it, and what the refusal says.
+type Refused<'a> = (&'a str, &'a [(&'a str, &'a str)], &'a str);
+
 #[test]
 fn a_queue_takes_only_what_it_is_set_up_for_and_says_what_to_set() {
     let site = Site::new(
@@ -111,7 +114,7 @@ fn a_queue_takes_only_what_it_is_set_up_for_and_says_what_to_set() {
     );
     let server = site.start();
     let mut client = server.client();
-    let cases: [(&str, &[(&str, &str)], &str); 9] = [
+    let cases: [Refused<'_>; 9] = [
         ("strict", &[("forebay-priority", "5")], "order = \"key\" or order = \"none\""),
         ("strict", &[("forebay-delay", "1s")], "order = \"key\" or order = \"none\" and delay_ms_max"),
         ("strict", &[("forebay-deliver-at", "1")], "order = \"key\" or order = \"none\" and delay_ms_max"),

@@ -66,6 +66,8 @@ impl Made {
         let mut records = Vec::new();
         for length in bodies {
             let body = vec![b'a' + (self.end.next_sequence % 26) as u8; *length];
+            let is_odd = self.end.next_sequence % 2 == 1;
+            let attributes: &[u8] = if is_odd { b"\x03\x01\0\x07\x04\x01\0a" } else { b"" };
             let record = Record {
                 received_at_us: 1_700_000_000_000_000,
                 idempotency_hash: NO_KEY,
@@ -73,7 +75,7 @@ impl Made {
                 key: b"key",
                 idempotency_key: b"",
                 content_type: b"text/plain",
-                attributes: Attributes::NONE,
+                attributes: Attributes::read(attributes).unwrap(),
                 body: &body,
             };
             let start = self.end_offset + BATCH_HEADER_BYTES + records.len();

@@ -42,7 +42,7 @@ impl Moment {
     fn at_us(self, received_at_us: u64) -> u64 {
         match self {
             Self::At(us) => us,
-            Self::After(us) => received_at_us.saturating_add(us),
+            Self::After(us) => received_at_us.saturating_add(us).min(UNIX_S_MAX * 1_000_000),
         }
     }
 }
@@ -140,11 +140,11 @@ fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a str>
 /// # Errors
 ///
 /// It is there and empty, there twice, too long, or not UTF-8.
-pub fn header<'a>(
-    headers: &'a HeaderMap,
+pub fn header(
+    headers: &HeaderMap,
     name: impl AsHeaderName + Copy + Display,
     bytes_max: usize,
-) -> Result<&'a [u8], Refusal> {
+) -> Result<&[u8], Refusal> {
     let mut values = headers.get_all(name).iter();
     let Some(value) = values.next() else { return Ok(b"") };
     let wrong = |what: String| refused(format!("{name} {what}"));
@@ -197,7 +197,7 @@ fn read_priority(text: &str) -> Result<u8, Refusal> {
     })
 }
 
-/// A duration with units of which the longest is a day, or whole seconds.
+/// A duration with units of which the longest is a week, or whole seconds.
 fn duration_us(text: &str) -> Option<u64> {
     if let Some(seconds) = whole_number(text) {
         return seconds.checked_mul(1_000_000);
@@ -234,8 +234,11 @@ mod tests {
         }
     }
 
+    /// When a record is due and expires, and its priority.
+    type Given = (Option<u64>, Option<u64>, Option<u8>);
+
     /// The attributes of a record with these fields, received at `NOW_US`.
-    fn values(fields: &[(&'static str, &str)]) -> Result<(Option<u64>, Option<u64>, Option<u8>), String> {
+    fn values(fields: &[(&'static str, &str)]) -> Result<Given, String> {
         let mut headers = HeaderMap::new();
         for (name, value) in fields {
             headers.append(*name, HeaderValue::from_str(value).unwrap());
@@ -281,6 +284,10 @@ mod tests {
                 assert_eq!(values(&[(name, text)]), Ok(wanted), "{text}");
             }
         }
+        assert_eq!(duration_us("1w 1d"), Some(8 * DAY_MS * 1000));
+        // Whatever stays for longer than the calendar goes on expires with it.
+        let never = values(&[("forebay-expires", "+18446744073709")]);
+        assert_eq!(never, Ok((None, Some(UNIX_S_MAX * 1_000_000), None)));
         // What was due before now is due now.
         assert_eq!(values(&[("forebay-deliver-at", "1")]), Ok((Some(1_000_000), None, None)));
     }
