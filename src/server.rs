@@ -335,7 +335,7 @@ fn start_drain(
         .into_iter()
         .map(|parts| {
             let queue = &parts.queue;
-            let reorders = queue.config.ordering.order != config::Order::Strict;
+            let reorders = queue.config.ordering.is_reordering();
             let part = Part { queue: queue.name.clone(), id: directory.identity.part(&queue.name), reorders };
             let config = queue.config.sink.with_default_url(data_dir, &queue.name);
             let sink = sink::open(&config, part.clone());

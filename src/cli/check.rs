@@ -37,7 +37,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
     let mut problems = check_data_dir(&config.data_dir);
     for (name, queue) in &config.queues {
-        let part = Part { queue: name.clone(), id: format!("{name}/check"), reorders: false };
+        let part = Part { queue: name.clone(), id: format!("{name}/check"), reorders: queue.ordering.is_reordering() };
         // `serve` makes the data directory; until then, a database in it is an empty one anywhere.
         let home = nearest_existing(&config.data_dir).unwrap_or_else(|| config.data_dir.clone());
         let mut sink = sink::open(&queue.sink.with_default_url(&home, name), part);

@@ -345,6 +345,12 @@ pub enum Source {
 }
 
 impl Ordering {
+    /// Whether records may leave before others.
+    #[must_use]
+    pub fn is_reordering(&self) -> bool {
+        self.order != Order::Strict
+    }
+
     /// The header whose value a record keeps for `fair_by`.
     #[must_use]
     pub fn fair_header(&self) -> Option<&str> {

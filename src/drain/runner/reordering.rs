@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{DrainError, Runner};
-use crate::config::{Order, Ordering};
+use crate::config::Ordering;
 use crate::drain::feed::{FeedError, Taken};
 use crate::drain::lot::Lot;
 use crate::drain::scheduler::Scheduler;
@@ -24,7 +24,7 @@ pub(super) struct Reordering {
 impl Reordering {
     /// `None` for a queue in which no record overtakes another.
     pub(super) fn new<S: Scheduler>(platform: &S, ordering: &Ordering) -> Option<Self> {
-        if ordering.order == Order::Strict {
+        if !ordering.is_reordering() {
             return None;
         }
         let random = || platform.random().unwrap_or_default();
