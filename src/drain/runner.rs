@@ -249,7 +249,8 @@ impl<S: Scheduler> Runner<S> {
         let drain = &self.queue.drain;
         drain.released.set(position);
         drain.delivered_bytes.set(bytes);
-        self.progress = Arc::new(progress);
+        let is_forgotten = is_planted(Bug::ForgetBeyond);
+        self.progress = Arc::new(if is_forgotten { Progress::up_to(position) } else { progress });
         drain.publish(&self.progress);
         drain.set_state(DrainState::Running);
         tracing::info!(
