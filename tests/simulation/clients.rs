@@ -299,7 +299,7 @@ fn fields(random: &mut Random, queue: &Queue) -> HeaderMap {
     if random.chance(2000) {
         fields.insert("forebay-priority", random.below(10).into());
     }
-    if random.chance(1000) {
+    if queue.config.ordering.delay_ms_max > 0 && random.chance(1000) {
         let delay = format!("{}ms", random.below(60));
         fields.insert("forebay-delay", delay.parse().unwrap());
     }
@@ -321,7 +321,7 @@ impl Connection {
         let is_new = self.arrived == 0;
         self.arrived += piece;
         if self.is_ndjson || !self.fields.is_empty() {
-            self.arrive_for_hyper(core, piece, is_new)
+            self.arrive_for_hyper(core, piece, is_new, bounds)
         } else {
             self.look(core, bounds)
         }
@@ -345,8 +345,11 @@ impl Connection {
     }
 
     /// Head and body as `submit::submit` treats them, whose body comes from hyper.
-    fn arrive_for_hyper(&mut self, core: &Rc<Core>, piece: usize, is_new: bool) -> Result<(), Problem> {
+    fn arrive_for_hyper(&mut self, core: &Rc<Core>, piece: usize, is_new: bool, bounds: Bounds) -> Result<(), Problem> {
         let problem = |refusal: forebay::ingress::http::problem::Refusal| refusal.problem;
+        if !self.is_ndjson && self.bytes.len() > bounds.record_bytes_max {
+            return Err(Problem::TooLarge);
+        }
         if is_new {
             submit::check_before_body(core, &self.queue, self.bytes.len() as u64).map_err(problem)?;
         }

@@ -300,7 +300,11 @@ impl Model {
                 expected.push(sequence);
             }
         }
-        if self.sites[site].ledgers[queue].bounds.order != Order::Strict {
+        if self.sites[site].ledgers[queue].bounds.order == Order::Strict {
+            if let Some(range) = after.beyond().next() {
+                self.complain(format!("queue {queue}: {range:?} was committed beyond {}", after.through()));
+            }
+        } else {
             // In the order in which they are there; whether that is one that may be is for each row to say.
             let given: BTreeSet<u64> = rows.iter().map(|(sequence, _)| *sequence).collect();
             if given.iter().eq(&expected) && given.len() == rows.len() {
@@ -333,13 +337,14 @@ impl Model {
         };
         let ledger = &self.sites[site].ledgers[queue];
         let copy = sequence - u64::from(body.index);
+        let copies = (copy.min(request.copy), copy.max(request.copy));
         let is_another_copy = request.delivered != 0 && copy != request.copy;
         // Behind the end of an earlier copy of the directory nobody knows what was stored before.
         let is_diverged = ledger.diverged_at.is_some_and(|end| request.copy > end || copy > end) || self.is_forked();
         let may_be_again = self.is_damaged
             || is_diverged
             || request.was_lost
-            || self.may_have_forgotten((site, queue), body.request, request.first_asked_at, (request.copy, copy));
+            || self.may_have_forgotten((site, queue), body.request, request.first_asked_at, copies);
         let promised = ledger.acknowledged.get(usize::try_from(sequence).unwrap()).copied().flatten();
         let has_no_order = self.is_damaged
             || is_diverged
@@ -351,7 +356,8 @@ impl Model {
         let had_row = self.tables[queue].put(sequence, Row { site, body }).is_some();
         let whole = (1 << request.records) - 1;
         // Of several copies only the last one's records are known, and a database that is set back may have cut any.
-        let is_known = !self.is_damaged && !is_diverged && !request.was_repeated;
+        let is_strict = ledger.bounds.order == Order::Strict;
+        let is_known = !self.is_damaged && !is_diverged && !request.was_repeated && is_strict;
         let what = match () {
             () if had_row && !self.is_damaged => "was delivered before",
             () if is_another_copy && !may_be_again => "holds a record that was delivered before",

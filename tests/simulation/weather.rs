@@ -157,7 +157,6 @@ pub fn reorder(random: &mut Random, ordering: &mut config::Ordering) {
         burst: 1 + random.below(3),
         keys_max: [1, 100][random.index(2)],
     });
-    ordering.delay_ms_max = 1000;
     ordering.window.records_max = [1, 7, 1000][random.index(3)];
     ordering.window.bytes_max = [2000, 1_000_000][random.index(2)];
 }

@@ -80,6 +80,8 @@ impl World {
         for config in &mut configs {
             if random.chance(4000) && !is_copied {
                 weather::reorder(&mut random, &mut config.ordering);
+                // What was due soon by a clock that has been set back since would not be until the end.
+                config.ordering.delay_ms_max = if weather.clock_jumps { 0 } else { 1000 };
             }
         }
         let bounds: Vec<_> = configs.iter().map(|config| weather::bounds(config, &sizes)).collect();
