@@ -17,6 +17,7 @@ pub mod rate;
 pub mod schedule;
 pub mod record;
 pub mod record_text;
+pub mod sequence_ranges;
 pub mod ticket;
 pub mod config;
 pub mod dead_letter_index;

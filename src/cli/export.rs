@@ -22,7 +22,7 @@ use crate::record_text::RecordText;
 ///
 /// One line is one record: sequence, ticket, `received_at` (RFC 3339), and, as far as the client sent them, key,
 /// `idempotency_key`, `content_type`, and the body: `body` if it is UTF-8 text, `body_base64` if not. A dead letter has its
-/// reason too.
+/// reason too. What is or was a dead letter, or has expired, is not undelivered.
 ///
 /// Where the undelivered records begin stands in the queue's database (the table `forebay_position`), which is not asked. The
 /// journal has a lower bound of it, its cursor, which is at most about half a second old; without --from the export begins
@@ -77,6 +77,8 @@ struct Outcome {
     written: u64,
     /// Records that the range would hold, but that are dead letters.
     dead: u64,
+    /// Records that the range would hold, but that have expired.
+    expired: u64,
     missing: Vec<Missing>,
     /// What of the dead-letter file cannot be read, and why.
     unread_letters: Vec<String>,
@@ -135,7 +137,8 @@ fn export_records(
 ) -> anyhow::Result<Outcome> {
     let mut outcome = Outcome::default();
     let dead = Account::of(&queue.directory).unwrap_or_else(|error| {
-        let unread = format!("{error}; records that are dead letters may be among those that were written");
+        let unread =
+            format!("{error}; records that are dead letters or have expired may be among those that were written");
         outcome.unread_letters.push(unread);
         Account::default()
     });
@@ -149,6 +152,10 @@ fn export_records(
     outcome.missing = visit(queue, range, |found| {
         if dead.known.contains(&found.sequence) {
             outcome.dead += 1;
+            return Ok(());
+        }
+        if dead.expired.contains(found.sequence) {
+            outcome.expired += 1;
             return Ok(());
         }
         outcome.written += 1;
@@ -227,6 +234,9 @@ fn report(arguments: &Arguments, queue: &QueuePlace, first: Sequence, outcome: &
             "{} left out because they are dead letters, or were; --dead exports those that are",
             grouped(outcome.dead)
         );
+    }
+    if outcome.expired > 0 {
+        eprintln!("{} left out because they have expired; nothing delivers them any more", grouped(outcome.expired));
     }
     for missing in &outcome.missing {
         let place = missing.place.as_ref();
