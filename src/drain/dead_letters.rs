@@ -705,8 +705,8 @@ mod tests {
     /// A line for each record, none beside another: the worst that a queue can do.
     #[test]
     fn lines_about_what_has_expired_make_room_by_becoming_few() {
-        const RECORDS: u64 = 2000;
-        const BYTES_MAX: u64 = 40_000;
+        const RECORDS: u64 = 300;
+        const BYTES_MAX: u64 = 6000;
         let directory = tempfile::tempdir().unwrap();
         let (file, index) = open(directory.path(), BYTES_MAX);
         for sequence in (1..=RECORDS).map(|n| 2 * n) {
@@ -735,6 +735,41 @@ mod tests {
         let (_, again) = open(directory.path(), 1 << 20);
         assert_eq!(again.expired_page(0, usize::MAX), index.expired_page(0, usize::MAX));
         assert_eq!((again.expired(), again.gone_bytes()), (apart.len() as u64, 0));
+    }
+
+    #[test]
+    fn a_rewrite_that_fails_waits_for_more_or_for_somebody() {
+        let directory = tempfile::tempdir().unwrap();
+        let (file, index) = open(directory.path(), 1 << 30);
+        let in_the_way = directory.path().join("dead-letters-new");
+        std::fs::create_dir(&in_the_way).unwrap();
+        let bytes = || file.lock().storage.bytes();
+        let mut first = 1_000_000;
+        let mut expire_apart_and_then_between = || {
+            for offset in [0, 1] {
+                file.expire(&(0..5000).map(|n| first + 2 * n + offset).collect::<Vec<_>>(), 7).unwrap();
+            }
+            first += 10_000;
+        };
+        while index.gone_bytes() < DEAD_LETTERS_COMPACT_BYTES_MIN {
+            expire_apart_and_then_between();
+        }
+        let from_bytes = file.lock().compact_from_bytes;
+        assert!(from_bytes > bytes(), "{from_bytes}");
+        std::fs::remove_dir(&in_the_way).unwrap();
+        while bytes() < from_bytes - 400_000 {
+            expire_apart_and_then_between();
+        }
+        assert_eq!(file.lock().compact_from_bytes, from_bytes, "it was not waited for");
+        file.append(&delivery(1, b"x"), "why").unwrap();
+        file.purge(&Selection::These(vec![1]), BY).unwrap();
+        assert!(bytes() < 1000 && file.lock().compact_from_bytes == 0, "{}", bytes());
+        let expired = index.expired();
+        while index.gone_bytes() > 0 || index.expired() == expired {
+            assert!(bytes() < 2 * DEAD_LETTERS_COMPACT_BYTES_MIN, "nothing was rewritten");
+            expire_apart_and_then_between();
+        }
+        assert_eq!(open(directory.path(), 1 << 20).1.expired(), index.expired());
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use forebay::dead_letter_index::Spot;
+use forebay::dead_letter_index::{DeadLetterIndex, Spot};
 use forebay::queue::Queue;
 use forebay::ticket::{EpochStart, TicketCodec};
 
@@ -47,8 +47,8 @@ fn marks_are_seen_in_order() {
     drain.join().unwrap();
 }
 
-/// The drain sets a record aside and passes it, while a client asks for its ticket.
-fn a_dead_letter_is_never_taken_for_delivered() {
+/// The drain notes what has become of a record and passes it, while a client asks for its ticket.
+fn what_is_passed_over_is_never_taken_for_delivered(pass_over: fn(&DeadLetterIndex)) {
     let queue = queue();
     queue.dead_letters.attach(Box::new(|text, _| {
         text.copy_from_slice(REASON);
@@ -57,14 +57,22 @@ fn a_dead_letter_is_never_taken_for_delivered() {
     let drain = {
         let queue = Arc::clone(&queue);
         spawn(move || {
-            let spot = Spot { offset: 0, length: u32::try_from(REASON.len()).unwrap() };
-            queue.dead_letters.insert(1, spot, spot);
+            pass_over(&queue.dead_letters);
             queue.drain.delivered.set(1);
         })
     };
     let (position, fate) = queue.position_and_fate(1).unwrap();
-    assert!(position == 1 || fate.is_some(), "a dead letter is taken for delivered");
+    assert!(position == 1 || fate.is_some(), "what the drain has passed over is taken for delivered");
     drain.join().unwrap();
+}
+
+fn set_aside(index: &DeadLetterIndex) {
+    let spot = Spot { offset: 0, length: u32::try_from(REASON.len()).unwrap() };
+    index.insert(1, spot, spot);
+}
+
+fn expire(index: &DeadLetterIndex) {
+    index.expire(&std::iter::once(1..=1).collect(), 1, 64);
 }
 
 #[test]
@@ -74,5 +82,10 @@ fn the_marks_of_a_queue_keep_their_order_for_everybody() {
 
 #[test]
 fn the_ticket_of_a_dead_letter_never_says_delivered() {
-    hold(PREEMPTIONS_MAX, a_dead_letter_is_never_taken_for_delivered);
+    hold(PREEMPTIONS_MAX, || what_is_passed_over_is_never_taken_for_delivered(set_aside));
+}
+
+#[test]
+fn the_ticket_of_what_has_expired_never_says_delivered() {
+    hold(PREEMPTIONS_MAX, || what_is_passed_over_is_never_taken_for_delivered(expire));
 }
