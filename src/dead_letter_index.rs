@@ -302,11 +302,16 @@ impl DeadLetterIndex {
         self.read_table().last_number
     }
 
-    /// Bytes of lines of which no letter has need any more, or that a rewrite makes fewer lines of.
+    /// Bytes of lines of which no letter has need any more.
     #[must_use]
     pub fn gone_bytes(&self) -> u64 {
-        let table = self.read_table();
-        table.gone_bytes + table.expired.gone_bytes()
+        self.read_table().gone_bytes
+    }
+
+    /// Bytes that a rewrite saves at least of the lines about what has expired.
+    #[must_use]
+    pub fn expired_gone_bytes(&self) -> u64 {
+        self.read_table().expired.gone_bytes()
     }
 
     /// A letter that has no line although it is still here, which damage of the file leaves.

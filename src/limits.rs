@@ -83,6 +83,9 @@ pub const DEAD_LETTERS_BYTES_MAX: u64 = 256 * MIB;
 /// Bytes of lines without use from which on a purge, or what has expired, rewrites the dead-letter file, if they are
 /// half of it (fixed).
 pub const DEAD_LETTERS_COMPACT_BYTES_MIN: u64 = MIB;
+/// A full dead-letter file is rewritten for the sake of expired records alone if that saves at least this fraction of it, as
+/// its divisor: less, and the drain would rewrite it for every few records (fixed).
+pub const EXPIRED_COMPACT_DIVISOR: u64 = 16;
 /// Ranges of expired records on one line of a dead-letter file that was rewritten (fixed).
 pub const EXPIRED_RANGES_MAX: usize = 4096;
 /// How fast dead letters are redriven if the request does not say.

@@ -22,7 +22,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::dead_letter_index::{DeadLetterIndex, Entry, LetterState, Spot};
 use crate::journal::platform::{Platform, System};
-use crate::limits::{DEAD_LETTERS_COMPACT_BYTES_MIN, REDRIVE_RATE};
+use crate::limits::{DEAD_LETTERS_COMPACT_BYTES_MIN, EXPIRED_COMPACT_DIVISOR, REDRIVE_RATE};
 use crate::rate::Rate;
 use crate::record::{NO_KEY, Record, Sequence};
 use crate::record_text::RecordText;
@@ -460,11 +460,13 @@ impl<P: Platform> DeadLetterFile<P> {
         storage::apply(&self.index, event, line, offset).map_err(self.io())
     }
 
-    /// Sees to it that a line fits which has a body, or tells of what has expired. What is done with letters is noted beyond the bound, or nothing could
-    /// be done any more with a file that is full.
+    /// Sees to it that a line fits which has a body, or tells of what has expired. What is done with letters is noted
+    /// beyond the bound, or nothing could be done any more with a file that is full.
     fn make_room(&self, inner: &mut Inner<P>, line: &[u8]) -> Result<(), DeadLetterError> {
         let fits = |inner: &Inner<P>| inner.storage.bytes() + line.len() as u64 <= self.bytes_max;
-        if !fits(inner) && self.index.gone_bytes() > 0 {
+        let saves_enough =
+            || self.index.expired_gone_bytes() >= (inner.storage.bytes() / EXPIRED_COMPACT_DIVISOR).max(1);
+        if !fits(inner) && (self.index.gone_bytes() > 0 || saves_enough()) {
             self.compact(inner)?;
         }
         if fits(inner) {
@@ -477,7 +479,8 @@ impl<P: Platform> DeadLetterFile<P> {
     /// Rewrites the file once that is worth it. If it fails, everything stays as it is, and the room is missed when a
     /// line finds none.
     fn tidy(&self, inner: &mut Inner<P>) {
-        let (gone, bytes) = (self.index.gone_bytes(), inner.storage.bytes());
+        let gone = self.index.gone_bytes() + self.index.expired_gone_bytes();
+        let bytes = inner.storage.bytes();
         if gone < DEAD_LETTERS_COMPACT_BYTES_MIN || gone * 2 < bytes || bytes < inner.compact_from_bytes {
             return;
         }
@@ -660,7 +663,7 @@ mod tests {
                     _ => file.compact(&mut file.lock()).unwrap(),
                 }
                 let says = |n: &u64| matches!(index.fate(*n), Ok(Some(Fate::Expired)));
-                prop_assert_eq!((1..12).filter(says).collect::<Vec<_>>(), Vec::from_iter(expired.iter().copied()));
+                prop_assert_eq!((1..12).filter(says).collect::<Vec<_>>(), expired.iter().copied().collect::<Vec<_>>());
                 prop_assert!(expired.iter().all(|n| index.contains(*n) && index.entry(*n).is_none()));
                 prop_assert!(index.last_number() >= last_number);
                 let before = state(&file, &index);
@@ -691,15 +694,15 @@ mod tests {
         }
         assert_eq!((index.fate(1).unwrap(), index.reason(1).unwrap()), (Some(Fate::Expired), None));
         for first in (4..1_000_004).step_by(5000) {
-            file.expire(&Vec::from_iter(first..first + 5000), 9).unwrap();
+            file.expire(&(first..first + 5000).collect::<Vec<_>>(), 9).unwrap();
         }
         assert_eq!((index.expired(), index.expired_page(0, 9).0.ranges_count()), (1_000_002, 2));
-        assert!(index.gone_bytes() > 0);
+        assert!(index.expired_gone_bytes() > 0);
         file.compact(&mut file.lock()).unwrap();
         let (_, index) = open(directory.path(), 1 << 20);
         let text = std::fs::read_to_string(path(directory.path())).unwrap();
         assert!(text.starts_with("{\"event\":\"expired\",\"ranges\":[[1,2],[4,1000003]],\"at_us\":9}\n"), "{text}");
-        assert_eq!((text.lines().count(), index.expired(), index.gone_bytes()), (2, 1_000_002, 0));
+        assert_eq!((text.lines().count(), index.expired(), index.expired_gone_bytes()), (2, 1_000_002, 0));
     }
 
     /// A line for each record, none beside another: the worst that a queue can do.
@@ -717,16 +720,19 @@ mod tests {
         let (file, again) = open(directory.path(), BYTES_MAX);
         assert_eq!((index.expired(), again.expired_page(0, usize::MAX)), (RECORDS, index.expired_page(0, usize::MAX)));
         // The bound holds all the same: what can be made no smaller is refused, and nothing changes.
-        let fits = (1..).map(|n| 2 * RECORDS + 2 * n).find(|sequence| file.expire(&[*sequence], 7).is_err()).unwrap();
-        assert!(matches!(file.expire(&[fits], 7), Err(DeadLetterError::Full { .. })));
-        assert!(!again.contains(fits) && std::fs::metadata(path(directory.path())).unwrap().len() <= BYTES_MAX);
+        let beyond = (1..=BYTES_MAX)
+            .map(|n| 2 * RECORDS + 2 * n)
+            .find(|sequence| file.expire(&[*sequence], 7).is_err())
+            .unwrap();
+        assert!(matches!(file.expire(&[beyond], 7), Err(DeadLetterError::Full { .. })));
+        assert!(!again.contains(beyond) && std::fs::metadata(path(directory.path())).unwrap().len() <= BYTES_MAX);
     }
 
     #[test]
     fn many_ranges_are_rewritten_as_lines_of_bounded_length() {
         let directory = tempfile::tempdir().unwrap();
         let (file, index) = open(directory.path(), 1 << 20);
-        let apart: Vec<_> = (0..2 * EXPIRED_RANGES_MAX as u64 + 1).map(|n| 2 * n).collect();
+        let apart: Vec<_> = (0..=2 * EXPIRED_RANGES_MAX as u64).map(|n| 2 * n).collect();
         file.expire(&apart, 7).unwrap();
         file.compact(&mut file.lock()).unwrap();
         let text = std::fs::read_to_string(path(directory.path())).unwrap();
@@ -734,7 +740,7 @@ mod tests {
         assert_eq!(ranges, [EXPIRED_RANGES_MAX, EXPIRED_RANGES_MAX, 1]);
         let (_, again) = open(directory.path(), 1 << 20);
         assert_eq!(again.expired_page(0, usize::MAX), index.expired_page(0, usize::MAX));
-        assert_eq!((again.expired(), again.gone_bytes()), (apart.len() as u64, 0));
+        assert_eq!((again.expired(), again.expired_gone_bytes()), (apart.len() as u64, 0));
     }
 
     #[test]
@@ -751,7 +757,7 @@ mod tests {
             }
             first += 10_000;
         };
-        while index.gone_bytes() < DEAD_LETTERS_COMPACT_BYTES_MIN {
+        while index.expired_gone_bytes() < DEAD_LETTERS_COMPACT_BYTES_MIN {
             expire_apart_and_then_between();
         }
         let from_bytes = file.lock().compact_from_bytes;
@@ -765,7 +771,7 @@ mod tests {
         file.purge(&Selection::These(vec![1]), BY).unwrap();
         assert!(bytes() < 1000 && file.lock().compact_from_bytes == 0, "{}", bytes());
         let expired = index.expired();
-        while index.gone_bytes() > 0 || index.expired() == expired {
+        while index.expired_gone_bytes() > 0 || index.expired() == expired {
             assert!(bytes() < 2 * DEAD_LETTERS_COMPACT_BYTES_MIN, "nothing was rewritten");
             expire_apart_and_then_between();
         }

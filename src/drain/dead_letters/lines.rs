@@ -173,7 +173,7 @@ pub struct Account {
     pub gone: BTreeSet<Sequence>,
     /// All letters that there ever were: the drain has nothing to do with them any more.
     pub known: BTreeSet<Sequence>,
-    /// Records that were dropped since nobody wanted them any more: nor with them.
+    /// Records that were dropped since nobody wanted them any more, with which it has nothing to do either.
     pub expired: SequenceRanges,
     /// What counts instead of a letter's own reason and body.
     reasons: BTreeMap<Sequence, String>,
