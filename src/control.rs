@@ -181,6 +181,7 @@ fn describe(queue: &Queue) -> Value {
         "delivered_sequence": queue.drain.delivered.get(),
         "dead_letters": queue.dead_letters.count(),
         "redriving": queue.dead_letters.redriving(),
+        "expired_records": queue.dead_letters.expired(),
     });
     value
 }
