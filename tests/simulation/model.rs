@@ -52,6 +52,7 @@ pub enum Answer {
 
 /// What a client has asked for.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "they are independent of each other")]
 pub struct Request {
     pub site: usize,
     pub client: usize,
