@@ -117,18 +117,19 @@ impl Window {
         let mut picked: Vec<Waiting> = Vec::new();
         let mut bytes = 0;
         while (picked.len() as u64) < count {
-            let Some(sequence) = self.flows.peek() else { break };
+            let Some((priority, sequence)) = self.flows.peek() else { break };
             let length = self.waiting.get(&sequence).map_or(0, |(_, waiting)| waiting.bytes.len());
             if !picked.is_empty() && bytes + length > bytes_max {
                 break;
             }
-            self.flows.pop();
             if let Some((traits, waiting)) = self.waiting.remove(&sequence) {
                 bytes += length;
                 self.bytes -= length;
                 picked.push(waiting);
+                // Before its turn ends: a flow of one key has its next record only now.
                 self.follow(traits.key, now);
             }
+            self.flows.pop(priority);
         }
         picked
     }
