@@ -179,6 +179,9 @@ fn describe(queue: &Queue) -> Value {
         "eta_ms": queue.eta_ms(backlog),
         "durable_sequence": queue.journal.durable.get(),
         "delivered_sequence": queue.drain.delivered.get(),
+        "beyond_records": queue.drain.beyond_records.get(),
+        "window_records": queue.drain.window_records.get(),
+        "window_bytes": queue.drain.window_bytes.get(),
         "dead_letters": queue.dead_letters.count(),
         "redriving": queue.dead_letters.redriving(),
     });
