@@ -1,0 +1,42 @@
+//! Queues that are delivered out of order: the real server with real databases. What leaves first is read off the
+//! order of the rows, and times off the database's own clock, as lower bounds.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::missing_errors_doc,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::cast_precision_loss,
+    missing_docs,
+    reason = "a test that cannot go on should panic, and is its own documentation"
+)]
+#![allow(clippy::disallowed_methods, reason = "a test compares the database's clock with its own")]
+
+mod postgres_server;
+mod server;
+
+#[path = "ordering/changes.rs"]
+mod changes;
+#[path = "ordering/stage.rs"]
+mod stage;
+
+use stage::Kind;
+
+macro_rules! on_each_database {
+    ($($module:ident::$case:ident),* $(,)?) => {
+        mod on_sqlite {
+            $(#[test] fn $case() { super::$module::$case(super::Kind::Sqlite); })*
+        }
+        mod on_postgres {
+            $(#[test] fn $case() { super::$module::$case(super::Kind::Postgres); })*
+        }
+    };
+}
+
+on_each_database!(
+    changes::poison_between_others_is_set_aside_and_redriven,
+    changes::a_table_without_the_column_and_its_queue_go_on_out_of_order,
+    changes::a_full_window_holds_up_what_is_behind_it_and_loses_nothing,
+);
