@@ -37,6 +37,7 @@ macro_rules! on_each_database {
 
 on_each_database!(
     changes::poison_between_others_is_set_aside_and_redriven,
+    changes::a_queue_that_is_strict_again_delivers_the_rest_once_and_in_order,
     changes::a_table_without_the_column_and_its_queue_go_on_out_of_order,
     changes::a_full_window_holds_up_what_is_behind_it_and_loses_nothing,
 );

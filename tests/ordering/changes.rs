@@ -60,6 +60,45 @@ pub fn poison_between_others_is_set_aside_and_redriven(kind: Kind) {
     server.stop();
 }
 
+pub fn a_queue_that_is_strict_again_delivers_the_rest_once_and_in_order(kind: Kind) {
+    let stage = Stage::new(kind, OPEN);
+    let server = stage.site.start();
+    for number in 1..=9 {
+        send(&server, if number % 4 == 1 { &[HOUR] } else { &[] }, &number.to_string());
+    }
+    let overtook = ["2", "3", "4", "6", "7", "8"];
+    assert_eq!(stage.until_bodies(6), overtook);
+    server.kill9();
+    // In transactions of one record each, some of which have nothing left to send.
+    stage.configure(STRICT);
+    let server = stage.site.start();
+    assert_eq!(stage.until_bodies(9), [&overtook[..], &["1", "5", "9"]].concat());
+    let all = || (metric(&server, "backlog_records"), metric(&server, "backlog_bytes"));
+    eventually("the end of the backlog", || (all() == (0, 0)).then_some(()));
+    stage.assert_all_in_order(9);
+    assert_eq!(metric(&server, "drain_beyond_records"), 0);
+    server.stop();
+
+    // The same with a poison record and the last one beyond the position.
+    stage.configure(OPEN);
+    let server = stage.site.start();
+    send(&server, &[HOUR], "10");
+    send(&server, &[HOUR], "poison");
+    send(&server, &[], "12");
+    stage.until_bodies(10);
+    server.kill9();
+    stage.configure(STRICT);
+    let server = stage.site.start();
+    assert_eq!(stage.until_bodies(11)[9..], ["12", "10"]);
+    eventually("the end of the backlog", || {
+        (metric(&server, "delivered_sequence") == 12 && metric(&server, "backlog_bytes") == 0).then_some(())
+    });
+    assert_eq!(metric(&server, "dead_letters"), 1);
+    server.until_delivered(&send(&server, &[], "13"));
+    stage.assert_all_in_order(13);
+    server.stop();
+}
+
 pub fn a_table_without_the_column_and_its_queue_go_on_out_of_order(kind: Kind) {
     let stage = Stage::new(kind, STRICT);
     let server = stage.site.start();
