@@ -100,6 +100,16 @@ struct Table {
     reader: Option<LetterReader>,
 }
 
+impl Table {
+    /// Reads a stretch of the file that this table describes and makes something of it.
+    fn read<T>(&self, spot: Spot, parse: impl Fn(&[u8]) -> io::Result<T>) -> io::Result<T> {
+        let (1.., Some(read)) = (spot.length, &self.reader) else { return Err(io::ErrorKind::NotFound.into()) };
+        let mut text = vec![0; spot.length as usize];
+        read(&mut text, spot.offset)?;
+        parse(&text)
+    }
+}
+
 impl DeadLetterIndex {
     /// How many there are, those to be delivered again included.
     #[must_use]
@@ -152,9 +162,14 @@ impl DeadLetterIndex {
     ///
     /// The file cannot be read, or holds something else at that place.
     pub fn fate(&self, sequence: Sequence) -> io::Result<Option<Fate>> {
-        let Some(entry) = self.entry(sequence) else { return Ok(None) };
+        if self.known.load(Ordering::Acquire) == 0 {
+            return Ok(None);
+        }
+        // Under one lock: between two, a letter could be purged and its reason leave the file.
+        let table = self.read_table();
+        let Some(entry) = table.entries.get(&sequence) else { return Ok(None) };
         Ok(Some(match entry.state {
-            LetterState::Dead => Fate::Dead(self.read_of(sequence, |entry| entry.reason, reason)?),
+            LetterState::Dead => Fate::Dead(table.read(entry.reason, reason)?),
             LetterState::Redriving(_) => Fate::Redriving,
             LetterState::Redriven(_) => Fate::Redriven,
             LetterState::Purged => Fate::Purged,
@@ -186,11 +201,8 @@ impl DeadLetterIndex {
         parse: impl Fn(&[u8]) -> io::Result<T>,
     ) -> io::Result<T> {
         let table = self.read_table();
-        let spot = table.entries.get(&sequence).map(pick).filter(|spot| spot.length > 0);
-        let (Some(spot), Some(read)) = (spot, &table.reader) else { return Err(io::ErrorKind::NotFound.into()) };
-        let mut text = vec![0; spot.length as usize];
-        read(&mut text, spot.offset)?;
-        parse(&text)
+        let spot = table.entries.get(&sequence).map(pick).unwrap_or_default();
+        table.read(spot, parse)
     }
 
     /// The dead letters behind a sequence, as many as asked for.

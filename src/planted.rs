@@ -57,6 +57,10 @@ pub enum Bug {
     RingWithoutFence,
     /// The journal looks at the rings without a fence behind the arming of the bell.
     ArmWithoutFence,
+    /// A restart does not read what is delivered beyond the position.
+    ForgetBeyond,
+    /// Records with one key do not wait for each other.
+    OvertakeKey,
     /// The bell is armed before producers can see whom it wakes.
     ArmWithoutRelease,
     /// The journal looks at the rings, and then arms the bell.
@@ -79,7 +83,7 @@ pub enum Bug {
 
 impl Bug {
     /// Those that the simulation must find.
-    pub const SIMULATED: [Self; 23] = [
+    pub const SIMULATED: [Self; 25] = [
         Self::AcknowledgeBeforeSync,
         Self::RetryFailedSync,
         Self::AcceptStaleBatch,
@@ -103,6 +107,8 @@ impl Bug {
         Self::IgnoreInFlightMax,
         Self::WaitForJournal,
         Self::TakeBackWhenFenced,
+        Self::ForgetBeyond,
+        Self::OvertakeKey,
     ];
 
     /// Those that loom's models must find.

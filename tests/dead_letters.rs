@@ -16,6 +16,7 @@ mod postgres_server;
 mod server;
 
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -71,6 +72,33 @@ fn dead(server: &Server, ids: std::ops::Range<usize>) -> Vec<String> {
 
 fn until_redriven(server: &Server) -> Value {
     eventually("the end of the redrive", || Some(list(server)).filter(|list| list["redriving"] == 0))
+}
+
+fn queue_request(server: &Server, method: &str, path: &str, body: &str) {
+    let path = format!("/v1/queues/orders{path}");
+    let answer = Client::connect(server.admin()).unwrap().request(method, &path, &[], Some(body.as_bytes())).unwrap();
+    assert_eq!(answer.status, 200, "{answer:?}");
+}
+
+fn change(server: &Server, changes: &Value) {
+    queue_request(server, "PATCH", "", &changes.to_string());
+}
+
+/// Lets records of the queue's own and a redrive begin together; returns the last record's ticket.
+fn deliver_beside(server: &Server, ids: std::ops::Range<usize>, redrive: &Value) -> String {
+    queue_request(server, "POST", "/pause", "");
+    let lines: String = ids.map(|id| order(id, 1) + "\n").collect();
+    let own = server.client().post("orders", &[("content-type", "application/x-ndjson")], lines).text("last_ticket");
+    asked(server, "POST", "/redrive", redrive);
+    queue_request(server, "POST", "/resume", "");
+    own
+}
+
+/// The most rows of any second, by times of the database in order.
+fn most_in_a_second(database: &Path, times: &str) -> usize {
+    let at: Vec<f64> = sqlite_column(database, times).iter().map(|at| at.parse().unwrap()).collect();
+    let within = |first: usize| at[first..].iter().take_while(|time| **time < at[first] + 1.0).count();
+    (0..at.len()).map(within).max().unwrap()
 }
 
 /// Runs `forebay dead-letters` against a server; returns its exit code and all that it said.
@@ -187,6 +215,50 @@ fn a_redrive_has_a_rate_of_its_own_and_is_cancelled_between_two_letters() {
     let mut ids = until_sqlite_has(&site.database("orders"), 11, IDS);
     ids.sort_by_key(|id| id.parse::<u64>().unwrap());
     assert_eq!(ids, (1..=10).chain([99]).map(|id: u64| id.to_string()).collect::<Vec<_>>());
+    server.stop();
+}
+
+/// Whatever a redrive is asked for, it and the queue's own records together stay within the queue's ceiling; and
+/// however fast the queue is, a redrive stays within its own rate.
+#[test]
+fn a_redrive_keeps_to_its_own_rate_and_to_the_ceiling_of_its_queue() {
+    const CEILING: usize = 50;
+    const BURST: usize = 2;
+    const REDRIVE_RATE: usize = 10;
+    let site = strict_site();
+    let server = site.start();
+    dead(&server, 0..70);
+    server.stop();
+    let database = site.database("orders");
+    let seconds = "(julianday('now') - 2440587.5) * 86400.0";
+    sqlite_execute(
+        &database,
+        &format!(
+            "DROP TABLE orders; CREATE TABLE orders (id INTEGER, amount INTEGER, ticket TEXT UNIQUE, at REAL DEFAULT ({seconds}))"
+        ),
+    );
+    let server = site.start();
+    change(&server, &json!({ "rate": format!("{CEILING}/s"), "burst": BURST }));
+    let own =
+        deliver_beside(&server, 1000..1100, &json!({ "sequences": (1..=40).collect::<Vec<_>>(), "rate": "unlimited" }));
+    until_redriven(&server);
+    server.until_delivered(&own);
+    let together = "SELECT at FROM orders ORDER BY at";
+    assert_eq!(sqlite_column(&database, together).len(), 140);
+    let between = "SELECT count(*) FROM orders WHERE id < 1000 AND at < (SELECT max(at) FROM orders WHERE id >= 1000)";
+    assert_ne!(sqlite_column(&database, between), ["0"], "no letter left beside the queue's own records");
+    // One transaction of at most BURST rows is on its way at a time, and may have been held up there.
+    let most = most_in_a_second(&database, together);
+    assert!(most <= CEILING + 2 * BURST + 1, "{most} within one second");
+
+    change(&server, &json!({ "rate": "unlimited" }));
+    let own = deliver_beside(&server, 2000..2200, &json!({ "all": true, "rate": format!("{REDRIVE_RATE}/s") }));
+    server.until_delivered(&own);
+    assert_eq!(until_redriven(&server)["redriven"], 70);
+    let letters = "SELECT at FROM orders WHERE id BETWEEN 40 AND 69 ORDER BY at";
+    assert_eq!(sqlite_column(&database, letters).len(), 30);
+    let most = most_in_a_second(&database, letters);
+    assert!(most <= REDRIVE_RATE + 3, "{most} within one second");
     server.stop();
 }
 
@@ -379,18 +451,11 @@ fn a_record_is_given_up_after_attempts_of_its_own_and_one_that_is_too_old_is_not
     // While it is paused it gets too old.
     let site = Site::new(&queue(", age_ms_max = 1"));
     let server = site.start();
-    let pause = |verb: &str| {
-        let path = format!("/v1/queues/orders/{verb}");
-        assert_eq!(
-            Client::connect(server.admin()).unwrap().request("POST", &path, &[], Some(b"")).unwrap().status,
-            200
-        );
-    };
-    pause("pause");
+    queue_request(&server, "POST", "/pause", "");
     eventually("the pause", || (server.metric("forebay_drain_paused{queue=\"orders\"}") == 1).then_some(()));
     let ticket = server.client().accept("orders", "{\"id\":100}");
     std::thread::sleep(Duration::from_millis(10));
-    pause("resume");
+    queue_request(&server, "POST", "/resume", "");
     eventually("the dead letter", || (server.client().ticket(&ticket)["state"] == "dead").then_some(()));
     let reason = list(&server)["dead_letters"][0]["reason"].clone();
     assert_eq!(reason, "given up undelivered: older than retry.age_ms_max = 1");

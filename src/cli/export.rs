@@ -133,11 +133,11 @@ fn export_records(
     out: &mut dyn Write,
 ) -> anyhow::Result<Outcome> {
     let mut outcome = Outcome::default();
-    let dead = Account::of(&queue.directory).unwrap_or_else(|error| {
+    let mut dead = Account::default();
+    if let Err(error) = dead.read(&queue.directory) {
         let unread = format!("{error}; records that are dead letters may be among those that were written");
         outcome.unread_letters.push(unread);
-        Account::default()
-    });
+    }
     let tickets = match survey.tickets(queue) {
         Ok(tickets) => Some(tickets),
         Err(error) => {

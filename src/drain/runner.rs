@@ -174,6 +174,10 @@ impl<S: Scheduler> Runner<S> {
 
     /// Takes what is due; `false` if nothing was, and the caller should look again.
     async fn take(&mut self, lot: &mut Lot) -> Result<bool, DrainError> {
+        let passed = self.pass_delivered().await;
+        if !self.is_read(passed).await? {
+            return Ok(false);
+        }
         if self.reordering.is_some() {
             return self.take_from_window(lot).await;
         }
@@ -190,6 +194,20 @@ impl<S: Scheduler> Runner<S> {
         let bytes_max = self.course.told.shaping.batch.bytes_max;
         let taken = lot.take(&mut self.feed, &self.queue, count, bytes_max, durable).await;
         self.is_read(taken).await
+    }
+
+    /// Passes over records that an earlier life has delivered beyond the position, which has reached them: their segments
+    /// may be gone any time.
+    async fn pass_delivered(&mut self) -> Result<(), FeedError> {
+        let through = self.progress.through();
+        if self.feed.position() >= through {
+            return Ok(());
+        }
+        if through < self.queue.journal.durable.get() {
+            return self.feed.seek(through + 1).await.map(|_| ());
+        }
+        self.feed.skip_to(through + 1, self.queue.journal.durable_bytes.get());
+        Ok(())
     }
 
     /// Whether records could be read; `false` after a pause if they could not, and may be.
@@ -249,7 +267,8 @@ impl<S: Scheduler> Runner<S> {
         let drain = &self.queue.drain;
         drain.released.set(position);
         drain.delivered_bytes.set(bytes);
-        self.progress = Arc::new(progress);
+        let is_forgotten = is_planted(Bug::ForgetBeyond);
+        self.progress = Arc::new(if is_forgotten { Progress::up_to(position) } else { progress });
         drain.publish(&self.progress);
         drain.set_state(DrainState::Running);
         tracing::info!(

@@ -57,7 +57,8 @@ fn both_answer_alike() {
         good.clone() + &post("idempotency-key: a\r\n", "y") + &post("idempotency-key: a\r\n", "z"),
         post("forebay-key: \r\n", "x"),
         post("content-type: a\r\ncontent-type: b\r\n", "x"),
-        good.clone() + &post("forebay-priority: 5\r\n", "x") + &post("forebay-expires: +1h\r\n", "x"),
+        // What is refused by its head comes last: whether its body is there by then decides if the connection is kept.
+        good.clone() + &post("forebay-expires: +1h\r\n", "x") + &post("forebay-priority: 5\r\n", "x"),
         post("content-type: application/x-ndjson\r\n", "{}\n{}\n"),
         post("x: y\r\n z: folded\r\n", "x"),
         post("", "") + &good,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use forebay::dead_letter_index::Spot;
+use forebay::dead_letter_index::{DeadLetterIndex, LetterState, Spot};
 use forebay::queue::Queue;
 use forebay::ticket::{EpochStart, TicketCodec};
 
@@ -47,24 +47,53 @@ fn marks_are_seen_in_order() {
     drain.join().unwrap();
 }
 
-/// The drain sets a record aside and passes it, while a client asks for its ticket.
-fn a_dead_letter_is_never_taken_for_delivered() {
-    let queue = queue();
-    queue.dead_letters.attach(Box::new(|text, _| {
+fn attach_reasons(letters: &DeadLetterIndex) {
+    letters.attach(Box::new(|text, _| {
         text.copy_from_slice(REASON);
         Ok(())
     }));
+}
+
+fn set_aside(letters: &DeadLetterIndex) {
+    let spot = Spot { offset: 0, length: u32::try_from(REASON.len()).unwrap() };
+    letters.insert(1, spot, spot);
+}
+
+/// The drain sets a record aside and passes it, while a client asks for its ticket.
+fn a_dead_letter_is_never_taken_for_delivered() {
+    let queue = queue();
+    attach_reasons(&queue.dead_letters);
     let drain = {
         let queue = Arc::clone(&queue);
         spawn(move || {
-            let spot = Spot { offset: 0, length: u32::try_from(REASON.len()).unwrap() };
-            queue.dead_letters.insert(1, spot, spot);
+            set_aside(&queue.dead_letters);
             queue.drain.delivered.set(1);
         })
     };
     let (position, fate) = queue.position_and_fate(1).unwrap();
     assert!(position == 1 || fate.is_some(), "a dead letter is taken for delivered");
     drain.join().unwrap();
+}
+
+/// A letter is purged and the file rewritten without it, while a client asks for its ticket.
+fn a_purged_letter_has_a_fate_at_every_moment() {
+    let queue = queue();
+    attach_reasons(&queue.dead_letters);
+    set_aside(&queue.dead_letters);
+    queue.drain.delivered.set(1);
+    let purge = {
+        let queue = Arc::clone(&queue);
+        spawn(move || {
+            queue.dead_letters.settle(&[1], LetterState::Purged);
+            let rewritten = DeadLetterIndex::default();
+            attach_reasons(&rewritten);
+            rewritten.settle(&[1], LetterState::Purged);
+            queue.dead_letters.replace(rewritten);
+        })
+    };
+    let fate = queue.position_and_fate(1).unwrap().1;
+    assert!(fate.is_some(), "a purged letter is taken for delivered");
+    purge.join().unwrap();
 }
 
 #[test]
@@ -75,4 +104,9 @@ fn the_marks_of_a_queue_keep_their_order_for_everybody() {
 #[test]
 fn the_ticket_of_a_dead_letter_never_says_delivered() {
     hold(PREEMPTIONS_MAX, a_dead_letter_is_never_taken_for_delivered);
+}
+
+#[test]
+fn the_ticket_of_a_letter_that_is_purged_can_always_be_read() {
+    hold(PREEMPTIONS_MAX, a_purged_letter_has_a_fate_at_every_moment);
 }

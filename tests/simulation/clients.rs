@@ -12,6 +12,7 @@ use forebay::ingress::http::fast_path::request::{Bounds, Look, look};
 use forebay::ingress::http::problem::Problem;
 use forebay::ingress::http::submit::{self, Head};
 use forebay::queue::Queue;
+use hyper::HeaderMap;
 
 use crate::model::{Answer, BODY_BYTES_MIN, Body, Model};
 use crate::process::Process;
@@ -41,7 +42,11 @@ struct Connection {
     /// A whole request for the fast path; of one for hyper, the body.
     bytes: Vec<u8>,
     key: Vec<u8>,
+    /// The ordering key, which is its client's.
+    of: String,
     is_ndjson: bool,
+    /// What it asks for besides, if that is not for the fast path.
+    fields: HeaderMap,
     /// It comes in pieces.
     is_slow: bool,
     arrived: usize,
@@ -265,14 +270,19 @@ fn connect(random: &mut Random, model: &Model, process: &Process, core: &Core, r
         }
         Body { request, index }.write(known.length, &mut body);
     }
-    let bytes = if is_ndjson { body } else { whole_request(&queue.name, &key, &body) };
+    let of = format!("c{}", known.client);
+    let fields = fields(random, &queue);
+    let is_for_hyper = is_ndjson || !fields.is_empty();
+    let bytes = if is_for_hyper { body } else { whole_request(&queue.name, &key, &of, &body) };
     Connection {
         state: ConnectionState::new(core),
         request,
         queue,
         bytes,
         key: key.into_bytes(),
+        of,
         is_ndjson,
+        fields,
         is_slow: random.chance(1500),
         arrived: 0,
         held: None,
@@ -280,8 +290,24 @@ fn connect(random: &mut Random, model: &Model, process: &Process, core: &Core, r
     }
 }
 
-fn whole_request(queue: &str, key: &str, body: &[u8]) -> Vec<u8> {
-    let mut text = format!("POST /v1/queues/{queue}/records HTTP/1.1\r\nhost: simulation\r\n");
+/// What a request asks for, if its queue does that.
+fn fields(random: &mut Random, queue: &Queue) -> HeaderMap {
+    let mut fields = HeaderMap::new();
+    if !queue.config.ordering.is_reordering() {
+        return fields;
+    }
+    if random.chance(2000) {
+        fields.insert("forebay-priority", random.below(10).into());
+    }
+    if queue.config.ordering.delay_ms_max > 0 && random.chance(1000) {
+        let delay = format!("{}ms", random.below(60));
+        fields.insert("forebay-delay", delay.parse().unwrap());
+    }
+    fields
+}
+
+fn whole_request(queue: &str, key: &str, of: &str, body: &[u8]) -> Vec<u8> {
+    let mut text = format!("POST /v1/queues/{queue}/records HTTP/1.1\r\nhost: simulation\r\nforebay-key: {of}\r\n");
     if !key.is_empty() {
         text += &format!("idempotency-key: {key}\r\n");
     }
@@ -294,7 +320,11 @@ impl Connection {
     fn arrive(&mut self, core: &Rc<Core>, piece: usize, bounds: Bounds) -> Result<(), Problem> {
         let is_new = self.arrived == 0;
         self.arrived += piece;
-        if self.is_ndjson { self.arrive_for_hyper(core, piece, is_new) } else { self.look(core, bounds) }
+        if self.is_ndjson || !self.fields.is_empty() {
+            self.arrive_for_hyper(core, piece, is_new, bounds)
+        } else {
+            self.look(core, bounds)
+        }
     }
 
     fn look(&mut self, core: &Rc<Core>, bounds: Bounds) -> Result<(), Problem> {
@@ -315,8 +345,11 @@ impl Connection {
     }
 
     /// Head and body as `submit::submit` treats them, whose body comes from hyper.
-    fn arrive_for_hyper(&mut self, core: &Rc<Core>, piece: usize, is_new: bool) -> Result<(), Problem> {
+    fn arrive_for_hyper(&mut self, core: &Rc<Core>, piece: usize, is_new: bool, bounds: Bounds) -> Result<(), Problem> {
         let problem = |refusal: forebay::ingress::http::problem::Refusal| refusal.problem;
+        if !self.is_ndjson && self.bytes.len() > bounds.record_bytes_max {
+            return Err(Problem::TooLarge);
+        }
         if is_new {
             submit::check_before_body(core, &self.queue, self.bytes.len() as u64).map_err(problem)?;
         }
@@ -328,11 +361,11 @@ impl Connection {
         }
         core.note_sender(&self.state);
         let head = Head {
-            key: b"",
+            key: self.of.as_bytes(),
             idempotency_key: &self.key,
-            content_type: b"application/x-ndjson",
-            attributes: AttributeFields::default(),
-            is_ndjson: true,
+            content_type: if self.is_ndjson { b"application/x-ndjson" } else { b"" },
+            attributes: AttributeFields::read(&self.fields, &self.queue.config.ordering).map_err(problem)?,
+            is_ndjson: self.is_ndjson,
         };
         let pending = submit::send(core, &self.queue, &head, &self.bytes);
         self.held = None;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use forebay::config::Order;
 use forebay::queue::Queue;
 
 use crate::model::Body;
@@ -9,6 +10,8 @@ use crate::model::Body;
 /// Bounds that the configuration sets to what a queue remembers and may lose.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
+    /// Which order its records keep.
+    pub order: Order,
     /// Clients are answered before anything is on disk, so a crash may lose the last batch.
     pub answers_early: bool,
     /// Bytes of a batch.

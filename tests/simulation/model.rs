@@ -1,7 +1,9 @@
 //! The shadow model: what clients were told and what the database got, held against each other.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use forebay::config::Order;
+use forebay::progress::Progress;
 use forebay::queue::Queue;
 
 use crate::extremes::Extremes;
@@ -280,20 +282,41 @@ impl Model {
         }
     }
 
-    /// The database has committed the rows of a site between two positions.
+    /// The database has committed the rows of a site, and what is delivered before and after it.
     pub fn delivered(
         &mut self,
         (site, queue): (usize, usize),
-        (after, through): (u64, u64),
+        (before, after): (&Progress, &Progress),
         rows: &[(u64, Body)],
         is_dead: impl Fn(u64) -> bool,
     ) {
-        let mut rows_left = rows.iter();
-        for sequence in after + 1..=through {
+        let through = after.beyond().next_back().map_or(after.through(), |range| *range.end());
+        let is_new = |sequence: &u64| after.contains(*sequence) && !before.contains(*sequence);
+        let (mut expected, mut is_in_order) = (Vec::new(), true);
+        for sequence in (before.through() + 1..=through).filter(is_new) {
             if is_dead(sequence) {
                 self.tables[queue].set_aside(site, sequence);
-                continue;
+            } else {
+                expected.push(sequence);
             }
+        }
+        if self.sites[site].ledgers[queue].bounds.order == Order::Strict {
+            if let Some(range) = after.beyond().next() {
+                self.complain(format!("queue {queue}: {range:?} was committed beyond {}", after.through()));
+            }
+        } else {
+            // In the order in which they are there; whether that is one that may be is for each row to say.
+            let given: BTreeSet<u64> = rows.iter().map(|(sequence, _)| *sequence).collect();
+            if given.iter().eq(&expected) && given.len() == rows.len() {
+                is_in_order = rows.is_sorted_by_key(|(sequence, _)| *sequence);
+                expected = rows.iter().map(|(sequence, _)| *sequence).collect();
+            }
+            if !is_in_order || !after.is_in_order() {
+                self.see("delivered out of order");
+            }
+        }
+        let mut rows_left = rows.iter();
+        for sequence in expected {
             match rows_left.next() {
                 Some((found, body)) if *found == sequence => self.row((site, queue), sequence, *body),
                 found => {
@@ -304,7 +327,7 @@ impl Model {
         if let Some(row) = rows_left.next() {
             self.complain(format!("queue {queue}: {row:?} is beyond {through}"));
         }
-        self.tables[queue].position = through;
+        self.tables[queue].position = after.through();
     }
 
     fn row(&mut self, (site, queue): (usize, usize), sequence: u64, body: Body) {
@@ -314,21 +337,27 @@ impl Model {
         };
         let ledger = &self.sites[site].ledgers[queue];
         let copy = sequence - u64::from(body.index);
+        let copies = (copy.min(request.copy), copy.max(request.copy));
         let is_another_copy = request.delivered != 0 && copy != request.copy;
         // Behind the end of an earlier copy of the directory nobody knows what was stored before.
         let is_diverged = ledger.diverged_at.is_some_and(|end| request.copy > end || copy > end) || self.is_forked();
         let may_be_again = self.is_damaged
             || is_diverged
             || request.was_lost
-            || self.may_have_forgotten((site, queue), body.request, request.first_asked_at, (request.copy, copy));
+            || self.may_have_forgotten((site, queue), body.request, request.first_asked_at, copies);
         let promised = ledger.acknowledged.get(usize::try_from(sequence).unwrap()).copied().flatten();
-        let has_no_order =
-            self.is_damaged || is_diverged || request.was_lost || request.was_repeated || is_another_copy;
+        let has_no_order = self.is_damaged
+            || is_diverged
+            || request.was_lost
+            || request.was_repeated
+            || is_another_copy
+            || ledger.bounds.order == Order::None;
         let last = self.tables[queue].deliver((request.site, request.client), body.request);
         let had_row = self.tables[queue].put(sequence, Row { site, body }).is_some();
         let whole = (1 << request.records) - 1;
         // Of several copies only the last one's records are known, and a database that is set back may have cut any.
-        let is_known = !self.is_damaged && !is_diverged && !request.was_repeated;
+        let is_strict = ledger.bounds.order == Order::Strict;
+        let is_known = !self.is_damaged && !is_diverged && !request.was_repeated && is_strict;
         let what = match () {
             () if had_row && !self.is_damaged => "was delivered before",
             () if is_another_copy && !may_be_again => "holds a record that was delivered before",
@@ -423,8 +452,8 @@ impl Model {
     }
 
     /// The database is what it was at a position of a queue.
-    pub fn database_set_back(&mut self, queue: usize, position: u64) {
-        for row in self.tables[queue].set_back(position) {
+    pub fn database_set_back(&mut self, queue: usize, progress: &Progress) {
+        for row in self.tables[queue].set_back(progress) {
             self.requests[row.body.request as usize].delivered &= !(1 << row.body.index);
         }
         let left: Vec<_> = self.tables[queue].rows().collect();

@@ -174,7 +174,7 @@ impl Database {
         self.parts.clone_from(&self.kept);
         self.transactions.clear();
         for (number, part) in self.parts.iter().enumerate() {
-            self.model.database_set_back(number, part.position);
+            self.model.database_set_back(number, &Progress::decode(part.position, &part.beyond).unwrap());
         }
         self.drains.iter_mut().flatten().for_each(|drain| drain.verdict = Verdict::MayHalt);
     }
@@ -205,6 +205,7 @@ impl Database {
             }
             return Err(SinkError::Fenced("the position is another's".to_owned()));
         }
+        let before = Progress::decode(part.position, &part.beyond).unwrap();
         part.position = transaction.through;
         if let Some(beyond) = &transaction.beyond {
             part.beyond.clone_from(beyond);
@@ -212,9 +213,9 @@ impl Database {
         } else if !part.beyond.is_empty() {
             self.model.complain(format!("part {number}: the position moves without what is beyond it"));
         }
-        let positions = (transaction.after, transaction.through);
+        let after = Progress::decode(part.position, &part.beyond).unwrap();
         let is_dead = |sequence| queue.dead_letters.contains(sequence);
-        self.model.delivered((site, number), positions, &transaction.rows, is_dead);
+        self.model.delivered((site, number), (&before, &after), &transaction.rows, is_dead);
         Ok(())
     }
 

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use forebay::progress::Progress;
+
 use crate::ledger::at;
 use crate::model::Body;
 
@@ -61,12 +63,12 @@ impl Table {
         self.dead.retain(|(of, sequence)| *of != site || *sequence <= position);
     }
 
-    /// The database is what it was at a position; returns the rows that are gone.
-    pub fn set_back(&mut self, position: u64) -> Vec<Row> {
-        self.position = position;
-        let end = (usize::try_from(position).unwrap() + 1).min(self.rows.len());
+    /// The database is what it was at a progress; returns the rows that are gone.
+    pub fn set_back(&mut self, progress: &Progress) -> Vec<Row> {
+        self.position = progress.through();
         self.last_requests.clear();
-        self.rows.split_off(end).into_iter().flatten().collect()
+        let gone = (0..).zip(&mut self.rows).filter(|(sequence, _)| !progress.contains(*sequence));
+        gone.filter_map(|(_, row)| row.take()).collect()
     }
 
     /// Rows that are left.

@@ -2,7 +2,7 @@
 
 use std::sync::OnceLock;
 
-use forebay::config::{self, Ack, Config};
+use forebay::config::{self, Ack, Config, Order, Selector, Throttle};
 use forebay::rate::Rate;
 
 use crate::ledger::Bounds;
@@ -145,9 +145,26 @@ pub fn rate(random: &mut Random) -> Rate {
     }
 }
 
+/// Lets records overtake others.
+pub fn reorder(random: &mut Random, ordering: &mut config::Ordering) {
+    ordering.order = [Order::Key, Order::None][random.index(2)];
+    ordering.fair_by = random.chance(5000).then_some(Selector::Key);
+    ordering.fair_weights = (0..3).map(|client| (format!("c{client}"), 3)).collect();
+    ordering.throttle = random.chance(3000).then(|| Throttle {
+        by: Selector::Key,
+        limit: 1 + random.below(3),
+        period_ms: 1 + random.below(20),
+        burst: 1 + random.below(3),
+        keys_max: [1, 100][random.index(2)],
+    });
+    ordering.window.records_max = [1, 7, 1000][random.index(3)];
+    ordering.window.bytes_max = [2000, 1_000_000][random.index(2)];
+}
+
 /// What a queue's configuration promises.
 pub fn bounds(config: &config::Queue, sizes: &Sizes) -> Bounds {
     Bounds {
+        order: config.ordering.order,
         answers_early: config.ack == Ack::Memory,
         commit_bytes_max: sizes.commit_bytes_max as u64,
         window_us: config.idempotency_window_ms * 1000,

@@ -74,7 +74,16 @@ impl World {
         let machine = Machine::new(Random::new(random.next()));
         machine.state().disk.faults = weather.disk;
         let record = ([40, 400, 2500][random.index(3)], [3, 3, 9][random.index(3)]);
-        let configs: Vec<_> = (0..queues).map(|_| weather::config(&mut random)).collect();
+        let mut configs: Vec<_> = (0..queues).map(|_| weather::config(&mut random)).collect();
+        // Of two copies of a directory nobody can say which records of which one the database has beyond its position.
+        let is_copied = matches!(weather.mishap, Some((Mishap::DirectorySetBack | Mishap::Copied, ..)));
+        for config in &mut configs {
+            if random.chance(4000) && !is_copied {
+                weather::reorder(&mut random, &mut config.ordering);
+                // What was due soon by a clock that has been set back since would not be until the end.
+                config.ordering.delay_ms_max = if weather.clock_jumps { 0 } else { 1000 };
+            }
+        }
         let bounds: Vec<_> = configs.iter().map(|config| weather::bounds(config, &sizes)).collect();
         let mut database = Database::new(queues, Model::new(&bounds, poison_every));
         database.faults = weather.sink;

@@ -183,15 +183,24 @@ impl Account {
     /// The file cannot be read.
     pub fn of(directory: &Path) -> io::Result<Self> {
         let mut account = Self::default();
+        account.read(directory).map(|()| account)
+    }
+
+    /// Takes over what a queue's file says. What was read before an error counts.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be read.
+    pub fn read(&mut self, directory: &Path) -> io::Result<()> {
         read(directory, |_, line| {
             match line {
-                Ok(Line::Letter(letter)) => drop(account.known.insert(letter.sequence)),
-                Ok(Line::Event(event)) => account.note(event),
+                Ok(Line::Letter(letter)) => drop(self.known.insert(letter.sequence)),
+                Ok(Line::Event(event)) => self.note(event),
                 Err(_) => {}
             }
             Ok(())
         })?;
-        Ok(account)
+        Ok(())
     }
 
     fn note(&mut self, event: Event) {

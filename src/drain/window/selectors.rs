@@ -6,6 +6,7 @@ use siphasher::sip::SipHasher13;
 
 use super::{Limit, NONE, Traits};
 use crate::config::{Order, Ordering, Selector};
+use crate::planted::{Bug, is_planted};
 use crate::record::Record;
 use crate::sink::mapping::Lookup;
 
@@ -41,7 +42,13 @@ impl Selectors {
         });
         let weights =
             ordering.fair_weights.iter().map(|(name, weight)| (hash(seed, name.as_bytes()), *weight)).collect();
-        Self { keeps_key_order: ordering.order == Order::Key, fair_by, weights, throttle_by, seed }
+        Self {
+            keeps_key_order: ordering.order == Order::Key && !is_planted(Bug::OvertakeKey),
+            fair_by,
+            weights,
+            throttle_by,
+            seed,
+        }
     }
 
     /// What the window must know of a record.
