@@ -204,9 +204,11 @@ impl<S: Scheduler> Runner<S> {
             return Ok(());
         }
         if through < self.queue.journal.durable.get() {
-            return self.feed.seek(through + 1).await.map(|_| ());
+            self.feed.seek(through + 1).await?;
+        } else {
+            self.feed.skip_to(through + 1, self.queue.journal.durable_bytes.get());
         }
-        self.feed.skip_to(through + 1, self.queue.journal.durable_bytes.get());
+        self.queue.drain.delivered_bytes.set(self.feed.position_bytes());
         Ok(())
     }
 

@@ -79,7 +79,7 @@ pub fn a_queue_that_is_strict_again_delivers_the_rest_once_and_in_order(kind: Ki
     assert_eq!(metric(&server, "drain_beyond_records"), 0);
     server.stop();
 
-    // The same with a poison record and the last one beyond the position.
+    // The same with a poison record, the last one beyond the position, and a rate, at which nothing is read ahead.
     stage.configure(OPEN);
     let server = stage.site.start();
     send(&server, &[HOUR], "10");
@@ -87,7 +87,7 @@ pub fn a_queue_that_is_strict_again_delivers_the_rest_once_and_in_order(kind: Ki
     send(&server, &[], "12");
     stage.until_bodies(10);
     server.kill9();
-    stage.configure(STRICT);
+    stage.configure(&STRICT.replace("unlimited", "1000/s"));
     let server = stage.site.start();
     assert_eq!(stage.until_bodies(11)[9..], ["12", "10"]);
     eventually("the end of the backlog", || {
