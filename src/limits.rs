@@ -116,11 +116,13 @@ pub const WINDOW_RECORDS_MAX: u64 = 100_000;
 pub const WINDOW_RECORDS_BOUND: u64 = 150_000;
 // What is beyond the position has at most one range more than there are records that wait. Most of their gaps take one
 // byte each, and a length of five bytes would be a range of 34 billion records.
-const _: () = assert!((WINDOW_RECORDS_BOUND as usize + 1) * 6 < BEYOND_BYTES_MAX);
+const _: () = assert!((WINDOW_RECORDS_BOUND + 1) * 6 < BEYOND_BYTES_MAX as u64);
+/// Bytes of memory for the records that the drain looks ahead.
+pub const WINDOW_BYTES_MAX: u64 = 128 * MIB;
 /// Records that are read into a window before those that are due are looked at again (fixed).
 pub const WINDOW_FILL_RECORDS_MAX: u64 = 4096;
-/// Bytes of those records.
-pub const WINDOW_BYTES_MAX: u64 = 128 * MIB;
+/// Bytes of those records (fixed).
+pub const WINDOW_FILL_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// Records of one transaction.
 pub const BATCH_RECORDS_MAX: u64 = 10_000;

@@ -277,6 +277,7 @@ impl<S: Scheduler> Cold<S> {
 
 impl Taken {
     /// The sequences in order.
+    #[must_use]
     pub fn sequences(&self) -> impl ExactSizeIterator<Item = Sequence> {
         self.spans.iter().map(|(sequence, _)| *sequence)
     }

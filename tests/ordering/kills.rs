@@ -55,7 +55,7 @@ pub fn kills_under_load_lose_and_double_nothing_and_keys_keep_their_order(kind: 
         let server = stage.site.start();
         seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         // In some lives clients are gone before, and the drain goes on by itself.
-        let count = if seed >> 32 & 3 == 0 { 5 } else { REQUESTS };
+        let count = if (seed >> 32).is_multiple_of(4) { 5 } else { REQUESTS };
         next = thread::scope(|scope| {
             let client = scope.spawn(|| post(&server, next, count));
             // Up to half a second.

@@ -9,7 +9,7 @@ use crate::drain::lot::Lot;
 use crate::drain::scheduler::Scheduler;
 use crate::drain::window::selectors::{Selectors, limit};
 use crate::drain::window::{Now, Waiting, Window};
-use crate::limits::{BATCH_BYTES_MAX, WINDOW_FILL_RECORDS_MAX};
+use crate::limits::{WINDOW_FILL_BYTES_MAX, WINDOW_FILL_RECORDS_MAX};
 use crate::queue::Queue;
 use crate::record::Record;
 
@@ -84,7 +84,7 @@ impl<S: Scheduler> Runner<S> {
             return Ok(());
         }
         let records_max = (bounds.records_max - reordering.window.len()) as u64;
-        let bytes_max = (bounds.bytes_max - reordering.window.bytes()).min(BATCH_BYTES_MAX as usize);
+        let bytes_max = (bounds.bytes_max - reordering.window.bytes()).min(WINDOW_FILL_BYTES_MAX);
         let count = records_max.min(WINDOW_FILL_RECORDS_MAX);
         self.feed.take(count, bytes_max, durable, &mut reordering.read).await?;
         let now = now(&self.platform);
