@@ -137,8 +137,8 @@ pub const BEYOND_BYTES_MAX: usize = 1024 * 1024;
 pub const BURST_MAX: u64 = 1_000_000_000;
 /// Entries of one queue's schedule (fixed).
 pub const SCHEDULE_ENTRIES_MAX: usize = 64;
-/// How long a schedule is believed before the clock is looked at again, in milliseconds (fixed).
-pub const SCHEDULE_LOOK_MS: u64 = 1000;
+/// How long the wall clock is believed, by a schedule and by delays, before it is looked at again, in milliseconds (fixed).
+pub const WALL_CLOCK_LOOK_MS: u64 = 1000;
 /// Lateness that the pacer makes good beyond `linger_ms_max`, in milliseconds (fixed). With the default of
 /// 5 ms the sink sees, within any second, at most 0.9 % of the rate and one record on top of it.
 pub const PACER_SLACK_MS: u64 = 4;

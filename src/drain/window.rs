@@ -19,6 +19,7 @@ use std::collections::{BTreeMap, BinaryHeap, HashMap, VecDeque};
 use self::flows::Flows;
 pub use self::throttle::Limit;
 use self::throttle::Throttle;
+use crate::limits::WALL_CLOCK_LOOK_MS;
 use crate::record::Sequence;
 
 /// Stands for a record that has no key of a kind.
@@ -140,11 +141,13 @@ impl Window {
         self.flows.len()
     }
 
-    /// In how many nanoseconds the next record may leave that may not now, as far as timers say.
+    /// In how many nanoseconds to look again whether a record may leave that may not now. The wall clock may be set and goes on
+    /// while the machine sleeps, so a delay is never waited for in one go.
     #[must_use]
     pub fn next_due_ns(&self, now: Now) -> Option<u64> {
-        let delayed =
-            self.delayed.peek().map(|Reverse((at_us, _))| at_us.saturating_sub(now.unix_us).saturating_mul(1000));
+        let delayed = self.delayed.peek().map(|Reverse((at_us, _))| {
+            at_us.saturating_sub(now.unix_us).min(WALL_CLOCK_LOOK_MS * 1000).saturating_mul(1000)
+        });
         let throttled = self.throttled.peek().map(|Reverse((at_ns, ..))| at_ns.saturating_sub(now.monotonic_ns));
         delayed.into_iter().chain(throttled).min()
     }

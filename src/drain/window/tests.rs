@@ -84,6 +84,16 @@ fn a_delayed_record_holds_those_with_its_key_and_no_others() {
 }
 
 #[test]
+fn a_wall_clock_that_is_set_forward_is_noticed_within_a_second() {
+    let hour_us = 3_600_000_000;
+    let mut window = window_of([Traits { deliver_at_us: Some(hour_us), ..Traits::default() }]);
+    assert_eq!(window.next_due_ns(at(0)), Some(SECOND));
+    let set = Now { monotonic_ns: SECOND, unix_us: hour_us };
+    assert_eq!(window.next_due_ns(set), Some(0));
+    assert_eq!(window.pick(9, usize::MAX, set).len(), 1);
+}
+
+#[test]
 fn a_throttled_key_waits_and_the_others_go_on() {
     let mut window = Window::new(Some(Limit { interval_ns: SECOND / 2, burst: 2, keys_max: 1000 }), at(0));
     let start = 10 * SECOND;
