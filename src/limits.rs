@@ -123,12 +123,12 @@ pub const WINDOW_RECORDS_BOUND: u64 = 150_000;
 // What is beyond the position has at most one range more than there are records that wait. Most of their gaps take one
 // byte each, and a length of five bytes would be a range of 34 billion records.
 const _: () = assert!((WINDOW_RECORDS_BOUND + 1) * 6 < BEYOND_BYTES_MAX as u64);
+/// Bytes of memory for the records that the drain looks ahead.
+pub const WINDOW_BYTES_MAX: u64 = 128 * MIB;
 /// Records that are read into a window before those that are due are looked at again (fixed).
 pub const WINDOW_FILL_RECORDS_MAX: u64 = 4096;
-/// Bytes of those (fixed; at least one record is always read).
+/// Bytes of those records (fixed; at least one record is always read).
 pub const WINDOW_FILL_BYTES_MAX: usize = 4 * 1024 * 1024;
-/// Bytes of those records.
-pub const WINDOW_BYTES_MAX: u64 = 128 * MIB;
 
 /// Records of one transaction.
 pub const BATCH_RECORDS_MAX: u64 = 10_000;
@@ -143,8 +143,8 @@ pub const BEYOND_BYTES_MAX: usize = 1024 * 1024;
 pub const BURST_MAX: u64 = 1_000_000_000;
 /// Entries of one queue's schedule (fixed).
 pub const SCHEDULE_ENTRIES_MAX: usize = 64;
-/// How long a schedule is believed before the clock is looked at again, in milliseconds (fixed).
-pub const SCHEDULE_LOOK_MS: u64 = 1000;
+/// How long the wall clock is believed, by a schedule and by delays, before it is looked at again, in milliseconds (fixed).
+pub const WALL_CLOCK_LOOK_MS: u64 = 1000;
 /// Lateness that the pacer makes good beyond `linger_ms_max`, in milliseconds (fixed). With the default of
 /// 5 ms the sink sees, within any second, at most 0.9 % of the rate and one record on top of it.
 pub const PACER_SLACK_MS: u64 = 4;

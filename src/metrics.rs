@@ -166,6 +166,15 @@ impl Scrape {
         gauge("forebay_trimmed_sequence", "The last sequence that left the journal", |q| q.journal.trimmed.get())?;
         gauge("forebay_backlog_records", "Undelivered records", Queue::backlog_records)?;
         gauge("forebay_backlog_bytes", "Bytes of undelivered records", Queue::backlog_bytes)?;
+        gauge("forebay_drain_beyond_records", "Records committed in the sink although an earlier one is not", |q| {
+            q.drain.beyond_records.get()
+        })?;
+        gauge("forebay_drain_window_records", "Records that were read and wait for their turn", |q| {
+            q.drain.window_records.get()
+        })?;
+        gauge("forebay_drain_window_bytes", "Bytes of the records that were read and wait for their turn", |q| {
+            q.drain.window_bytes.get()
+        })?;
         gauge("forebay_dead_letters", "Records that cannot be delivered", |q| q.dead_letters.count())?;
         gauge("forebay_dead_letters_redriving", "Of these, those to be delivered again", |q| {
             q.dead_letters.redriving()

@@ -24,7 +24,7 @@ use super::lot::Lot;
 use super::meter::Meter;
 use super::scheduler::Scheduler;
 use crate::journal::platform::System;
-use crate::limits::SCHEDULE_LOOK_MS;
+use crate::limits::WALL_CLOCK_LOOK_MS;
 use crate::planted::{Bug, is_planted};
 use crate::progress::Progress;
 use crate::queue::{DrainState, Queue};
@@ -201,9 +201,11 @@ impl<S: Scheduler> Runner<S> {
             return Ok(());
         }
         if through < self.queue.journal.durable.get() {
-            return self.feed.seek(through + 1).await.map(|_| ());
+            self.feed.seek(through + 1).await?;
+        } else {
+            self.feed.skip_to(through + 1, self.queue.journal.durable_bytes.get());
         }
-        self.feed.skip_to(through + 1, self.queue.journal.durable_bytes.get());
+        self.queue.drain.delivered_bytes.set(self.feed.position_bytes());
         Ok(())
     }
 
@@ -306,7 +308,7 @@ impl<S: Scheduler> Runner<S> {
 
     /// Sleeps until so much time has passed, or there is something else to follow, or a stop.
     async fn sleep_unless_told(&mut self, time: Duration) {
-        let look = Duration::from_millis(SCHEDULE_LOOK_MS);
+        let look = Duration::from_millis(WALL_CLOCK_LOOK_MS);
         let time = if self.course.told.shaping.schedule.entries.is_empty() { time } else { time.min(look) };
         tokio::select! {
             biased;

@@ -19,6 +19,7 @@ use std::collections::{BTreeMap, BinaryHeap, HashMap, VecDeque};
 use self::flows::Flows;
 pub use self::throttle::Limit;
 use self::throttle::Throttle;
+use crate::limits::WALL_CLOCK_LOOK_MS;
 use crate::record::Sequence;
 
 /// Stands for a record that has no key of a kind.
@@ -117,18 +118,19 @@ impl Window {
         let mut picked: Vec<Waiting> = Vec::new();
         let mut bytes = 0;
         while (picked.len() as u64) < count {
-            let Some(sequence) = self.flows.peek() else { break };
+            let Some((priority, sequence)) = self.flows.peek() else { break };
             let length = self.waiting.get(&sequence).map_or(0, |(_, waiting)| waiting.bytes.len());
             if !picked.is_empty() && bytes + length > bytes_max {
                 break;
             }
-            self.flows.pop();
             if let Some((traits, waiting)) = self.waiting.remove(&sequence) {
                 bytes += length;
                 self.bytes -= length;
                 picked.push(waiting);
+                // Before its turn ends: a flow of one key has its next record only now.
                 self.follow(traits.key, now);
             }
+            self.flows.pop(priority);
         }
         picked
     }
@@ -139,11 +141,13 @@ impl Window {
         self.flows.len()
     }
 
-    /// In how many nanoseconds the next record may leave that may not now, as far as timers say.
+    /// In how many nanoseconds to look again whether a record may leave that may not now. The wall clock may be set and goes on
+    /// while the machine sleeps, so a delay is never waited for in one go.
     #[must_use]
     pub fn next_due_ns(&self, now: Now) -> Option<u64> {
-        let delayed =
-            self.delayed.peek().map(|Reverse((at_us, _))| at_us.saturating_sub(now.unix_us).saturating_mul(1000));
+        let delayed = self.delayed.peek().map(|Reverse((at_us, _))| {
+            at_us.saturating_sub(now.unix_us).min(WALL_CLOCK_LOOK_MS * 1000).saturating_mul(1000)
+        });
         let throttled = self.throttled.peek().map(|Reverse((at_ns, ..))| at_ns.saturating_sub(now.monotonic_ns));
         delayed.into_iter().chain(throttled).min()
     }

@@ -214,6 +214,7 @@ impl<S: Scheduler> Runner<S> {
         load.taken.sequences().take(span.end).skip(span.first).for_each(|sequence| next.mark(sequence));
         if next == *self.progress {
             // The sink has all of it from a life in which the queue had another order.
+            self.publish_bytes(load, span);
             return Ok(Attempt::Committed);
         }
         let mut beyond = Vec::new();
@@ -272,17 +273,22 @@ impl<S: Scheduler> Runner<S> {
         self.progress = Arc::new(next);
         let drain = &self.queue.drain;
         drain.batches.add(1);
-        if self.reordering.is_none()
-            && let Some(bytes) = load.taken.end_byte(span.end as u64)
-        {
-            drain.delivered_bytes.set(bytes);
-        }
         if drain.released.get() < through {
             drain.released.set(through);
         }
+        self.publish_bytes(load, span);
         drain.publish(&self.progress);
         let records = (span.end - span.first) as u64;
         drain.rate_measured.set(self.meter.add(records, self.platform.monotonic_ns()));
+    }
+
+    /// Publishes up to which byte the queue is delivered; out of order, the window knows that.
+    fn publish_bytes(&self, load: &Load<'_>, span: Span) {
+        if self.reordering.is_none()
+            && let Some(bytes) = load.taken.end_byte(span.end as u64)
+        {
+            self.queue.drain.delivered_bytes.set(bytes);
+        }
     }
 
     /// The sink has failed, in a way that may pass.

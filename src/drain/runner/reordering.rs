@@ -51,6 +51,8 @@ impl<S: Scheduler> Runner<S> {
         if !self.is_read(filled).await? {
             return Ok(false);
         }
+        // Also while nothing of it may leave.
+        self.publish_window();
         let now_here = now(&self.platform);
         let Some(reordering) = &mut self.reordering else { return Ok(false) };
         let ready = reordering.window.ready(now_here);

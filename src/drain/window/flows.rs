@@ -54,17 +54,17 @@ impl Flows {
         self.records += 1;
     }
 
-    /// Which record is next.
-    pub(super) fn peek(&self) -> Option<Sequence> {
-        let class = self.classes.iter().rev().find(|class| !class.turns.is_empty())?;
+    /// Which record is next, and its priority.
+    pub(super) fn peek(&self) -> Option<(usize, Sequence)> {
+        let (priority, class) = self.classes.iter().enumerate().rev().find(|(_, class)| !class.turns.is_empty())?;
         let Reverse(sequence) = class.flows.get(class.turns.front()?)?.records.peek()?;
-        Some(*sequence)
+        Some((priority, *sequence))
     }
 
-    /// Takes the record that [`peek`](Self::peek) has named.
-    pub(super) fn pop(&mut self) {
-        let class = self.classes.iter_mut().rev().find(|class| !class.turns.is_empty());
-        if class.is_some_and(Class::pop) {
+    /// Takes the record that [`peek`](Self::peek) has named with this priority. What comes behind it in its flow may have
+    /// been pushed since: a flow goes on with its turn if it has something to send when its record has left.
+    pub(super) fn pop(&mut self, priority: usize) {
+        if self.classes.get_mut(priority).is_some_and(Class::pop) {
             self.records -= 1;
         }
     }

@@ -54,11 +54,14 @@ fn weights_are_shares() {
         weight: [1, 2, 5][usize::try_from(number % 3).unwrap()],
         ..Traits::default()
     };
-    let mut window = window_of((0..300).map(tenant));
-    // However many are picked at a time.
-    let picked: Vec<Sequence> = [1, 3, 7, 13, 56].iter().flat_map(|count| pick(&mut window, *count, 0)).collect();
-    let share = |flow: u64| picked.iter().filter(|sequence| (**sequence - 1) % 3 + 1 == flow).count();
-    assert_eq!([share(1), share(2), share(3)], [10, 20, 50]);
+    // A tenant whose records all have one key gets its share too, although they come one after the other.
+    let of_one_key = |number| Traits { key: number % 3 + 1, ..tenant(number) };
+    for mut window in [window_of((0..300).map(tenant)), window_of((0..300).map(of_one_key))] {
+        // However many are picked at a time.
+        let picked: Vec<Sequence> = [1, 3, 7, 13, 56].iter().flat_map(|count| pick(&mut window, *count, 0)).collect();
+        let share = |flow: u64| picked.iter().filter(|sequence| (**sequence - 1) % 3 + 1 == flow).count();
+        assert_eq!([share(1), share(2), share(3)], [10, 20, 50]);
+    }
 }
 
 #[test]
@@ -78,6 +81,16 @@ fn a_delayed_record_holds_those_with_its_key_and_no_others() {
     assert_eq!(window.next_due_ns(at(SECOND / 2)), Some(SECOND / 2));
     assert!(pick(&mut window, 9, SECOND - 1000).is_empty());
     assert_eq!(pick(&mut window, 9, SECOND), [1, 2], "both, in one batch");
+}
+
+#[test]
+fn a_wall_clock_that_is_set_forward_is_noticed_within_a_second() {
+    let hour_us = 3_600_000_000;
+    let mut window = window_of([Traits { deliver_at_us: Some(hour_us), ..Traits::default() }]);
+    assert_eq!(window.next_due_ns(at(0)), Some(SECOND));
+    let set = Now { monotonic_ns: SECOND, unix_us: hour_us };
+    assert_eq!(window.next_due_ns(set), Some(0));
+    assert_eq!(window.pick(9, usize::MAX, set).len(), 1);
 }
 
 #[test]
