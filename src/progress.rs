@@ -129,6 +129,12 @@ impl Progress {
         self.beyond.insert(first, last);
     }
 
+    /// Notes that everything is delivered that is so by another progress.
+    pub fn merge(&mut self, other: &Self) {
+        self.mark_range(0..=other.through);
+        other.beyond().for_each(|range| self.mark_range(range));
+    }
+
     /// Moves the position over the ranges that it has reached.
     fn absorb(&mut self) {
         while let Some(range) = self.beyond.first_entry()
@@ -300,6 +306,24 @@ mod tests {
             let bytes = encoded(&progress);
             prop_assert!(bytes.len() <= progress.encoded_bytes());
             prop_assert_eq!(Progress::decode(progress.through(), &bytes), Ok(progress));
+        }
+
+        #[test]
+        fn what_is_merged_holds_what_either_holds(one in sparse(), other in sparse()) {
+            let mut merged = one.clone();
+            merged.merge(&other);
+            let mut backward = other.clone();
+            backward.merge(&one);
+            prop_assert_eq!(&merged, &backward);
+            let ends = |progress: &Progress| progress.beyond().flat_map(|range| [*range.start(), *range.end()]).collect::<Vec<_>>();
+            for end in [ends(&one), ends(&other), vec![one.through(), other.through()]].concat() {
+                for sequence in [end.saturating_sub(1), end, end + 1] {
+                    let holds = one.contains(sequence) || other.contains(sequence);
+                    prop_assert_eq!(merged.contains(sequence), holds);
+                }
+            }
+            merged.merge(&one);
+            prop_assert_eq!(merged, backward);
         }
 
         #[test]
