@@ -182,6 +182,8 @@ fn describe(queue: &Queue) -> Value {
         "beyond_records": queue.drain.beyond_records.get(),
         "window_records": queue.drain.window_records.get(),
         "window_bytes": queue.drain.window_bytes.get(),
+        "lanes": queue.config.ordering.concurrency,
+        "in_flight": queue.drain.in_flight.get(),
         "dead_letters": queue.dead_letters.count(),
         "redriving": queue.dead_letters.redriving(),
         "expired_records": queue.dead_letters.expired(),

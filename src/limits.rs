@@ -116,6 +116,10 @@ pub const THROTTLE_PERIOD_MS: u64 = 1000;
 pub const THROTTLE_BURST: u64 = 1;
 /// Keys that a throttle remembers.
 pub const THROTTLE_KEYS_MAX: u64 = 100_000;
+/// Transactions of a queue that are on their way to the sink at a time.
+pub const CONCURRENCY: u64 = 1;
+/// What that may be raised to (fixed).
+pub const CONCURRENCY_MAX: u64 = 16;
 /// Records that the drain looks ahead for those that may leave before others.
 pub const WINDOW_RECORDS_MAX: u64 = 100_000;
 /// What that may be raised to (fixed).

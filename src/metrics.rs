@@ -175,6 +175,9 @@ impl Scrape {
         gauge("forebay_drain_window_bytes", "Bytes of the records that were read and wait for their turn", |q| {
             q.drain.window_bytes.get()
         })?;
+        gauge("forebay_drain_in_flight", "Transactions that are on their way to the sink", |q| {
+            q.drain.in_flight.get()
+        })?;
         gauge("forebay_dead_letters", "Records that cannot be delivered", |q| q.dead_letters.count())?;
         gauge("forebay_dead_letters_redriving", "Of these, those to be delivered again", |q| {
             q.dead_letters.redriving()

@@ -61,6 +61,10 @@ pub enum Bug {
     ForgetBeyond,
     /// Records with one key do not wait for each other.
     OvertakeKey,
+    /// A restart does not ask which lanes there were before it.
+    ForgetLanes,
+    /// Records with one key are on their way in several lanes.
+    ShareKey,
     /// The bell is armed before producers can see whom it wakes.
     ArmWithoutRelease,
     /// The journal looks at the rings, and then arms the bell.
@@ -83,7 +87,7 @@ pub enum Bug {
 
 impl Bug {
     /// Those that the simulation must find.
-    pub const SIMULATED: [Self; 25] = [
+    pub const SIMULATED: [Self; 27] = [
         Self::AcknowledgeBeforeSync,
         Self::RetryFailedSync,
         Self::AcceptStaleBatch,
@@ -109,6 +113,8 @@ impl Bug {
         Self::TakeBackWhenFenced,
         Self::ForgetBeyond,
         Self::OvertakeKey,
+        Self::ForgetLanes,
+        Self::ShareKey,
     ];
 
     /// Those that loom's models must find.

@@ -36,7 +36,7 @@ use crate::limits::EXECUTORS_MAX;
 use crate::metrics::Sources;
 use crate::queue::{Health, Queue};
 use crate::ring::{Bell, IngressEnd, JournalEnd, ring};
-use crate::sink::{self, Part};
+use crate::sink::{self, Part, Subpart};
 use crate::sync::{AtomicUsize, AtomicWaker};
 use crate::{config, scheduling};
 
@@ -339,11 +339,8 @@ fn start_drain(
             let part = Part { queue: queue.name.clone(), id: directory.identity.part(&queue.name), reorders };
             let config = queue.config.sink.with_default_url(data_dir, &queue.name);
             let sink = sink::open(&config, part.clone());
-            // Dead letters have a position of their own beside that of the queue's records.
-            let redrives = Box::new(move |id: &str| {
-                sink::open(&config, Part { id: format!("{}/redrive-{id}", part.id), reorders: false, ..part.clone() })
-            });
-            parts.runner(sink, redrives, stop.clone())
+            let open = Box::new(move |subpart: Subpart<'_>| sink::open(&config, part.subpart(subpart)));
+            parts.runner(sink, open, stop.clone())
         })
         .collect();
     spawn("drain", cpus, move || {

@@ -15,6 +15,8 @@
 mod beyond;
 #[path = "sinks/database.rs"]
 mod database;
+#[path = "sinks/lanes.rs"]
+mod lanes;
 #[path = "sinks/postgres_only.rs"]
 mod postgres_only;
 mod postgres_server;
@@ -32,6 +34,7 @@ use forebay::progress::Progress;
 use forebay::record::{Attributes, Record, Sequence};
 use forebay::sink::{Batch, Delivery, Sink, SinkError};
 use futures_lite::future::poll_once;
+use lanes::{lanes_are_those_that_have_a_row, nothing_is_committed_where_another_lane_was_set_back};
 
 macro_rules! conformance {
     ($($case:ident),* $(,)?) => {
@@ -59,6 +62,8 @@ conformance!(
     a_batch_that_leaves_the_position_is_fenced_too,
     what_is_beyond_may_take_all_its_bytes,
     what_is_beyond_must_make_sense,
+    lanes_are_those_that_have_a_row,
+    nothing_is_committed_where_another_lane_was_set_back,
     a_table_of_an_earlier_version_gets_the_column,
     any_text_arrives_as_it_was,
     hostile_names_and_values_stay_data,
@@ -78,7 +83,14 @@ pub async fn commit<B: AsRef<[u8]>>(sink: &mut dyn Sink, after: Sequence, bodies
         .zip(&tickets)
         .map(|((sequence, body), ticket)| Delivery { sequence, record: record(body.as_ref()), ticket })
         .collect();
-    sink.commit(Batch { after, through: after + bodies.len() as u64, beyond: None, deliveries: &deliveries }).await
+    sink.commit(Batch {
+        after,
+        through: after + bodies.len() as u64,
+        beyond: None,
+        deliveries: &deliveries,
+        witnesses: &[],
+    })
+    .await
 }
 
 /// What a take-over says of a part that is delivered in order up to here.
@@ -332,8 +344,13 @@ fn an_empty_batch_moves_the_position(database: &Database) {
     let mut sink = database.sink(&created());
     database.runtime.block_on(async {
         assert_eq!(sink.take_over().await, at(0));
-        assert_eq!(sink.commit(Batch { after: 0, through: 9, beyond: None, deliveries: &[] }).await, Ok(()));
-        assert!(is_fenced(&sink.commit(Batch { after: 0, through: 9, beyond: None, deliveries: &[] }).await));
+        assert_eq!(
+            sink.commit(Batch { after: 0, through: 9, beyond: None, deliveries: &[], witnesses: &[] }).await,
+            Ok(())
+        );
+        assert!(is_fenced(
+            &sink.commit(Batch { after: 0, through: 9, beyond: None, deliveries: &[], witnesses: &[] }).await
+        ));
         assert_eq!(sink.take_over().await, at(9));
     });
 }

@@ -170,6 +170,9 @@ pub struct Ordering {
     pub delay_ms_max: u64,
     /// How far the drain looks ahead.
     pub window: Window,
+    /// Transactions that are on their way at a time, each on a connection of its own; more than 1 only if records may overtake
+    /// others.
+    pub concurrency: u32,
 }
 
 /// Which order a queue keeps.

@@ -3,9 +3,7 @@
 use tokio::sync::watch;
 
 use super::adaptive::Adaptive;
-use super::breaker::Breaker;
 use super::pacer::{Pace, Pacer, Tolerance};
-use super::retry::{Attempts, Backoff};
 use crate::config;
 use crate::limits::PACER_SLACK_MS;
 use crate::planted::{Bug, is_planted};
@@ -23,12 +21,8 @@ pub(super) struct Course {
     pub(super) pacer: Pacer,
     /// How much less than the ceiling the sink bears.
     pub(super) adaptive: Adaptive,
-    /// How much is sent to a sink that has failed.
-    pub(super) breaker: Breaker,
-    /// How long a sink that has failed is left alone.
-    pub(super) backoff: Backoff,
-    /// How often the record that comes next has failed by itself.
-    pub(super) attempts: Attempts,
+    /// Counts changes of any of it: what was released before one is released anew.
+    pub(super) changes: u64,
 }
 
 impl Course {
@@ -42,9 +36,7 @@ impl Course {
             pace,
             pacer: Pacer::new(pace, now_ns),
             adaptive: Adaptive::new(mode, share_min_percent, now_ns),
-            breaker: Breaker::new(failures_max(&told.shaping.retry)),
-            backoff: Backoff::new(&told.shaping.retry),
-            attempts: Attempts::default(),
+            changes: 0,
             told,
             instructions,
         }
@@ -54,8 +46,7 @@ impl Course {
     pub(super) fn follow(&mut self, queue: &Queue, now_ns: u64, unix_us: u64) {
         if self.is_told_otherwise() {
             let told = self.instructions.borrow_and_update().clone();
-            self.backoff.change(&told.shaping.retry);
-            self.breaker.change(failures_max(&told.shaping.retry));
+            self.changes += 1;
             self.adaptive.change(told.shaping.adaptive.mode, told.shaping.adaptive.share_min_percent);
             let was_paused = std::mem::replace(&mut self.told, told).is_paused;
             if was_paused && !self.told.is_paused {
@@ -69,6 +60,7 @@ impl Course {
         if pace != self.pace {
             self.pacer.change(pace, now_ns);
             self.pace = pace;
+            self.changes += 1;
         }
         queue.drain.interval_ps.set(pace.rate.interval_ps());
         queue.drain.ceiling_interval_ps.set(ceiling.rate.interval_ps());
@@ -78,10 +70,11 @@ impl Course {
     pub(super) fn is_told_otherwise(&self) -> bool {
         self.instructions.has_changed().unwrap_or(false)
     }
-}
 
-fn failures_max(retry: &config::Retry) -> u32 {
-    u32::try_from(retry.failures_max).unwrap_or(u32::MAX)
+    /// Failures in a row after which single records are sent.
+    pub(super) fn failures_max(&self) -> u32 {
+        u32::try_from(self.told.shaping.retry.failures_max).unwrap_or(u32::MAX)
+    }
 }
 
 /// The ceiling of a moment, in microseconds since the Unix epoch.

@@ -1,54 +1,64 @@
 //! The runner of one queue's drain: takes what the pacer releases, commits it into the
 //! sink, and sets aside what the sink refuses for good.
 //!
+//! It reads, waits for departures and picks what is next; its lanes deliver, each a transaction at a time. A queue that keeps
+//! a strict order has one lane.
+//!
 //! Invariants: the position only moves from where the sink has it; nothing is sent again
 //! before the fate of what was sent is known; every row that is sent to the sink, again or for the
 //! first time, has been released by the pacer; a dead letter is on disk before the position
-//! passes it.
+//! passes it; nothing is sent before the rows of all lanes that there ever were are held.
 
 mod delivery;
+mod dispatch;
+mod lane;
 mod redrive;
 mod reordering;
+mod shared;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
 
+use self::dispatch::{Assignment, Dispatcher, Done, InFlight, LaneEnd, run_together};
+use self::lane::{Lane, Spoken};
 use self::redrive::Redrive;
 use self::reordering::Reordering;
-use super::course::Course;
+use self::shared::{Shared, Waiter};
 use super::dead_letters::DeadLetterFile;
 use super::feed::{Feed, FeedError};
 use super::lot::Lot;
-use super::meter::Meter;
 use super::scheduler::Scheduler;
 use crate::journal::platform::System;
-use crate::limits::WALL_CLOCK_LOOK_MS;
 use crate::planted::{Bug, is_planted};
 use crate::progress::Progress;
 use crate::queue::{DrainState, Queue};
 use crate::rate::Rate;
 use crate::record::Sequence;
-use crate::sink::{Sink, SinkError};
+use crate::sink::{Sink, SinkError, Subpart};
 
-pub use self::redrive::SinkOpener;
+/// Opens the queue's sink for another position than that of its first lane.
+pub type SinkOpener = Box<dyn Fn(Subpart<'_>) -> Box<dyn Sink> + Send>;
 
 /// Drains one queue.
 pub struct Runner<S: Scheduler = System> {
     platform: S,
     queue: Arc<Queue>,
     feed: Feed<S>,
-    sink: Box<dyn Sink>,
+    open: SinkOpener,
     dead_letters: Arc<DeadLetterFile<S>>,
     redrive: Redrive,
-    course: Course,
-    meter: Meter,
-    stop: watch::Receiver<bool>,
+    shared: Arc<Shared<S>>,
+    waiter: Waiter<S>,
+    /// Until they run.
+    lanes: Vec<Lane<S>>,
+    ends: Vec<LaneEnd>,
+    dispatcher: Dispatcher,
+    /// The memory of a lot that was delivered.
+    spare: Lot,
     /// What comes after the batch that is being delivered, read while the sink works on that one.
     ahead: Lot,
-    /// What of the queue the sink has, as of the last transaction whose fate is known.
-    progress: Arc<Progress>,
     /// Which record goes next, if that is not always the oldest.
     reordering: Option<Reordering>,
 }
@@ -97,18 +107,8 @@ pub enum DrainError {
     Feed(#[from] FeedError),
 }
 
-/// Whether records may be sent.
-enum Payment {
-    /// They may.
-    Made,
-    /// The drain was told something else meanwhile: what may leave at once is to be asked again.
-    Void,
-    /// A stop came first.
-    Stopped,
-}
-
 impl<S: Scheduler> Runner<S> {
-    /// A runner that has not started.
+    /// A runner that has not started; `sink` is that of its first lane.
     #[must_use]
     pub fn new(
         platform: S,
@@ -116,15 +116,35 @@ impl<S: Scheduler> Runner<S> {
         feed: Feed<S>,
         sink: Box<dyn Sink>,
         dead_letters: Arc<DeadLetterFile<S>>,
-        redrives: SinkOpener,
+        open: SinkOpener,
         stop: watch::Receiver<bool>,
     ) -> Self {
-        let course = Course::new(&queue, platform.monotonic_ns(), platform.unix_us());
+        let lane_count = queue.config.ordering.concurrency;
+        let (dispatcher, ends) = Dispatcher::new(lane_count.max(1) as usize);
+        let shared = Arc::new(Shared::new(platform.clone(), Arc::clone(&queue), Arc::clone(&dead_letters), ends.len()));
         let is_compared = dead_letters.redrive_id().is_none();
-        let redrive = Redrive::new(redrives, &course.told.shaping.retry, is_compared, platform.monotonic_ns());
-        let (meter, ahead, progress) = (Meter::default(), Lot::default(), Arc::new(Progress::up_to(0)));
+        let redrive = Redrive::new(&queue.config.shaping.retry, is_compared, platform.monotonic_ns());
+        let others = (1..lane_count).map(|lane| (lane as usize, open(Subpart::Lane(lane))));
+        let sinks = std::iter::once((0, sink)).chain(others);
+        let lanes = sinks.map(|(number, sink)| Lane::new(number, sink, Waiter::new(&shared, stop.clone()))).collect();
+        let (waiter, spare, ahead) = (Waiter::new(&shared, stop), Lot::default(), Lot::default());
         let reordering = Reordering::new(&platform, &queue.config.ordering);
-        Self { platform, queue, feed, sink, dead_letters, redrive, course, meter, stop, ahead, progress, reordering }
+        Self {
+            platform,
+            queue,
+            feed,
+            open,
+            dead_letters,
+            redrive,
+            shared,
+            waiter,
+            lanes,
+            ends,
+            dispatcher,
+            spare,
+            ahead,
+            reordering,
+        }
     }
 
     /// Runs until a stop is asked for, or until it cannot go on without a person.
@@ -133,47 +153,103 @@ impl<S: Scheduler> Runner<S> {
             self.queue.drain.set_state(DrainState::Halted);
             tracing::error!(queue = self.queue.name, %error, "this queue is no longer delivered; records are still accepted");
         }
+        self.queue.drain.in_flight.set(0);
     }
 
     async fn drain(&mut self) -> Result<(), DrainError> {
-        let Some(progress) = self.take_over().await else { return Ok(()) };
+        let Some(progress) = self.take_over().await? else { return Ok(()) };
         self.begin_at(progress).await?;
-        let mut lot = Lot::default();
-        while !self.is_stopping() {
-            self.follow();
-            if self.course.told.is_paused {
+        let lanes = std::mem::take(&mut self.lanes).into_iter().zip(std::mem::take(&mut self.ends));
+        let lanes = lanes.map(|(lane, end)| lane.run(end)).collect();
+        let mut lanes = run_together(self.dispatch(), lanes).await?;
+        if let Some(first) = lanes.first_mut()
+            && self.shared.progress() != first.said
+            && let Spoken::Failed(error) = first.speak_for_all().await?
+        {
+            tracing::info!(queue = self.queue.name, %error, "the next start asks all lanes how far they have come");
+        }
+        Ok(())
+    }
+
+    /// Hands lots to lanes until a stop.
+    async fn dispatch(&mut self) -> Result<(), DrainError> {
+        while let Some(lane) = self.idle_lane().await {
+            self.shared.follow();
+            if self.shared.state().course.told.is_paused {
                 self.wait_while_paused().await;
                 continue;
             }
             self.redrive().await;
+            let mut lot = std::mem::take(&mut self.spare);
             std::mem::swap(&mut lot, &mut self.ahead);
             self.ahead.clear();
             // What was read ahead has waited for no departure. It needs none, unless a limit has come since.
-            let mut is_released = self.course.pace.rate == Rate::Unlimited;
+            let mut is_released = self.shared.state().course.pace.rate == Rate::Unlimited;
+            let mut in_flight = InFlight::default();
             if lot.taken.is_empty() {
-                if !self.take(&mut lot).await? {
+                let Some(taken) = self.take(&mut lot).await? else {
+                    self.spare = lot;
                     continue;
-                }
-                is_released = true;
+                };
+                (in_flight, is_released) = (taken, true);
             }
             if self.queue.drain.state() == DrainState::Retrying {
                 self.queue.drain.set_state(DrainState::Running);
             }
             let last = lot.taken.sequences().max().unwrap_or(0);
             self.queue.drain.released.set(self.queue.drain.released.get().max(last));
-            if !self.deliver(&lot, is_released).await? {
-                return Ok(());
-            }
-            self.publish_window();
+            self.waiter.works_again();
+            self.dispatcher.assign(lane, Assignment { lot, is_released }, in_flight);
+            self.look_ahead().await;
         }
+        self.dispatcher.close();
         Ok(())
     }
 
-    /// Takes what is due; `false` if nothing was, and the caller should look again.
-    async fn take(&mut self, lot: &mut Lot) -> Result<bool, DrainError> {
+    /// Waits for a lane that has nothing to do; `None` if a stop came first.
+    async fn idle_lane(&mut self) -> Option<usize> {
+        loop {
+            while let Some(done) = self.dispatcher.try_done() {
+                self.finish(done);
+            }
+            if self.waiter.is_stopping() {
+                return None;
+            }
+            if let Some(lane) = self.dispatcher.idle() {
+                return Some(lane);
+            }
+            tokio::select! {
+                biased;
+                done = self.dispatcher.next_done() => self.finish(done),
+                _ = self.waiter.stop.changed() => {}
+            }
+        }
+    }
+
+    /// A lane has delivered what it had.
+    fn finish(&mut self, Done { lane, lot }: Done) {
+        let InFlight { keys, .. } = self.dispatcher.finish(lane);
+        self.release(&keys);
+        self.spare = lot;
+        self.publish_window();
+    }
+
+    /// Reads the next batch of a queue in strict order while the one before it is being delivered.
+    async fn look_ahead(&mut self) {
+        if self.reordering.is_none() {
+            let (pace, batch) = {
+                let course = &self.shared.state().course;
+                (course.pace, course.told.shaping.batch.clone())
+            };
+            self.ahead.look(&mut self.feed, &self.queue, pace, &batch).await;
+        }
+    }
+
+    /// Takes what is due; `None` if nothing was, and the caller should look again.
+    async fn take(&mut self, lot: &mut Lot) -> Result<Option<InFlight>, DrainError> {
         let passed = self.pass_delivered().await;
         if !self.is_read(passed).await? {
-            return Ok(false);
+            return Ok(None);
         }
         if self.reordering.is_some() {
             return self.take_from_window(lot).await;
@@ -182,21 +258,21 @@ impl<S: Scheduler> Runner<S> {
         let available = durable - self.feed.position();
         if available == 0 {
             self.wait_for_records(None).await;
-            return Ok(false);
+            return Ok(None);
         }
         let count = self.wait_until_due(available).await;
         if count == 0 {
-            return Ok(false);
+            return Ok(None);
         }
-        let bytes_max = self.course.told.shaping.batch.bytes_max;
+        let bytes_max = self.shared.state().course.told.shaping.batch.bytes_max;
         let taken = lot.take(&mut self.feed, &self.queue, count, bytes_max, durable).await;
-        self.is_read(taken).await
+        Ok(self.is_read(taken).await?.then(InFlight::default))
     }
 
     /// Passes over records that an earlier life has delivered beyond the position, which has reached them: their segments
     /// may be gone any time.
     async fn pass_delivered(&mut self) -> Result<(), FeedError> {
-        let through = self.progress.through();
+        let through = self.shared.progress().through();
         if self.feed.position() >= through {
             return Ok(());
         }
@@ -213,24 +289,63 @@ impl<S: Scheduler> Runner<S> {
     async fn is_read(&mut self, read: Result<(), FeedError>) -> Result<bool, DrainError> {
         match read {
             Ok(()) => Ok(true),
+            // A lane has moved the position meanwhile over what an earlier life had delivered, and its segment is gone.
+            Err(FeedError::Missing(sequence)) if sequence <= self.shared.progress().through() => Ok(false),
             Err(error) if error.is_transient() => {
-                self.pause_after(&error).await;
+                self.waiter.pause_after(&error).await;
                 Ok(false)
             }
             Err(error) => Err(error.into()),
         }
     }
 
-    /// Connects and learns where to go on; `None` if a stop came first.
-    async fn take_over(&mut self) -> Option<Progress> {
+    /// Takes the rows of all lanes over, those of earlier lives too, and learns where to go on; `None` if a stop came first.
+    async fn take_over(&mut self) -> Result<Option<Progress>, DrainError> {
+        let count = self.lanes.len();
+        let Self { lanes, open, shared, waiter, queue, .. } = self;
+        let Some((first, others)) = lanes.split_first_mut() else { return Ok(None) };
         loop {
-            let error = match self.sink.take_over().await {
-                Ok(progress) => return Some(progress),
-                Err(error) => error,
+            // The first lane's row comes first and is looked at last: of two processes that start at the same time, one finds
+            // the other's lanes, or is fenced itself.
+            let Some(mut progress) = first.take_over().await else { return Ok(None) };
+            first.said = Arc::new(progress.clone());
+            // At once: by the time that all lanes are asked, the journal may have come to the same number with other records.
+            check_ahead(queue, &progress)?;
+            let found = match first.sink.lanes().await {
+                Ok(_) if is_planted(Bug::ForgetLanes) => Vec::new(),
+                Ok(found) => found,
+                Err(error) => {
+                    if waiter.pause_after(&error).await {
+                        continue;
+                    }
+                    return Ok(None);
+                }
             };
-            self.note_failure();
-            if !self.pause_after(&error).await {
-                return None;
+            for lane in others.iter_mut() {
+                let Some(said) = lane.take_over().await else { return Ok(None) };
+                check_ahead(queue, &said)?;
+                progress.merge(&said);
+                lane.said = Arc::new(said);
+            }
+            for number in found.iter().copied().filter(|number| *number as usize >= count) {
+                let waiter = Waiter::new(shared, waiter.stop.clone());
+                let mut former = Lane::new(number as usize, open(Subpart::Lane(number)), waiter);
+                let Some(said) = former.take_over().await else { return Ok(None) };
+                check_ahead(queue, &said)?;
+                progress.merge(&said);
+            }
+            if count == 1 && found.is_empty() {
+                return Ok(Some(progress));
+            }
+            check_behind(queue, &progress)?;
+            shared.state().progress = Arc::new(progress.clone());
+            match first.speak_for_all().await? {
+                Spoken::All => return Ok(Some(progress)),
+                Spoken::Failed(error) => {
+                    if !waiter.pause_after(&error).await {
+                        return Ok(None);
+                    }
+                }
             }
         }
     }
@@ -238,18 +353,15 @@ impl<S: Scheduler> Runner<S> {
     /// Checks the sink's position against the journal and moves there.
     async fn begin_at(&mut self, progress: Progress) -> Result<(), DrainError> {
         let position = progress.through();
-        while is_planted(Bug::WaitForJournal) && position > self.queue.journal.durable.get() && !self.is_stopping() {
-            self.follow();
+        while is_planted(Bug::WaitForJournal)
+            && position > self.queue.journal.durable.get()
+            && !self.waiter.is_stopping()
+        {
+            self.shared.follow();
             self.wait_for_records(None).await;
         }
-        let (durable, trimmed) = (self.queue.journal.durable.get(), self.queue.journal.trimmed.get());
-        let last = progress.beyond().next_back().map_or(position, |range| *range.end());
-        if last > durable {
-            return Err(DrainError::SinkAhead { position: last, durable });
-        }
-        if position < trimmed {
-            return Err(DrainError::SinkBehind { position, first: trimmed + 1 });
-        }
+        check_behind(&self.queue, &progress)?;
+        let durable = self.queue.journal.durable.get();
         let bytes = if position == durable {
             let bytes = self.queue.journal.durable_bytes.get();
             self.feed.skip_to(durable + 1, bytes);
@@ -258,7 +370,7 @@ impl<S: Scheduler> Runner<S> {
             loop {
                 match self.feed.seek(position + 1).await {
                     Ok(bytes) => break bytes,
-                    Err(error) if error.is_transient() && self.pause_after(&error).await => {}
+                    Err(error) if error.is_transient() && self.waiter.pause_after(&error).await => {}
                     Err(error) => return Err(error.into()),
                 }
             }
@@ -267,8 +379,12 @@ impl<S: Scheduler> Runner<S> {
         drain.released.set(position);
         drain.delivered_bytes.set(bytes);
         let is_forgotten = is_planted(Bug::ForgetBeyond);
-        self.progress = Arc::new(if is_forgotten { Progress::up_to(position) } else { progress });
-        drain.publish(&self.progress);
+        let progress = Arc::new(if is_forgotten { Progress::up_to(position) } else { progress });
+        drain.publish(&progress);
+        if let [first] = self.lanes.as_mut_slice() {
+            first.said = Arc::clone(&progress);
+        }
+        self.shared.state().progress = progress;
         drain.set_state(DrainState::Running);
         tracing::info!(
             queue = self.queue.name,
@@ -279,16 +395,12 @@ impl<S: Scheduler> Runner<S> {
         Ok(())
     }
 
-    fn follow(&mut self) {
-        self.course.follow(&self.queue, self.platform.monotonic_ns(), self.platform.unix_us());
-    }
-
     async fn wait_while_paused(&mut self) {
-        self.queue.drain.set_state(DrainState::Paused);
+        self.waiter.note_pause();
         tokio::select! {
             biased;
-            _ = self.course.instructions.changed() => self.course.instructions.mark_changed(),
-            _ = self.stop.changed() => {}
+            done = self.dispatcher.next_done() => self.finish(done),
+            () = self.waiter.wait_while_paused() => {}
         }
     }
 
@@ -298,98 +410,62 @@ impl<S: Scheduler> Runner<S> {
         // In a fixed order, so that nothing is left to chance that a simulation could not repeat.
         tokio::select! {
             biased;
+            done = self.dispatcher.next_done() => self.finish(done),
             () = self.queue.durable_moved.notified() => {}
             () = self.queue.dead_letters.redrive_asked.notified() => {}
             () = Self::sleep_at_most(&self.platform, wait) => {}
-            _ = self.course.instructions.changed() => self.course.instructions.mark_changed(),
-            _ = self.stop.changed() => {}
-        }
-    }
-
-    /// Sleeps until so much time has passed, or there is something else to follow, or a stop.
-    async fn sleep_unless_told(&mut self, time: Duration) {
-        let look = Duration::from_millis(WALL_CLOCK_LOOK_MS);
-        let time = if self.course.told.shaping.schedule.entries.is_empty() { time } else { time.min(look) };
-        tokio::select! {
-            biased;
-            () = self.platform.sleep(time) => {}
-            () = self.queue.dead_letters.redrive_asked.notified() => {}
-            _ = self.course.instructions.changed() => self.course.instructions.mark_changed(),
-            _ = self.stop.changed() => {}
+            _ = self.waiter.instructions.changed() => {}
+            _ = self.waiter.stop.changed() => {}
         }
     }
 
     /// Waits until a batch is due and returns how many records may leave; 0 if the caller should look again.
     async fn wait_until_due(&mut self, available: u64) -> u64 {
-        let batch = &self.course.told.shaping.batch;
-        let records_max = batch.records_max as u64;
-        let lingered = self.course.pacer.records_in(batch.linger_ms_max.saturating_mul(1_000_000));
-        let wanted = lingered.min(records_max).min(available).max(1);
         let now_ns = self.platform.monotonic_ns();
-        let due_ns = self.course.pacer.when_due_ns(wanted, now_ns);
+        let (records_max, due_ns) = {
+            let course = &self.shared.state().course;
+            let batch = &course.told.shaping.batch;
+            let records_max = batch.records_max as u64;
+            let lingered = course.pacer.records_in(batch.linger_ms_max.saturating_mul(1_000_000));
+            let wanted = lingered.min(records_max).min(available).max(1);
+            (records_max, course.pacer.when_due_ns(wanted, now_ns))
+        };
         if due_ns > now_ns {
             let wait = Duration::from_nanos(due_ns - now_ns);
             let wait = self.redrive_wait().map_or(wait, |redrive| redrive.min(wait));
-            self.sleep_unless_told(wait).await;
+            let wait = self.waiter.until_look(wait);
+            tokio::select! {
+                biased;
+                () = self.platform.sleep(wait) => {}
+                () = self.queue.dead_letters.redrive_asked.notified() => {}
+                _ = self.waiter.instructions.changed() => {}
+                _ = self.waiter.stop.changed() => {}
+            }
             // Whoever was told something else meanwhile, or was waked early, looks again.
-            if self.is_stopping() || self.course.is_told_otherwise() || self.platform.monotonic_ns() < due_ns {
+            let is_told_otherwise = self.shared.state().course.is_told_otherwise();
+            if self.waiter.is_stopping() || is_told_otherwise || self.platform.monotonic_ns() < due_ns {
                 return 0;
             }
         }
-        self.course.pacer.due(self.platform.monotonic_ns()).min(records_max)
+        self.shared.state().course.pacer.due(self.platform.monotonic_ns()).min(records_max)
     }
+}
 
-    /// Waits until `count` more records may be sent, at most as many as may leave at once.
-    async fn pay_for(&mut self, count: usize) -> Payment {
-        if count == 0 {
-            return Payment::Made;
-        }
-        if self.course.told.is_paused {
-            self.wait_while_paused().await;
-            return if self.is_stopping() { Payment::Stopped } else { Payment::Void };
-        }
-        let due_ns = self.course.pacer.when_due_ns(count as u64, self.platform.monotonic_ns());
-        loop {
-            if self.is_stopping() {
-                return Payment::Stopped;
-            }
-            if self.course.is_told_otherwise() {
-                return Payment::Void;
-            }
-            let now_ns = self.platform.monotonic_ns();
-            if due_ns <= now_ns {
-                // Only now: a sleep that lasts too long must not be made good twice, by these records and by the next.
-                self.course.pacer.take(count as u64, now_ns);
-                return Payment::Made;
-            }
-            self.sleep_unless_told(Duration::from_nanos(due_ns - now_ns)).await;
-        }
+/// Whether the journal has whatever the sink has.
+fn check_ahead(queue: &Queue, progress: &Progress) -> Result<(), DrainError> {
+    let durable = queue.journal.durable.get();
+    let position = progress.beyond().next_back().map_or(progress.through(), |range| *range.end());
+    if position > durable && !is_planted(Bug::WaitForJournal) {
+        return Err(DrainError::SinkAhead { position, durable });
     }
+    Ok(())
+}
 
-    /// Logs a failure and waits before the next attempt; `false` if a stop came first.
-    async fn pause_after(&mut self, error: &(dyn std::error::Error + Sync)) -> bool {
-        let pause_ms = self.course.backoff.next_ms(self.platform.random().unwrap_or(u64::MAX / 2));
-        self.queue.drain.retries.add(1);
-        if self.queue.drain.state() == DrainState::Running {
-            self.queue.drain.set_state(DrainState::Retrying);
-        }
-        tracing::warn!(queue = self.queue.name, %error, pause_ms, "the sink did not take records; trying again");
-        self.sleep(Duration::from_millis(pause_ms)).await
+/// Whether the journal still has what the sink lacks.
+fn check_behind(queue: &Queue, progress: &Progress) -> Result<(), DrainError> {
+    let (position, trimmed) = (progress.through(), queue.journal.trimmed.get());
+    if position < trimmed {
+        return Err(DrainError::SinkBehind { position, first: trimmed + 1 });
     }
-
-    /// Sleeps; `false` if a stop came first.
-    async fn sleep(&mut self, time: Duration) -> bool {
-        if self.is_stopping() {
-            return false;
-        }
-        tokio::select! {
-            biased;
-            () = self.platform.sleep(time) => true,
-            _ = self.stop.changed() => false,
-        }
-    }
-
-    fn is_stopping(&self) -> bool {
-        *self.stop.borrow()
-    }
+    Ok(())
 }

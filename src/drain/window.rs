@@ -2,7 +2,9 @@
 //!
 //! Invariants: a record that was added is picked exactly once; records with one key are picked in the order of
 //! their sequences, if the queue keeps it; none is picked before it is due, nor sooner than its throttle lets it;
-//! a flow that has something to send gets its share of every round, whatever the others have waiting.
+//! a flow that has something to send gets its share of every round, whatever the others have waiting. If several lots are on
+//! their way at a time, records with one key are in one of them at most, if the queue keeps their order: what has the key of a
+//! lot on its way is held until that lot is released.
 //!
 //! A record passes up to four places: behind its predecessor with the same key, on the timer of its delay, on the timer
 //! of its throttle, and in its flow. Flows of one priority take turns by deficit round robin (Shreedhar and Varghese,
@@ -80,12 +82,24 @@ pub struct Window {
     throttle: Option<Throttle>,
     /// Records that may leave.
     flows: Flows,
+    /// Keys of the lots that are on their way, if there may be several, and the record of each that could leave otherwise.
+    held: HashMap<u64, Option<Sequence>>,
+    holds_keys: bool,
+}
+
+/// Records that leave together.
+#[derive(Debug, Default)]
+pub struct Picked {
+    /// In the order in which they are to leave.
+    pub records: Vec<Waiting>,
+    /// Their keys, which are held until [`Window::release`].
+    pub keys: Vec<u64>,
 }
 
 impl Window {
-    /// An empty window.
+    /// An empty window; `holds_keys` if several of its lots may be on their way.
     #[must_use]
-    pub fn new(limit: Option<Limit>, now: Now) -> Self {
+    pub fn new(limit: Option<Limit>, holds_keys: bool, now: Now) -> Self {
         Self {
             waiting: BTreeMap::new(),
             bytes: 0,
@@ -94,6 +108,8 @@ impl Window {
             throttled: BinaryHeap::new(),
             throttle: limit.map(|limit| Throttle::new(limit, now.monotonic_ns)),
             flows: Flows::default(),
+            held: HashMap::new(),
+            holds_keys,
         }
     }
 
@@ -112,10 +128,12 @@ impl Window {
         self.admit(sequence, traits, now);
     }
 
-    /// Picks up to `count` records, and up to `bytes_max` bytes of them but at least one, in the order in which they are to leave.
-    pub fn pick(&mut self, count: u64, bytes_max: usize, now: Now) -> Vec<Waiting> {
+    /// Picks up to `count` records, and up to `bytes_max` bytes of them but at least one.
+    pub fn pick(&mut self, count: u64, bytes_max: usize, now: Now) -> Picked {
         self.wake(now);
         let mut picked: Vec<Waiting> = Vec::new();
+        // The keys that were picked, and the record of each that may leave next.
+        let mut next_of_key: BTreeMap<u64, Option<Sequence>> = BTreeMap::new();
         let mut bytes = 0;
         while (picked.len() as u64) < count {
             let Some((priority, sequence)) = self.flows.peek() else { break };
@@ -128,11 +146,45 @@ impl Window {
                 self.bytes -= length;
                 picked.push(waiting);
                 // Before its turn ends: a flow of one key has its next record only now.
-                self.follow(traits.key, now);
+                let next = self.follow(traits.key, now);
+                if self.holds_keys && traits.key != NONE {
+                    next_of_key.insert(traits.key, next);
+                }
             }
             self.flows.pop(priority);
         }
-        picked
+        let keys = next_of_key.keys().copied().collect();
+        for (key, next) in next_of_key {
+            self.hold(key, next);
+        }
+        Picked { records: picked, keys }
+    }
+
+    /// The lot with these keys is no longer on its way.
+    pub fn release(&mut self, keys: &[u64]) {
+        for key in keys {
+            if let Some(Some(next)) = self.held.remove(key)
+                && let Some((traits, _)) = self.waiting.get(&next)
+            {
+                self.flows.push(next, traits);
+            }
+        }
+    }
+
+    /// Keeps the records of a key back, and the one that could leave now.
+    fn hold(&mut self, key: u64, next: Option<Sequence>) {
+        let is_ready =
+            |next: &Sequence| self.waiting.get(next).is_some_and(|(traits, _)| self.flows.remove(*next, traits));
+        let next = next.filter(is_ready);
+        self.held.insert(key, next);
+    }
+
+    /// A record may leave, unless a lot with its key is on its way.
+    fn enter(&mut self, sequence: Sequence, traits: Traits) {
+        match self.held.get_mut(&traits.key) {
+            Some(next) => *next = Some(sequence),
+            None => self.flows.push(sequence, &traits),
+        }
     }
 
     /// How many records may leave now.
@@ -191,26 +243,26 @@ impl Window {
         {
             self.throttled.pop();
             match self.waiting.get(&sequence) {
-                Some((traits, _)) if is_reserved => self.flows.push(sequence, traits),
+                Some((traits, _)) if is_reserved => self.enter(sequence, *traits),
                 Some((traits, _)) => self.limit(sequence, *traits, now),
                 None => {}
             }
         }
     }
 
-    /// A record of this key was picked: the next one's turn has come.
-    fn follow(&mut self, key: u64, now: Now) {
+    /// A record of this key was picked: the next one's turn has come. Returns that.
+    fn follow(&mut self, key: u64, now: Now) -> Option<Sequence> {
         if key == NONE {
-            return;
+            return None;
         }
-        let Some(behind) = self.chains.get_mut(&key) else { return };
-        let Some(next) = behind.pop_front() else {
+        let Some(next) = self.chains.get_mut(&key)?.pop_front() else {
             self.chains.remove(&key);
-            return;
+            return None;
         };
         if let Some((traits, _)) = self.waiting.get(&next) {
             self.admit(next, *traits, now);
         }
+        Some(next)
     }
 
     /// A record that waits for no other one.
@@ -225,11 +277,10 @@ impl Window {
     fn limit(&mut self, sequence: Sequence, traits: Traits, now: Now) {
         let now_ns = now.monotonic_ns;
         let Some(throttle) = self.throttle.as_mut().filter(|_| traits.throttle != NONE) else {
-            self.flows.push(sequence, &traits);
-            return;
+            return self.enter(sequence, traits);
         };
         match throttle.reserve(traits.throttle, now_ns) {
-            Some(departure_ns) if departure_ns <= now_ns => self.flows.push(sequence, &traits),
+            Some(departure_ns) if departure_ns <= now_ns => self.enter(sequence, traits),
             Some(departure_ns) => self.throttled.push(Reverse((departure_ns, sequence, true))),
             None => self.throttled.push(Reverse((throttle.retry_ns(now_ns), sequence, false))),
         }

@@ -153,10 +153,10 @@ impl<P: Scheduler> RecoveredQueue<P> {
 }
 
 impl<P: Scheduler> DrainParts<P> {
-    /// The drain of this queue into `sink`; `redrives` opens it once more for dead letters.
+    /// The drain of this queue into `sink`; `open` opens it once more, for other lanes and for dead letters.
     #[must_use]
-    pub fn runner(self, sink: Box<dyn Sink>, redrives: SinkOpener, stop: watch::Receiver<bool>) -> Runner<P> {
+    pub fn runner(self, sink: Box<dyn Sink>, open: SinkOpener, stop: watch::Receiver<bool>) -> Runner<P> {
         let feed = Feed::new(self.platform.clone(), self.hot, self.catalogue);
-        Runner::new(self.platform, self.queue, feed, sink, self.dead_letters, redrives, stop)
+        Runner::new(self.platform, self.queue, feed, sink, self.dead_letters, open, stop)
     }
 }

@@ -9,6 +9,11 @@
 //! the epoch too: such a batch may leave the position where it is, and sent twice, or to a
 //! database that was set back meanwhile, it must hit no row either.
 //!
+//! A queue whose records may overtake others can have several **lanes**, each a part of its own with a row of its own, so that
+//! none waits for another's transaction. Each row says what was known to be delivered when its lane last committed, whichever lane
+//! had delivered it; what is delivered is the union of all rows. A database that was set back may have a lane's row as that lane
+//! left it and not the rows that it speaks of, so a lane's fence looks at the epochs of the others too ([`Claim`]).
+//!
 //! One file is one sink; [`open`] is the registry.
 
 pub mod mapping;
@@ -18,6 +23,7 @@ mod statement;
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 
 use crate::config;
 use crate::progress::{Progress, ProgressError};
@@ -55,6 +61,17 @@ pub struct Batch<'a> {
     pub beyond: Option<&'a [u8]>,
     /// What to deliver, each behind `after`; those behind `through` are in `beyond`.
     pub deliveries: &'a [Delivery<'a>],
+    /// Rows that this one speaks of too: unless each of them has come at least as far, nothing is committed.
+    pub witnesses: &'a [Claim],
+}
+
+/// A part that is held, and the epoch that its row has reached: it never falls, unless the database is set back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claim {
+    /// Which row: a part's [`id`](Part::id).
+    pub part: Arc<str>,
+    /// The epoch of that row, as of the last call whose outcome is known.
+    pub epoch: i64,
 }
 
 /// Why a sink did not do what was asked.
@@ -83,6 +100,13 @@ pub trait Sink: Send {
     /// broken connection left behind is then decided.
     fn take_over(&mut self) -> SinkFuture<'_, Progress>;
 
+    /// The lanes of this part, from 1 on, that have a row, in order; some may be of a life that had more of them. Needs
+    /// [`take_over`](Self::take_over) before it. After an error nothing is held any more.
+    fn lanes(&mut self) -> SinkFuture<'_, Vec<u32>>;
+
+    /// What is held since [`take_over`](Self::take_over); `None` before that and after a transient error.
+    fn claim(&self) -> Option<Claim>;
+
     /// Commits a batch: fence, rows, position and what is beyond it, in one transaction.
     fn commit<'a>(&'a mut self, batch: Batch<'a>) -> SinkFuture<'a, ()>;
 
@@ -104,11 +128,53 @@ pub struct Part {
     pub reorders: bool,
 }
 
+/// What of a queue has a position of its own beside that of its first lane.
+#[derive(Clone, Copy, Debug)]
+pub enum Subpart<'a> {
+    /// Another lane, from 1 on.
+    Lane(u32),
+    /// Dead letters that are delivered once more, of the file with this identity.
+    Redrive(&'a str),
+}
+
+/// What stands between a part and the number of its lane.
+const LANE: &str = "/lane-";
+
+impl Part {
+    /// The part of some of this queue's records.
+    #[must_use]
+    pub fn subpart(&self, subpart: Subpart<'_>) -> Self {
+        let (id, reorders) = match subpart {
+            Subpart::Lane(lane) => (format!("{}{LANE}{lane}", self.id), true),
+            Subpart::Redrive(id) => (format!("{}/redrive-{id}", self.id), false),
+        };
+        Self { queue: self.queue.clone(), id, reorders }
+    }
+
+    /// With what the parts of its lanes begin.
+    fn lanes_prefix(&self) -> String {
+        format!("{}{LANE}", self.id)
+    }
+}
+
+/// The numbers of lanes whose parts are these, in order.
+fn lane_numbers(prefix: &str, parts: &[String]) -> Result<Vec<u32>, RowError> {
+    let number = |part: &String| {
+        let number = part.strip_prefix(prefix).and_then(|number| number.parse().ok());
+        number.ok_or_else(|| RowError::Lane(part.clone()))
+    };
+    let mut numbers = parts.iter().map(number).collect::<Result<Vec<u32>, _>>()?;
+    numbers.sort_unstable();
+    Ok(numbers)
+}
+
 /// Why a row of `forebay_position` does not say how far its part is delivered.
 #[derive(Debug, thiserror::Error)]
 enum RowError {
     #[error("forebay_position.position is {0}, which is no sequence")]
     Position(i64),
+    #[error("forebay_position.part {0:?} is none of ours")]
+    Lane(String),
     #[error("forebay_position.beyond: {0}")]
     Beyond(#[from] ProgressError),
 }

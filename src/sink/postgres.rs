@@ -21,7 +21,7 @@ use self::session::Session;
 use self::takeover::Open;
 use super::mapping::Plan;
 use super::statement::Dialect;
-use super::{Batch, Part, Sink, SinkError, SinkFuture, progress_of};
+use super::{Batch, Claim, Part, Sink, SinkError, SinkFuture, lane_numbers, progress_of};
 use crate::config;
 use crate::progress::Progress;
 
@@ -72,6 +72,18 @@ impl Postgres {
         Ok(progress)
     }
 
+    async fn find_lanes(&mut self) -> Result<Vec<u32>, SinkError> {
+        // Whoever cannot say which lanes there are begins anew.
+        let open = self.open.take().ok_or_else(|| transient("lanes before take_over".to_owned()))?;
+        let prefix = self.part.lanes_prefix();
+        let finding = takeover::parts_with_prefix(&open.session.client, &prefix);
+        let parts =
+            within(self.commit_timeout, finding).await?.map_err(|error| transient(session::describe(&error)))?;
+        let lanes = lane_numbers(&prefix, &parts).map_err(|error| transient(error.to_string()))?;
+        self.open = Some(open);
+        Ok(lanes)
+    }
+
     async fn commit_batch(&mut self, batch: Batch<'_>) -> Result<(), SinkError> {
         let plan = self.plan.as_ref().map_err(|why| transient(why.clone()))?;
         let mut open = self.open.take().ok_or_else(|| transient("commit before take_over".to_owned()))?;
@@ -108,6 +120,14 @@ impl Postgres {
 impl Sink for Postgres {
     fn take_over(&mut self) -> SinkFuture<'_, Progress> {
         Box::pin(self.connect_and_take_over())
+    }
+
+    fn lanes(&mut self) -> SinkFuture<'_, Vec<u32>> {
+        Box::pin(self.find_lanes())
+    }
+
+    fn claim(&self) -> Option<Claim> {
+        self.open.as_ref().map(|open| Claim { part: self.part.id.as_str().into(), epoch: open.epoch })
     }
 
     fn commit<'a>(&'a mut self, batch: Batch<'a>) -> SinkFuture<'a, ()> {

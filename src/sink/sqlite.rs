@@ -18,7 +18,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Transaction,
 use self::rows::{Rows, Shape};
 use super::mapping::Plan;
 use super::statement::Dialect;
-use super::{Batch, Part, Sink, SinkError, SinkFuture, progress_of};
+use super::{Batch, Claim, Part, Sink, SinkError, SinkFuture, lane_numbers, progress_of};
 use crate::config;
 use crate::progress::Progress;
 use crate::record::Sequence;
@@ -32,6 +32,9 @@ const FENCE: &str = "UPDATE forebay_position SET position = ?1 WHERE part = ?2 A
 const FENCE_AND_BEYOND: &str = "UPDATE forebay_position \
     SET position = ?1, epoch = epoch + 1, beyond = nullif(?5, x'') \
     WHERE part = ?2 AND epoch = ?3 AND position = ?4";
+
+/// Whether another row has reached an epoch.
+const WITNESS: &str = "SELECT 1 FROM forebay_position WHERE part = ?1 AND epoch >= ?2";
 
 /// A sink that writes to a SQLite file.
 pub(super) struct Sqlite {
@@ -82,6 +85,21 @@ impl Sqlite {
         let progress = progress_of(position, beyond.as_deref()).map_err(|error| transient(error.to_string()))?;
         self.open = Some(open);
         Ok(progress)
+    }
+
+    async fn find_lanes(&mut self) -> Result<Vec<u32>, SinkError> {
+        let transient = self.file.transient();
+        // Whoever cannot say which lanes there are begins anew.
+        let open = self.open.take().ok_or_else(|| transient("lanes before take_over".to_owned()))?;
+        let prefix = self.part.lanes_prefix();
+        let find = move |_: &AtomicBool| {
+            let parts = parts_with_prefix(&open.connection, &prefix)?;
+            Ok::<_, rusqlite::Error>((open, lane_numbers(&prefix, &parts)))
+        };
+        let (open, lanes) = self.file.blocking(find).await?.map_err(|error| transient(describe(&error)))?;
+        let lanes = lanes.map_err(|error| transient(error.to_string()))?;
+        self.open = Some(open);
+        Ok(lanes)
     }
 
     async fn commit_batch(&mut self, batch: Batch<'_>) -> Result<(), SinkError> {
@@ -161,6 +179,14 @@ impl Sink for Sqlite {
         Box::pin(self.open_and_take_over())
     }
 
+    fn lanes(&mut self) -> SinkFuture<'_, Vec<u32>> {
+        Box::pin(self.find_lanes())
+    }
+
+    fn claim(&self) -> Option<Claim> {
+        self.open.as_ref().map(|open| Claim { part: self.part.id.as_str().into(), epoch: open.epoch })
+    }
+
     fn commit<'a>(&'a mut self, batch: Batch<'a>) -> SinkFuture<'a, ()> {
         Box::pin(self.commit_batch(batch))
     }
@@ -178,6 +204,7 @@ struct Step {
     after: i64,
     through: i64,
     beyond: Option<Vec<u8>>,
+    witnesses: Vec<Claim>,
 }
 
 impl Step {
@@ -185,12 +212,23 @@ impl Step {
         let narrow =
             |sequence: Sequence| i64::try_from(sequence).map_err(|error| format!("sequence {sequence}: {error}"));
         let (after, through) = (narrow(batch.after)?, narrow(batch.through)?);
-        Ok(Self { after, through, beyond: batch.beyond.map(<[u8]>::to_vec) })
+        Ok(Self { after, through, beyond: batch.beyond.map(<[u8]>::to_vec), witnesses: batch.witnesses.to_vec() })
+    }
+
+    /// The first of the witnesses that is not as far as it was.
+    fn set_back(&self, transaction: &Transaction<'_>) -> rusqlite::Result<Option<&Claim>> {
+        for claim in &self.witnesses {
+            let mut statement = transaction.prepare_cached(WITNESS)?;
+            if !statement.exists(params![&*claim.part, claim.epoch])? {
+                return Ok(Some(claim));
+            }
+        }
+        Ok(None)
     }
 
     /// How many rows the fence has hit.
     fn fence(&self, transaction: &Transaction<'_>, part: &str, epoch: i64) -> rusqlite::Result<usize> {
-        let Self { after, through, beyond } = self;
+        let Self { after, through, beyond, .. } = self;
         match beyond {
             None => transaction.prepare_cached(FENCE)?.execute(params![through, part, epoch, after]),
             Some(beyond) => {
@@ -246,6 +284,11 @@ fn raise_epoch(
     Ok(taken)
 }
 
+fn parts_with_prefix(connection: &Connection, prefix: &str) -> rusqlite::Result<Vec<String>> {
+    let sql = "SELECT part FROM forebay_position WHERE substr(part, 1, length(?1)) = ?1";
+    connection.prepare(sql)?.query_map([prefix], |row| row.get(0))?.collect()
+}
+
 /// Fence, rows, position and what is beyond it in one transaction.
 fn write(open: &mut Open, part: &str, step: &Step, rows: &Rows) -> Result<(), SinkError> {
     let transient = |error: rusqlite::Error| SinkError::Transient(describe(&error));
@@ -255,6 +298,11 @@ fn write(open: &mut Open, part: &str, step: &Step, rows: &Rows) -> Result<(), Si
         transaction.rollback().map_err(transient)?;
         let Step { after, .. } = step;
         return Err(SinkError::Fenced(format!("{part}: we hold epoch {} at position {after}, {found}", open.epoch)));
+    }
+    if let Some(Claim { part, epoch }) = step.set_back(&transaction).map_err(transient)? {
+        let found = fence_state(&transaction, part).map_err(transient)?;
+        transaction.rollback().map_err(transient)?;
+        return Err(SinkError::Fenced(format!("{part} had come to epoch {epoch}, and now {found}")));
     }
     // What is wrong with the statement itself is not this record's fault; what goes wrong while it runs is.
     drop(transaction.prepare_cached(&open.insert).map_err(transient)?);

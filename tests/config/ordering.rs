@@ -18,12 +18,13 @@ fn a_queue_is_strict_and_fair_to_nobody_unless_it_says_so() {
         throttle: None,
         delay_ms_max: 0,
         window,
+        concurrency: 1,
     };
     assert_eq!(ordering(""), usual);
-    assert_eq!(ordering("order = \"strict\"\ndelay_ms_max = 0\n[queues.q.window]"), usual);
+    assert_eq!(ordering("order = \"strict\"\ndelay_ms_max = 0\nconcurrency = 1\n[queues.q.window]"), usual);
     let full = ordering(
         "order = \"none\"\nfair_by = \"header:X-Tenant\"\nfair_weights = { \"tenant-a\" = 5, \"\" = 1000 }\n\
-         delay_ms_max = 2592000000\n[queues.q.throttle]\nby = \"pointer:/a~1b/0\"\nlimit = 7\nperiod_ms = 60000\n\
+         delay_ms_max = 2592000000\nconcurrency = 16\n[queues.q.throttle]\nby = \"pointer:/a~1b/0\"\nlimit = 7\nperiod_ms = 60000\n\
          burst = 3\nkeys_max = 10\n[queues.q.window]\nrecords_max = 1\nbytes_max = \"4KiB\"",
     );
     let by = Selector::Pointer("/a~1b/0".to_owned());
@@ -34,6 +35,7 @@ fn a_queue_is_strict_and_fair_to_nobody_unless_it_says_so() {
         throttle: Some(Throttle { by, limit: 7, period_ms: 60_000, burst: 3, keys_max: 10 }),
         delay_ms_max: 2_592_000_000,
         window: Window { records_max: 1, bytes_max: 4096 },
+        concurrency: 16,
     };
     assert_eq!(full, wanted);
     assert_eq!((full.fair_header(), full.throttle_header()), (Some("x-tenant"), None));
@@ -52,6 +54,7 @@ fn a_strict_order_lets_nothing_overtake() {
     for keys in [
         "fair_by = \"key\"",
         "delay_ms_max = 1",
+        "concurrency = 2",
         "[queues.q.throttle]\nby = \"key\"\nlimit = 1",
         "order = \"strict\"\n[queues.q.throttle]\nby = \"key\"\nlimit = 1",
     ] {
@@ -118,6 +121,10 @@ fn weights_and_throttles_have_bounds_and_need_what_they_belong_to() {
     }
     one_error("[queues.q]\norder = \"fifo\"", 2, &["write `strict`, `key` or `none`"]);
     one_error("[queues.q]\norder = \"none\"\ndelay_ms_max = 2592000001", 3, &["from 0 to 2592000000"]);
+    for wrong in [0, 17] {
+        let text = format!("[queues.q]\norder = \"none\"\nconcurrency = {wrong}");
+        one_error(&text, 3, &["`queues.q.concurrency`", "from 1 to 16"]);
+    }
     one_error("[queues.q.window]\nrecords_max = 0", 2, &["from 1 to 150000"]);
     one_error("[queues.q.window]\nbytes_max = 1", 2, &["from 4KiB to 64GiB"]);
 }

@@ -171,7 +171,7 @@ impl Life {
         let part = Part { queue: queue.name.clone(), id: self.directory.identity.part(&queue.name), reorders: false };
         let sink = sink::open(&self.config.queues[&queue.name].sink, part);
         let (stop, stopped) = watch::channel(false);
-        let no_redrives = Box::new(|_: &str| panic!("nobody has asked for a redrive"));
+        let no_redrives = Box::new(|_: forebay::sink::Subpart<'_>| panic!("nobody has asked for a redrive"));
         let runner = self.drains[index].take().unwrap().runner(sink, no_redrives, stopped);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let local = tokio::task::LocalSet::new();

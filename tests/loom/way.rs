@@ -9,7 +9,7 @@ use forebay::progress::Progress;
 use forebay::queue::Health;
 use forebay::ring::{Bell, IngressEnd, Outcome, ring};
 use forebay::server::recovered::{DrainParts, QueueStart, RecoveredQueue};
-use forebay::sink::{Batch, Sink, SinkFuture};
+use forebay::sink::{Batch, Claim, Sink, SinkFuture, Subpart};
 use forebay::sync::Notify;
 use loom::future::block_on;
 use loom::thread::JoinHandle;
@@ -34,6 +34,14 @@ struct Position {
 impl Sink for Position {
     fn take_over(&mut self) -> SinkFuture<'_, Progress> {
         Box::pin(async { Ok(Progress::up_to(self.position)) })
+    }
+
+    fn lanes(&mut self) -> SinkFuture<'_, Vec<u32>> {
+        Box::pin(async { Ok(Vec::new()) })
+    }
+
+    fn claim(&self) -> Option<Claim> {
+        None
     }
 
     fn commit<'a>(&'a mut self, batch: Batch<'a>) -> SinkFuture<'a, ()> {
@@ -100,7 +108,7 @@ fn a_record_goes_all_the_way() {
     let (stop, stopped) = watch::channel(false);
     let drain = {
         let sink = Box::new(Position { position: 0, moved: Arc::clone(&moved) });
-        let no_redrives = Box::new(|_: &str| panic!("nobody has asked for a redrive"));
+        let no_redrives = Box::new(|_: Subpart<'_>| panic!("nobody has asked for a redrive"));
         spawn(move || block_on(drain.runner(sink, no_redrives, stopped).run()))
     };
     let core = core(ring, &health, vec![Arc::clone(&queue)]);

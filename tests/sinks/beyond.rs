@@ -32,7 +32,14 @@ async fn deliver(sink: &mut dyn Sink, after: Sequence, ids: &[u64], then: &Progr
         .collect();
     let mut beyond = Vec::new();
     then.encode_beyond(&mut beyond);
-    sink.commit(Batch { after, through: then.through(), beyond: Some(&beyond), deliveries: &deliveries }).await
+    sink.commit(Batch {
+        after,
+        through: then.through(),
+        beyond: Some(&beyond),
+        deliveries: &deliveries,
+        witnesses: &[],
+    })
+    .await
 }
 
 fn ids(database: &Database) -> Vec<u64> {

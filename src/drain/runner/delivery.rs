@@ -1,10 +1,12 @@
-//! How a runner delivers what it has taken: commits it, in stretches if need be, and sets aside what cannot be delivered.
+//! How a lane delivers what it is given: commits it, in stretches if need be, and sets aside what cannot be delivered.
 
 use std::sync::Arc;
 
-use futures_lite::future::{yield_now, zip};
+use futures_lite::future::yield_now;
 
-use super::{DrainError, Payment, Runner};
+use super::DrainError;
+use super::lane::Lane;
+use super::shared::Payment;
 use crate::drain::breaker;
 use crate::drain::dead_letters::DeadLetterError;
 use crate::drain::feed::{FeedError, Taken};
@@ -13,7 +15,6 @@ use crate::drain::retry;
 use crate::drain::scheduler::Scheduler;
 use crate::planted::{Bug, is_planted};
 use crate::progress::Progress;
-use crate::queue::DrainState;
 use crate::record::{Record, Sequence};
 use crate::sink::{Batch, Delivery, SinkError};
 
@@ -51,6 +52,11 @@ impl Load<'_> {
         (Span { to: middle, end: border, ..span }, Span { from: middle, first: border, ..span })
     }
 
+    /// Those of a span, with those that are not sent.
+    fn sequences(&self, span: Span) -> impl Iterator<Item = Sequence> {
+        self.taken.sequences().take(span.end).skip(span.first)
+    }
+
     fn of(&self, span: Span) -> &[Delivery<'_>] {
         &self.deliveries[span.from..span.to]
     }
@@ -65,29 +71,26 @@ enum Attempt {
     Stopped,
 }
 
-impl<S: Scheduler> Runner<S> {
-    /// Commits what was taken; `false` if a stop came first.
+impl<S: Scheduler> Lane<S> {
+    /// Commits what it is given; `false` if a stop came first.
     pub(super) async fn deliver(&mut self, lot: &Lot, is_released: bool) -> Result<bool, DrainError> {
         let Some(load) = self.load(lot).await? else { return Ok(false) };
-        if is_released {
-            self.course.pacer.take(load.deliveries.len() as u64, self.platform.monotonic_ns());
-        }
+        let mut paid_at = if is_released { self.take_released(load.deliveries.len() as u64) } else { None };
         let mut spans = vec![Span { from: 0, to: load.deliveries.len(), first: 0, end: load.taken.len() }];
-        let mut is_paid = is_released;
         while let Some(span) = spans.pop() {
-            if !is_paid {
-                self.follow();
+            if paid_at.is_none() {
+                self.shared.follow();
             }
             let Some(span) = self.expire(&load, span, &mut spans).await else { return Ok(false) };
             // What was released at another pace is released anew: it may be too much for this one.
-            if self.course.is_told_otherwise() {
-                is_paid = false;
+            if self.has_changed_since(paid_at) {
+                paid_at = None;
                 spans.push(span);
                 continue;
             }
             let span = self.portion(&load, span, &mut spans);
-            if !std::mem::take(&mut is_paid) {
-                match self.pay_for(span.to - span.from).await {
+            if paid_at.take().is_none() {
+                match self.waiter.pay_for(span.to - span.from).await {
                     Payment::Made => {}
                     Payment::Void => {
                         spans.push(span);
@@ -120,13 +123,32 @@ impl<S: Scheduler> Runner<S> {
         Ok(true)
     }
 
+    /// Takes the departures of records that were released; at which of the course's changes, or `None` if another lane has
+    /// taken them meanwhile.
+    fn take_released(&self, count: u64) -> Option<u64> {
+        let now_ns = self.shared.platform.monotonic_ns();
+        let course = &mut self.shared.state().course;
+        if course.pacer.due(now_ns) < count {
+            return None;
+        }
+        course.pacer.take(count, now_ns);
+        Some(course.changes)
+    }
+
+    /// Whether the drain is told something else, or goes at another pace than when records were paid for.
+    fn has_changed_since(&self, paid_at: Option<u64>) -> bool {
+        let course = &self.shared.state().course;
+        course.is_told_otherwise() || paid_at.is_some_and(|changes| changes != course.changes)
+    }
+
     /// What of a lot is to be sent; `None` if a stop came first.
     async fn load<'a>(&mut self, Lot { taken, tickets }: &'a Lot) -> Result<Option<Load<'a>>, DrainError> {
         let (mut deliveries, mut places) = (Vec::with_capacity(taken.len()), Vec::with_capacity(taken.len()));
-        let (mut unwanted, now_us) = (Vec::new(), self.platform.unix_us());
+        let (mut unwanted, now_us) = (Vec::new(), self.shared.platform.unix_us());
+        let progress = self.shared.progress();
         for (place, ((sequence, record), ticket)) in taken.records().zip(tickets).enumerate() {
             let record = record.map_err(|error| FeedError::Record { sequence, error })?;
-            if self.queue.dead_letters.contains(sequence) || self.progress.contains(sequence) {
+            if self.shared.queue.dead_letters.contains(sequence) || progress.contains(sequence) {
                 continue;
             }
             let delivery = Delivery { sequence, record, ticket };
@@ -149,22 +171,27 @@ impl<S: Scheduler> Runner<S> {
             return true;
         }
         loop {
-            let error = match self.dead_letters.expire(sequences, self.platform.unix_us()) {
+            let error = match self.shared.dead_letters.expire(sequences, self.shared.platform.unix_us()) {
                 Ok(()) => break,
                 Err(error @ (DeadLetterError::Full { .. } | DeadLetterError::Io { .. })) => error,
             };
-            if !self.pause_after(&error).await {
+            if !self.waiter.pause_after(&error).await {
                 return false;
             }
         }
-        tracing::info!(queue = self.queue.name, records = sequences.len(), "records have expired and are dropped");
+        tracing::info!(
+            queue = self.shared.queue.name,
+            records = sequences.len(),
+            "records have expired and are dropped"
+        );
         true
     }
 
     /// Ends the records with which a span begins and that are too old, or that nobody wants any more, and returns what is to be
     /// sent of the rest of it, which still moves the position past them; `None` if a stop came first.
     async fn expire(&mut self, load: &Load<'_>, span: Span, spans: &mut Vec<Span>) -> Option<Span> {
-        let (age_ms_max, now_us) = (self.course.told.shaping.retry.age_ms_max, self.platform.unix_us());
+        let now_us = self.shared.platform.unix_us();
+        let age_ms_max = self.shared.state().course.told.shaping.retry.age_ms_max;
         let is_old = |delivery: &Delivery<'_>| {
             age_ms_max.is_some_and(|max| retry::is_expired(max, delivery.record.received_at_us, now_us))
         };
@@ -190,14 +217,14 @@ impl<S: Scheduler> Runner<S> {
     /// others is not counted, or one record would cost its neighbours their attempts.
     fn give_up(&mut self, sent: &[Delivery<'_>], error: &str) -> Option<String> {
         let [alone] = sent else { return None };
-        self.course.attempts.fail(alone.sequence, &self.course.told.shaping.retry, error)
+        self.attempts.fail(alone.sequence, &self.shared.state().course.told.shaping.retry, error)
     }
 
     /// As much of the span as may leave at once, or its first record alone if the sink has yet to show that it works; the rest
     /// waits its turn. A span that was formed at another rate can hold more.
     fn portion(&self, load: &Load<'_>, span: Span, spans: &mut Vec<Span>) -> Span {
-        let records_max = match self.course.breaker.state() {
-            breaker::State::Closed => usize::try_from(self.course.pacer.at_once()).unwrap_or(usize::MAX),
+        let records_max = match self.breaker.state() {
+            breaker::State::Closed => usize::try_from(self.shared.state().course.pacer.at_once()).unwrap_or(usize::MAX),
             breaker::State::HalfOpen => 1,
         };
         if span.to - span.from <= records_max {
@@ -210,35 +237,34 @@ impl<S: Scheduler> Runner<S> {
 
     /// Commits a span, once, and finds out what became of it.
     async fn commit(&mut self, load: &Load<'_>, span: Span) -> Result<Attempt, DrainError> {
-        let mut next = Progress::clone(&self.progress);
-        load.taken.sequences().take(span.end).skip(span.first).for_each(|sequence| next.mark(sequence));
-        if next == *self.progress {
+        let known = self.shared.progress();
+        let mut next = Progress::clone(&known);
+        load.sequences(span).for_each(|sequence| next.mark(sequence));
+        if next == *known {
             // The sink has all of it from a life in which the queue had another order.
             self.publish_bytes(load, span);
             return Ok(Attempt::Committed);
         }
         let mut beyond = Vec::new();
         next.encode_beyond(&mut beyond);
-        let is_in_order = next.is_in_order() && self.progress.is_in_order();
+        let is_in_order = next.is_in_order() && self.said.is_in_order() && !self.always_says_beyond();
         let batch = Batch {
-            after: self.progress.through(),
+            after: self.said.through(),
             through: next.through(),
             beyond: (!is_in_order).then_some(&beyond),
             deliveries: load.of(span),
+            witnesses: &self.witnesses(),
         };
-        let began_ns = self.platform.monotonic_ns();
-        let committed = if self.reordering.is_some() {
-            self.sink.commit(batch).await
-        } else {
-            let sizes = &self.course.told.shaping.batch;
-            let look = self.ahead.look(&mut self.feed, &self.queue, self.course.pace, sizes);
-            zip(self.sink.commit(batch), look).await.0
-        };
-        let now_ns = self.platform.monotonic_ns();
+        let began_ns = self.shared.platform.monotonic_ns();
+        self.shared.note_in_flight(true);
+        let committed = self.sink.commit(batch).await;
+        self.shared.note_in_flight(false);
+        let now_ns = self.shared.platform.monotonic_ns();
         let error = match committed {
             Ok(()) => {
-                self.course.adaptive.committed(now_ns - began_ns, now_ns);
-                self.delivered(load, span, next);
+                self.note_claim();
+                self.shared.state().course.adaptive.committed(now_ns - began_ns, now_ns);
+                self.delivered(load, span, &known, next);
                 return Ok(Attempt::Committed);
             }
             Err(SinkError::Permanent { message }) if span.to > span.from => return Ok(Attempt::Refused(message)),
@@ -248,64 +274,56 @@ impl<S: Scheduler> Runner<S> {
             Err(error) => error,
         };
         self.note_failure();
-        if !self.pause_after(&error).await {
+        if !self.waiter.pause_after(&error).await {
             return Ok(Attempt::Stopped);
         }
-        // Whether the commit went through is for the sink's position to say.
+        // Whether the commit went through is for the row of this lane to say.
         match self.take_over().await {
             None => Ok(Attempt::Stopped),
             Some(found) if found == next && !is_planted(Bug::AssumeNotCommitted) => {
-                self.delivered(load, span, next);
+                self.delivered(load, span, &known, next);
                 Ok(Attempt::Committed)
             }
-            Some(found) if found == *self.progress => Ok(Attempt::Failed(error.to_string())),
+            Some(found) if found == *self.said => Ok(Attempt::Failed(error.to_string())),
             Some(found) => {
-                let (after, through) = (self.progress.through(), next.through());
+                let (after, through) = (self.said.through(), next.through());
                 Err(DrainError::Moved { position: found.through(), after, through })
             }
         }
     }
 
-    /// Publishes that a span is delivered.
-    fn delivered(&mut self, load: &Load<'_>, span: Span, next: Progress) {
+    /// Publishes that a span is delivered, which its row says as `next` does. `known` is what was so before.
+    fn delivered(&mut self, load: &Load<'_>, span: Span, known: &Arc<Progress>, next: Progress) {
         self.works_again();
-        let through = next.through();
-        self.progress = Arc::new(next);
-        let drain = &self.queue.drain;
-        drain.batches.add(1);
-        if drain.released.get() < through {
-            drain.released.set(through);
-        }
+        self.said = Arc::new(next);
         self.publish_bytes(load, span);
-        drain.publish(&self.progress);
-        let records = (span.end - span.first) as u64;
-        drain.rate_measured.set(self.meter.add(records, self.platform.monotonic_ns()));
+        {
+            let mut state = self.shared.state();
+            if Arc::ptr_eq(&state.progress, known) {
+                state.progress = Arc::clone(&self.said);
+            } else {
+                // Other lanes have delivered something meanwhile.
+                let progress = Arc::make_mut(&mut state.progress);
+                load.sequences(span).for_each(|sequence| progress.mark(sequence));
+            }
+            let drain = &self.shared.queue.drain;
+            drain.batches.add(1);
+            if drain.released.get() < state.progress.through() {
+                drain.released.set(state.progress.through());
+            }
+            drain.publish(&state.progress);
+            let records = (span.end - span.first) as u64;
+            drain.rate_measured.set(state.meter.add(records, self.shared.platform.monotonic_ns()));
+        }
     }
 
     /// Publishes up to which byte the queue is delivered; out of order, the window knows that.
     fn publish_bytes(&self, load: &Load<'_>, span: Span) {
-        if self.reordering.is_none()
+        let queue = &self.shared.queue;
+        if !queue.config.ordering.is_reordering()
             && let Some(bytes) = load.taken.end_byte(span.end as u64)
         {
-            self.queue.drain.delivered_bytes.set(bytes);
-        }
-    }
-
-    /// The sink has failed, in a way that may pass.
-    pub(super) fn note_failure(&mut self) {
-        self.course.adaptive.failed(self.platform.monotonic_ns());
-        if self.course.breaker.fail() {
-            let queue = &self.queue.name;
-            tracing::warn!(queue, "many failures in a row: single records will be tried until one goes through");
-        }
-    }
-
-    fn works_again(&mut self) {
-        self.course.backoff.reset();
-        self.course.breaker.close();
-        if self.queue.drain.state() == DrainState::Retrying {
-            tracing::info!(queue = self.queue.name, "the sink takes records again");
-            self.queue.drain.set_state(DrainState::Running);
+            queue.drain.delivered_bytes.set(bytes);
         }
     }
 
@@ -322,7 +340,7 @@ impl<S: Scheduler> Runner<S> {
             if !self.append_dead_letter(delivery, reason).await {
                 return false;
             }
-            let (queue, ticket) = (&self.queue.name, delivery.ticket);
+            let (queue, ticket) = (&self.shared.queue.name, delivery.ticket);
             tracing::warn!(queue, ticket, reason, "this record cannot be delivered; it is set aside as a dead letter");
             // Each waits for the disk, and there are other queues on this thread.
             yield_now().await;
@@ -332,11 +350,11 @@ impl<S: Scheduler> Runner<S> {
 
     async fn append_dead_letter(&mut self, delivery: &Delivery<'_>, reason: &str) -> bool {
         loop {
-            let error = match self.dead_letters.append(delivery, reason) {
+            let error = match self.shared.dead_letters.append(delivery, reason) {
                 Ok(()) => return true,
                 Err(error @ (DeadLetterError::Full { .. } | DeadLetterError::Io { .. })) => error,
             };
-            if !self.pause_after(&error).await {
+            if !self.waiter.pause_after(&error).await {
                 return false;
             }
         }

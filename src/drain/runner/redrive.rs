@@ -8,7 +8,8 @@
 use std::future::pending;
 use std::time::Duration;
 
-use super::{Payment, Runner};
+use super::Runner;
+use super::shared::Payment;
 use crate::config;
 use crate::drain::dead_letters::{DeadLetterError, Redelivery};
 use crate::drain::pacer::{Pace, Pacer, Tolerance};
@@ -16,14 +17,10 @@ use crate::drain::retry::{Attempts, Backoff};
 use crate::drain::scheduler::Scheduler;
 use crate::queue::Queue;
 use crate::rate::Rate;
-use crate::sink::{Batch, Sink, SinkError};
-
-/// Opens the queue's sink for another position than that of its records.
-pub type SinkOpener = Box<dyn Fn(&str) -> Box<dyn Sink> + Send>;
+use crate::sink::{Batch, Sink, SinkError, Subpart};
 
 /// What is kept between two letters.
 pub(super) struct Redrive {
-    open: SinkOpener,
     /// The sink and the position there, while letters wait.
     sink: Option<(Box<dyn Sink>, u64)>,
     rate: Rate,
@@ -58,10 +55,9 @@ enum RedriveError {
 
 impl Redrive {
     /// `is_compared` if there has never been a redrive.
-    pub(super) fn new(open: SinkOpener, retry: &config::Retry, is_compared: bool, now_ns: u64) -> Self {
+    pub(super) fn new(retry: &config::Retry, is_compared: bool, now_ns: u64) -> Self {
         let rate = Rate::Unlimited;
         Self {
-            open,
             sink: None,
             rate,
             pacer: Pacer::new(pace(rate), now_ns),
@@ -147,7 +143,7 @@ impl<S: Scheduler> Runner<S> {
         }
         let Some((number, sequence)) = self.queue.dead_letters.next_redrive() else { return Ok(()) };
         // Whoever was told something else meanwhile looks again.
-        if self.redrive_wait() != Some(Duration::ZERO) || !matches!(self.pay_for(1).await, Payment::Made) {
+        if self.redrive_wait() != Some(Duration::ZERO) || !matches!(self.waiter.pay_for(1).await, Payment::Made) {
             return Ok(());
         }
         let letter = match self.dead_letters.send(number, sequence) {
@@ -180,7 +176,7 @@ impl<S: Scheduler> Runner<S> {
     async fn send(&mut self, letter: &Redelivery, position: u64, number: u64) -> Result<Sent, RedriveError> {
         let Some((sink, at)) = &mut self.redrive.sink else { return Ok(Sent::Undecided) };
         let delivery = letter.delivery();
-        let batch = Batch { after: position, through: number, beyond: None, deliveries: &[delivery] };
+        let batch = Batch { after: position, through: number, beyond: None, deliveries: &[delivery], witnesses: &[] };
         let error = match sink.commit(batch).await {
             Ok(()) => {
                 *at = number;
@@ -196,7 +192,7 @@ impl<S: Scheduler> Runner<S> {
         if self.redrive_position().await? != Some(position) {
             return Ok(Sent::Undecided);
         }
-        let retry = &self.course.told.shaping.retry;
+        let retry = &self.shared.state().course.told.shaping.retry;
         let given_up = self.redrive.attempts.fail(delivery.sequence, retry, &error.to_string());
         Ok(given_up.map_or(Sent::Undecided, Sent::Refused))
     }
@@ -214,7 +210,7 @@ impl<S: Scheduler> Runner<S> {
             return Ok(Some(*position));
         }
         let Some(id) = self.dead_letters.redrive_id() else { return Ok(None) };
-        let mut sink = (self.redrive.open)(&id);
+        let mut sink = (self.open)(Subpart::Redrive(&id));
         let position = match sink.take_over().await {
             Ok(progress) => progress.through(),
             Err(error) => {
@@ -246,8 +242,7 @@ impl<S: Scheduler> Runner<S> {
 
     /// Something failed in a way that may pass: nothing is redriven for a while, and the queue's own records go on.
     fn redrive_later(&mut self, error: &(dyn std::error::Error + Sync)) {
-        let retry = &self.course.told.shaping.retry;
-        self.redrive.backoff.change(retry);
+        self.redrive.backoff.change(&self.shared.state().course.told.shaping.retry);
         let pause_ms = self.redrive.backoff.next_ms(self.platform.random().unwrap_or(u64::MAX / 2));
         self.redrive.not_before_ns = self.platform.monotonic_ns() + pause_ms * 1_000_000;
         self.queue.drain.retries.add(1);

@@ -2,14 +2,16 @@
 
 use std::time::Duration;
 
+use super::dispatch::InFlight;
 use super::{DrainError, Runner};
 use crate::config::Ordering;
 use crate::drain::feed::{FeedError, Taken};
 use crate::drain::lot::Lot;
 use crate::drain::scheduler::Scheduler;
 use crate::drain::window::selectors::{Selectors, limit};
-use crate::drain::window::{Now, Waiting, Window};
+use crate::drain::window::{Now, Picked, Waiting, Window};
 use crate::limits::{WINDOW_FILL_BYTES_MAX, WINDOW_FILL_RECORDS_MAX};
+use crate::planted::{Bug, is_planted};
 use crate::queue::Queue;
 use crate::record::Record;
 
@@ -29,15 +31,16 @@ impl Reordering {
         }
         let random = || platform.random().unwrap_or_default();
         Some(Self {
-            window: Window::new(limit(ordering), now(platform)),
+            window: Window::new(limit(ordering), holds_keys(ordering), now(platform)),
             selectors: Selectors::new(ordering, (random(), random())),
             read: Taken::default(),
         })
     }
+}
 
-    fn has_room(&self, bounds: &crate::config::Window) -> bool {
-        self.window.len() < bounds.records_max && self.window.bytes() < bounds.bytes_max
-    }
+/// Whether records of one key must not be on their way in several lanes.
+fn holds_keys(ordering: &Ordering) -> bool {
+    ordering.concurrency > 1 && !is_planted(Bug::ShareKey)
 }
 
 fn now<S: Scheduler>(platform: &S) -> Now {
@@ -45,51 +48,73 @@ fn now<S: Scheduler>(platform: &S) -> Now {
 }
 
 impl<S: Scheduler> Runner<S> {
-    /// Takes what is due from the window; `false` if nothing was, and the caller should look again.
-    pub(super) async fn take_from_window(&mut self, lot: &mut Lot) -> Result<bool, DrainError> {
+    /// Takes what is due from the window; `None` if nothing was, and the caller should look again.
+    pub(super) async fn take_from_window(&mut self, lot: &mut Lot) -> Result<Option<InFlight>, DrainError> {
         let filled = self.fill_window().await;
         if !self.is_read(filled).await? {
-            return Ok(false);
+            return Ok(None);
         }
         // Also while nothing of it may leave.
         self.publish_window();
         let now_here = now(&self.platform);
-        let Some(reordering) = &mut self.reordering else { return Ok(false) };
+        let Some(reordering) = &mut self.reordering else { return Ok(None) };
         let ready = reordering.window.ready(now_here);
         if ready == 0 {
-            let bounds = &self.queue.config.ordering.window;
+            let wait = reordering.window.next_due_ns(now_here).map(Duration::from_nanos);
             let has_more = self.queue.journal.durable.get() > self.feed.position();
-            if !has_more || !reordering.has_room(bounds) {
-                let wait = reordering.window.next_due_ns(now_here).map(Duration::from_nanos);
+            if !has_more || self.room().is_none() {
                 self.wait_for_records(wait).await;
             }
-            return Ok(false);
+            return Ok(None);
         }
         let count = self.wait_until_due(ready).await;
         if count == 0 {
-            return Ok(false);
+            return Ok(None);
         }
-        let (bytes_max, now_here) = (self.course.told.shaping.batch.bytes_max, now(&self.platform));
-        let Some(reordering) = &mut self.reordering else { return Ok(false) };
-        lot.fill(&self.queue, &reordering.window.pick(count, bytes_max, now_here));
-        Ok(!lot.taken.is_empty())
+        let (bytes_max, now_here) = (self.shared.state().course.told.shaping.batch.bytes_max, now(&self.platform));
+        let Some(reordering) = &mut self.reordering else { return Ok(None) };
+        let Picked { records, keys } = reordering.window.pick(count, bytes_max, now_here);
+        lot.fill(&self.queue, &records);
+        let in_flight = InFlight {
+            keys,
+            records: records.len(),
+            bytes: records.iter().map(|waiting| waiting.bytes.len()).sum(),
+            start_byte: records.iter().map(|waiting| waiting.start_byte).min(),
+        };
+        Ok((!records.is_empty()).then_some(in_flight))
+    }
+
+    /// Records with these keys are no longer on their way.
+    pub(super) fn release(&mut self, keys: &[u64]) {
+        if let Some(reordering) = &mut self.reordering {
+            reordering.window.release(keys);
+        }
+    }
+
+    /// How many more records, and bytes of them, may be read; `None` for none. What is on its way counts as well: it is not
+    /// delivered, and what is delivered behind it has to be noted.
+    fn room(&self) -> Option<(u64, usize)> {
+        let (bounds, window) = (&self.queue.config.ordering.window, &self.reordering.as_ref()?.window);
+        let in_flight = |of: fn(&InFlight) -> usize| self.dispatcher.in_flight().map(of).sum::<usize>();
+        let records = bounds.records_max.saturating_sub(window.len() + in_flight(|lot| lot.records));
+        let bytes = bounds.bytes_max.saturating_sub(window.bytes() + in_flight(|lot| lot.bytes));
+        (records > 0 && bytes > 0).then_some((records as u64, bytes))
     }
 
     /// Reads some of what is durable into the window, as far as it has room. It is read in pieces, so that what is due does not
     /// wait for all of a long backlog.
     async fn fill_window(&mut self) -> Result<(), FeedError> {
-        let (bounds, durable) = (&self.queue.config.ordering.window, self.queue.journal.durable.get());
-        let Some(reordering) = &mut self.reordering else { return Ok(()) };
-        if durable == self.feed.position() || !reordering.has_room(bounds) {
+        let (room, durable) = (self.room(), self.queue.journal.durable.get());
+        let (Some((records_max, bytes_max)), Some(reordering)) = (room, &mut self.reordering) else { return Ok(()) };
+        if durable == self.feed.position() {
             return Ok(());
         }
-        let records_max = (bounds.records_max - reordering.window.len()) as u64;
-        let bytes_max = (bounds.bytes_max - reordering.window.bytes()).min(WINDOW_FILL_BYTES_MAX);
-        let count = records_max.min(WINDOW_FILL_RECORDS_MAX);
+        let (count, bytes_max) = (records_max.min(WINDOW_FILL_RECORDS_MAX), bytes_max.min(WINDOW_FILL_BYTES_MAX));
         self.feed.take(count, bytes_max, durable, &mut reordering.read).await?;
+        let progress = self.shared.progress();
         let now = now(&self.platform);
         for (sequence, bytes, end_byte) in reordering.read.encoded() {
-            if self.progress.contains(sequence) {
+            if progress.contains(sequence) {
                 continue;
             }
             let (record, _) = Record::decode(bytes).map_err(|error| FeedError::Record { sequence, error })?;
@@ -100,12 +125,14 @@ impl<S: Scheduler> Runner<S> {
         Ok(())
     }
 
-    /// Publishes what waits in the window, once nothing of what was taken from it is undecided.
+    /// Publishes what waits in the window, and that what is on its way is not delivered.
     pub(super) fn publish_window(&mut self) {
         let Some(reordering) = &self.reordering else { return };
         let Queue { drain, .. } = &*self.queue;
         let position_bytes = self.feed.position_bytes();
-        drain.delivered_bytes.set(reordering.window.start_byte().unwrap_or(position_bytes));
+        let in_flight = self.dispatcher.in_flight().filter_map(|lot| lot.start_byte);
+        let start_byte = in_flight.chain(reordering.window.start_byte()).min();
+        drain.delivered_bytes.set(start_byte.unwrap_or(position_bytes));
         drain.window_records.set(reordering.window.len() as u64);
         drain.window_bytes.set(reordering.window.bytes() as u64);
     }

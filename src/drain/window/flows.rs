@@ -1,7 +1,6 @@
 //! Records that may leave, in flows that take turns.
 
-use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 
 use super::{PRIORITY_MAX, Traits};
 use crate::record::Sequence;
@@ -17,8 +16,9 @@ pub(super) struct Flows {
 /// Flows of one priority.
 #[derive(Debug, Default)]
 struct Class {
+    /// Those that have something to send, and those that had it when their last turn ended.
     flows: HashMap<u64, Flow>,
-    /// Those that have something to send; the first one's turn it is.
+    /// The first one's turn it is.
     turns: VecDeque<u64>,
 }
 
@@ -26,7 +26,7 @@ struct Class {
 #[derive(Debug)]
 struct Flow {
     /// The oldest leaves first: whoever was held up by a delay or a throttle does not queue up again.
-    records: BinaryHeap<Reverse<Sequence>>,
+    records: BTreeSet<Sequence>,
     weight: u32,
     /// How many more it may send in its turn.
     deficit: u32,
@@ -48,17 +48,23 @@ impl Flows {
         let flow = class.flows.entry(traits.flow).or_insert_with(|| {
             class.turns.push_back(traits.flow);
             // A flow that comes and goes gets no more than one that stays.
-            Flow { records: BinaryHeap::new(), weight: traits.weight.max(1), deficit: 0 }
+            Flow { records: BTreeSet::new(), weight: traits.weight.max(1), deficit: 0 }
         });
-        flow.records.push(Reverse(sequence));
+        flow.records.insert(sequence);
         self.records += 1;
     }
 
+    /// Takes a record out whose turn has not come; whether it was there. Its flow keeps its turn until that comes.
+    pub(super) fn remove(&mut self, sequence: Sequence, traits: &Traits) -> bool {
+        let class = &mut self.classes[usize::from(traits.priority.min(PRIORITY_MAX))];
+        let was_there = class.flows.get_mut(&traits.flow).is_some_and(|flow| flow.records.remove(&sequence));
+        self.records -= u64::from(was_there);
+        was_there
+    }
+
     /// Which record is next, and its priority.
-    pub(super) fn peek(&self) -> Option<(usize, Sequence)> {
-        let (priority, class) = self.classes.iter().enumerate().rev().find(|(_, class)| !class.turns.is_empty())?;
-        let Reverse(sequence) = class.flows.get(class.turns.front()?)?.records.peek()?;
-        Some((priority, *sequence))
+    pub(super) fn peek(&mut self) -> Option<(usize, Sequence)> {
+        self.classes.iter_mut().enumerate().rev().find_map(|(priority, class)| Some((priority, class.peek()?)))
     }
 
     /// Takes the record that [`peek`](Self::peek) has named with this priority. What comes behind it in its flow may have
@@ -71,6 +77,18 @@ impl Flows {
 }
 
 impl Class {
+    fn peek(&mut self) -> Option<Sequence> {
+        loop {
+            let id = self.turns.front().copied()?;
+            if let Some(sequence) = self.flows.get(&id).and_then(|flow| flow.records.first()) {
+                return Some(*sequence);
+            }
+            // All of it was taken out.
+            self.flows.remove(&id);
+            self.turns.pop_front();
+        }
+    }
+
     fn pop(&mut self) -> bool {
         let Some(id) = self.turns.front().copied() else { return false };
         let Some(flow) = self.flows.get_mut(&id) else { return false };
@@ -78,7 +96,7 @@ impl Class {
             flow.deficit = flow.weight;
         }
         flow.deficit -= 1;
-        let popped = flow.records.pop().is_some();
+        let popped = flow.records.pop_first().is_some();
         if flow.records.is_empty() {
             self.flows.remove(&id);
             self.turns.pop_front();

@@ -1,4 +1,4 @@
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 
 use proptest::prelude::*;
 
@@ -15,7 +15,7 @@ fn waiting(sequence: Sequence) -> Waiting {
 }
 
 fn window_of(records: impl IntoIterator<Item = Traits>) -> Window {
-    let mut window = Window::new(None, at(0));
+    let mut window = Window::new(None, false, at(0));
     for (sequence, traits) in (1..).zip(records) {
         window.add(traits, waiting(sequence), at(0));
     }
@@ -23,7 +23,7 @@ fn window_of(records: impl IntoIterator<Item = Traits>) -> Window {
 }
 
 fn pick(window: &mut Window, count: u64, now_ns: u64) -> Vec<Sequence> {
-    window.pick(count, usize::MAX, at(now_ns)).iter().map(|waiting| waiting.sequence).collect()
+    window.pick(count, usize::MAX, at(now_ns)).records.iter().map(|waiting| waiting.sequence).collect()
 }
 
 fn of_flow(flow: u64) -> Traits {
@@ -90,12 +90,12 @@ fn a_wall_clock_that_is_set_forward_is_noticed_within_a_second() {
     assert_eq!(window.next_due_ns(at(0)), Some(SECOND));
     let set = Now { monotonic_ns: SECOND, unix_us: hour_us };
     assert_eq!(window.next_due_ns(set), Some(0));
-    assert_eq!(window.pick(9, usize::MAX, set).len(), 1);
+    assert_eq!(window.pick(9, usize::MAX, set).records.len(), 1);
 }
 
 #[test]
 fn a_throttled_key_waits_and_the_others_go_on() {
-    let mut window = Window::new(Some(Limit { interval_ns: SECOND / 2, burst: 2, keys_max: 1000 }), at(0));
+    let mut window = Window::new(Some(Limit { interval_ns: SECOND / 2, burst: 2, keys_max: 1000 }), false, at(0));
     let start = 10 * SECOND;
     for sequence in 1..=8 {
         let throttle = if sequence <= 5 { 7 } else { 8 };
@@ -110,7 +110,7 @@ fn a_throttled_key_waits_and_the_others_go_on() {
 
 #[test]
 fn after_a_start_no_key_has_a_burst() {
-    let mut window = Window::new(Some(Limit { interval_ns: SECOND, burst: 3, keys_max: 1000 }), at(0));
+    let mut window = Window::new(Some(Limit { interval_ns: SECOND, burst: 3, keys_max: 1000 }), false, at(0));
     for sequence in 1..=3 {
         window.add(Traits { throttle: 7, ..Traits::default() }, waiting(sequence), at(0));
     }
@@ -120,10 +120,30 @@ fn after_a_start_no_key_has_a_burst() {
 }
 
 #[test]
+fn a_key_of_a_lot_on_its_way_waits_and_no_other_one_does() {
+    let traits = |key| Traits { key, flow: key % 2, weight: 1, ..Traits::default() };
+    let mut window = Window::new(None, true, at(0));
+    for (sequence, key) in (1..).zip([1, 1, 2, 1, 3, NONE]) {
+        window.add(traits(key), waiting(sequence), at(0));
+    }
+    let first = window.pick(2, usize::MAX, at(0));
+    assert_eq!(first.records.iter().map(|waiting| waiting.sequence).collect::<Vec<_>>(), [1, 3]);
+    window.add(traits(2), waiting(7), at(0));
+    assert_eq!(window.ready(at(0)), 2, "that without a key, and that of key 3");
+    let second = window.pick(9, usize::MAX, at(0));
+    assert_eq!((second.records.len(), second.keys), (2, vec![3]));
+    assert_eq!((window.ready(at(0)), window.pick(9, usize::MAX, at(0)).records.len()), (0, 0));
+    window.release(&first.keys);
+    let mut third = pick(&mut window, 9, 0);
+    third.sort_unstable();
+    assert_eq!(third, [2, 4, 7]);
+}
+
+#[test]
 fn a_batch_holds_its_bytes_and_at_least_one_record() {
     let mut window = window_of([Traits::default(); 5]);
-    assert_eq!(window.pick(9, 25, at(0)).len(), 2);
-    assert_eq!(window.pick(9, 1, at(0)).len(), 1);
+    assert_eq!(window.pick(9, 25, at(0)).records.len(), 2);
+    assert_eq!(window.pick(9, 1, at(0)).records.len(), 1);
 }
 
 fn any_traits() -> impl Strategy<Value = Traits> {
@@ -146,9 +166,11 @@ proptest! {
         counts in proptest::collection::vec(0..5_u64, 1..20),
         interval_ms in 1..400_u64,
         burst in 1..4_u32,
+        lots_max in 1..5_usize,
     ) {
         let limit = Limit { interval_ns: interval_ms * 1_000_000, burst, keys_max: 1000 };
-        let mut window = Window::new(Some(limit), at(0));
+        let mut window = Window::new(Some(limit), lots_max > 1, at(0));
+        let mut on_their_way: VecDeque<Vec<u64>> = VecDeque::new();
         let mut now_ns = 0;
         let (mut left, mut added) = (Vec::new(), records.iter().zip(1..).peekable());
         let mut counts = counts.iter().cycle();
@@ -163,10 +185,19 @@ proptest! {
             turns += 1;
             prop_assert!(turns < 10_000, "it goes on for ever");
             let count = *counts.next().unwrap() + u64::from(turns > 60);
+            if on_their_way.len() == lots_max || window.ready(at(now_ns)) == 0 {
+                window.release(&on_their_way.pop_front().unwrap_or_default());
+            }
             let ready = window.ready(at(now_ns));
-            let picked = pick(&mut window, count, now_ns);
-            prop_assert!(picked.len() as u64 >= ready.min(count));
-            left.extend(picked.into_iter().map(|sequence| (sequence, now_ns)));
+            let picked = window.pick(count, usize::MAX, at(now_ns));
+            prop_assert!(picked.records.len() as u64 >= ready.min(count));
+            for waiting in &picked.records {
+                let key = records[usize::try_from(waiting.sequence - 1).unwrap()].0.key;
+                prop_assert!(on_their_way.iter().all(|keys| !keys.contains(&key)), "a key is in two lots");
+                prop_assert!(lots_max == 1 || key == NONE || picked.keys.contains(&key));
+            }
+            left.extend(picked.records.iter().map(|waiting| (waiting.sequence, now_ns)));
+            on_their_way.push_back(picked.keys);
         }
         prop_assert_eq!(left.iter().map(|(sequence, _)| *sequence).collect::<BTreeSet<_>>().len(), records.len());
         prop_assert_eq!(left.len(), records.len());

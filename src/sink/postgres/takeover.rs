@@ -197,6 +197,12 @@ async fn position_row(client: &Client, part: &str, epoch: i64, has_beyond: bool)
     read().map_err(|error: Error| describe(&error))
 }
 
+/// The parts that begin with a prefix.
+pub(super) async fn parts_with_prefix(client: &Client, prefix: &str) -> Result<Vec<String>, Error> {
+    let sql = "SELECT part FROM forebay_position WHERE left(part, length($1)) = $1";
+    client.query(sql, &[&prefix]).await?.iter().map(|row| row.try_get(0)).collect()
+}
+
 /// Ends the forebay that holds our row's lock. A process that was stopped in the middle
 /// of a COPY keeps it as long as its machine answers: no timeout of the server's ends
 /// a session that waits for COPY's data.

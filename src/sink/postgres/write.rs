@@ -11,7 +11,7 @@ use tokio_postgres::{Client, CopyInSink, Error, SimpleQueryMessage};
 
 use super::super::mapping::{Mapping, Plan, StatementPlan, TablePlan};
 use super::super::statement::literal;
-use super::super::{Batch, Delivery, SinkError};
+use super::super::{Batch, Claim, Delivery, SinkError};
 use super::session::{describe, is_permanent};
 use super::takeover::Open;
 use super::text::{self, Form};
@@ -84,8 +84,19 @@ fn fence_sql(epoch: i64, part: &str, batch: &Batch<'_>) -> Result<String, SinkEr
     let part = literal(part);
     Ok(format!(
         "BEGIN; UPDATE forebay_position SET position = {through}{beyond} \
-         WHERE part = {part} AND epoch = {epoch} AND position = {after}"
+         WHERE part = {part} AND epoch = {epoch} AND position = {after}{}",
+        witnesses_sql(batch.witnesses)
     ))
+}
+
+/// What the fence asks for besides: that the rows of these are as far as they were.
+fn witnesses_sql(witnesses: &[Claim]) -> String {
+    if witnesses.is_empty() {
+        return String::new();
+    }
+    let holds = |Claim { part, epoch }: &Claim| format!("part = {} AND epoch >= {epoch}", literal(part));
+    let all: Vec<_> = witnesses.iter().map(holds).collect();
+    format!(" AND (SELECT count(*) FROM forebay_position WHERE {}) = {}", all.join(" OR "), all.len())
 }
 
 /// What the fence sets besides, if the column is to hold these bytes, NULL for none.
@@ -126,7 +137,8 @@ async fn fenced(open: &Open, part: &str, batch: &Batch<'_>) -> SinkError {
         Ok(None) => "the sink knows no such part".to_owned(),
         Ok(Some((epoch, position))) => format!("the sink says epoch {epoch} at position {position}"),
     };
-    SinkError::Fenced(format!("{part}: we hold epoch {} at position {}, {found}", open.epoch, batch.after))
+    let lanes = if batch.witnesses.is_empty() { "" } else { ", or a lane of this queue was set back" };
+    SinkError::Fenced(format!("{part}: we hold epoch {} at position {}, {found}{lanes}", open.epoch, batch.after))
 }
 
 /// What rows and COMMIT came to. A failed row comes first: the COMMIT was then a rollback,
