@@ -23,6 +23,8 @@ mod changes;
 mod delays;
 #[path = "ordering/kills.rs"]
 mod kills;
+#[path = "ordering/lanes.rs"]
+mod lanes;
 #[path = "ordering/shares.rs"]
 mod shares;
 #[path = "ordering/stage.rs"]
@@ -54,4 +56,10 @@ on_each_database!(
     changes::a_table_without_the_column_and_its_queue_go_on_out_of_order,
     changes::a_full_window_holds_up_what_is_behind_it_and_loses_nothing,
     kills::kills_under_load_lose_and_double_nothing_and_keys_keep_their_order,
+    kills::kills_with_several_lanes_lose_and_double_nothing_and_keys_keep_their_order,
 );
+
+#[test]
+fn a_row_that_another_session_has_locked_stops_its_key_alone() {
+    lanes::a_row_that_another_session_has_locked_stops_its_key_alone();
+}

@@ -41,17 +41,31 @@ fn post(server: &Server, first: usize, count: usize) -> usize {
 }
 
 pub fn kills_under_load_lose_and_double_nothing_and_keys_keep_their_order(kind: Kind) {
-    let stage = Stage::new(
-        kind,
-        "rate = \"4000/s\"\norder = \"key\"\nfair_by = \"header:X-Tenant\"\nfair_weights = { a = 3 }\ndelay_ms_max = \
-         1000\nwindow = { records_max = 700 }\nbatch = { records_max = 50 }",
-    );
+    kill_again_and_again(kind, "4000/s", &[1]);
+}
+
+/// A life may have fewer lanes than the one before it, or one.
+pub fn kills_with_several_lanes_lose_and_double_nothing_and_keys_keep_their_order(kind: Kind) {
+    kill_again_and_again(kind, "unlimited", &[4, 4, 1, 4, 2]);
+}
+
+/// Each life has as many transactions at a time as its turn of `concurrency` says.
+fn kill_again_and_again(kind: Kind, rate: &str, concurrency: &[u32]) {
+    let options = |concurrency: u32| {
+        format!(
+            "rate = \"{rate}\"\norder = \"key\"\nfair_by = \"header:X-Tenant\"\nfair_weights = {{ a = 3 }}\ndelay_ms_max = \
+             1000\nconcurrency = {concurrency}\nwindow = {{ records_max = 700 }}\nbatch = {{ records_max = 50 }}"
+        )
+    };
+    let mut lives = concurrency.iter().cycle().map(|concurrency| options(*concurrency));
+    let stage = Stage::new(kind, &lives.next().unwrap());
     let server = stage.site.start();
     let mut next = post(&server, 0, 1);
     stage.until_bodies(LINES);
     server.stop();
     let (mut seed, mut kills_beyond) = (0x9e37_79b9_7f4a_7c15_u64, 0);
-    for _ in 0..KILLS {
+    for options in lives.take(KILLS) {
+        stage.configure(&options);
         let server = stage.site.start();
         seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         // In some lives clients are gone before, and the drain goes on by itself.
@@ -81,6 +95,7 @@ pub fn kills_under_load_lose_and_double_nothing_and_keys_keep_their_order(kind: 
     for (key, bodies) in of_key {
         assert!(key == 0 || bodies.is_sorted(), "key {key} is out of order");
     }
+    assert_eq!(stage.has_used_lanes(), concurrency.len() > 1);
     assert!(!bodies.is_sorted() && kills_beyond > 0, "{kills_beyond} kills fell into deliveries out of order");
     server.stop();
     stage.assert_all_in_order((next * LINES) as u64);
