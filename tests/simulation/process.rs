@@ -9,7 +9,6 @@ use std::sync::mpsc;
 use std::task::{Context, Waker};
 
 use forebay::config;
-use forebay::drain::runner::SinkOpener;
 use forebay::ingress::core::{Core, Shared as Front};
 use forebay::journal::catalogue::Catalogue;
 use forebay::journal::directory::DirectoryError;
@@ -130,7 +129,8 @@ impl Process {
             recovered.into_iter().map(|recovered| recovered.split(sizes.hot_ring_bytes)).unzip();
         let drains = parts.into_iter().enumerate().map(|(number, part)| {
             let sink = Box::new(Connection::new(database, machine, (site, number), &part.queue));
-            let drain: Drain = Box::pin(part.runner(sink, no_redrives(), stopped.clone()).run());
+            let open = sink.opener();
+            let drain: Drain = Box::pin(part.runner(sink, open, stopped.clone()).run());
             Some(drain)
         });
         let drains = drains.collect();
@@ -232,11 +232,6 @@ impl Process {
     pub fn run_maintenance(&mut self) {
         self.maintenance.turn();
     }
-}
-
-/// Nobody redrives dead letters here.
-fn no_redrives() -> SinkOpener {
-    Box::new(|_| panic!("nobody has asked for a redrive"))
 }
 
 /// The name of the queue with this number; names are in the order of numbers.

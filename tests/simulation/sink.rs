@@ -4,18 +4,20 @@
 //! commit and before the reply, or before the commit, in which case the transaction may still come through, or come
 //! back with an old epoch long after somebody else has taken over; some records it refuses for good. It may be set
 //! back to an earlier state, rows, positions and epochs together, which ends all transactions. The drains of several
-//! data directories may write to it as if each were the only one.
+//! data directories may write to it as if each were the only one. A drain may have several lanes, each with a row, a
+//! connection and transactions of its own.
 
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use forebay::drain::runner::SinkOpener;
 use forebay::drain::scheduler::Scheduler as _;
 use forebay::journal::platform::Platform as _;
 use forebay::planted::{Bug, is_planted};
 use forebay::progress::Progress;
 use forebay::queue::Queue;
 use forebay::rate::Rate;
-use forebay::sink::{Batch, Sink, SinkError, SinkFuture};
+use forebay::sink::{Batch, Claim, Sink, SinkError, SinkFuture, Subpart};
 
 use crate::machine::Machine;
 use crate::model::{Body, Model};
@@ -33,10 +35,12 @@ pub struct Faults {
 
 struct Transaction {
     number: u64,
+    lane: usize,
     epoch: u64,
     after: u64,
     through: u64,
     beyond: Option<Vec<u8>>,
+    witnesses: Vec<Claim>,
     rows: Vec<(u64, Body)>,
     /// The drain that began it.
     from: Arc<Life>,
@@ -44,12 +48,46 @@ struct Transaction {
     is_abandoned: bool,
 }
 
-/// A row of `forebay_position`.
+/// The rows of `forebay_position` that one queue has, by lane.
 #[derive(Clone, Default)]
 struct Part {
+    lanes: Vec<Lane>,
+}
+
+/// One of these rows; there is none as long as the epoch is 0.
+#[derive(Clone, Default)]
+struct Lane {
     epoch: u64,
     position: u64,
     beyond: Vec<u8>,
+}
+
+impl Part {
+    /// What is delivered: what any of the rows says.
+    fn progress(&self) -> Progress {
+        let mut progress = Progress::default();
+        self.lanes.iter().for_each(|lane| progress.merge(&lane.progress()));
+        progress
+    }
+
+    fn lane(&mut self, lane: usize) -> &mut Lane {
+        if self.lanes.len() <= lane {
+            self.lanes.resize_with(lane + 1, Lane::default);
+        }
+        &mut self.lanes[lane]
+    }
+
+    /// Whether a row is as far as it was.
+    fn has_reached(&self, claim: &Claim) -> bool {
+        let lane = self.lanes.get(claim.part.parse::<usize>().unwrap());
+        lane.is_some_and(|lane| lane.epoch >= u64::try_from(claim.epoch).unwrap())
+    }
+}
+
+impl Lane {
+    fn progress(&self) -> Progress {
+        Progress::decode(self.position, &self.beyond).unwrap()
+    }
 }
 
 /// One life of a queue's drain.
@@ -141,7 +179,7 @@ impl Database {
     }
 
     pub fn position(&self, part: usize) -> u64 {
-        self.parts[part].position
+        self.parts[part].progress().through()
     }
 
     /// What is expected of a drain.
@@ -174,7 +212,7 @@ impl Database {
         self.parts.clone_from(&self.kept);
         self.transactions.clear();
         for (number, part) in self.parts.iter().enumerate() {
-            self.model.database_set_back(number, &Progress::decode(part.position, &part.beyond).unwrap());
+            self.model.database_set_back(number, &part.progress());
         }
         self.drains.iter_mut().flatten().for_each(|drain| drain.verdict = Verdict::MayHalt);
     }
@@ -196,24 +234,28 @@ impl Database {
     /// Fence, rows, position and what is beyond it in one step.
     fn apply(&mut self, transaction: &Transaction) -> Result<(), SinkError> {
         let Life { site, part: number, ref queue } = *transaction.from;
-        let part = &mut self.parts[number];
-        let was_early = is_planted(Bug::PositionBeforeRows) && part.position == transaction.through;
-        let holds = part.epoch == transaction.epoch && (part.position == transaction.after || was_early);
-        if !holds {
+        let before = self.parts[number].progress();
+        let are_witnessed = transaction.witnesses.iter().all(|claim| self.parts[number].has_reached(claim));
+        let lane = self.parts[number].lane(transaction.lane);
+        let was_early = is_planted(Bug::PositionBeforeRows) && lane.position == transaction.through;
+        let holds = lane.epoch == transaction.epoch && (lane.position == transaction.after || was_early);
+        if !holds || !are_witnessed {
             if !transaction.is_abandoned {
                 self.must_halt(site, number, "drain fenced");
             }
             return Err(SinkError::Fenced("the position is another's".to_owned()));
         }
-        let before = Progress::decode(part.position, &part.beyond).unwrap();
-        part.position = transaction.through;
+        lane.position = transaction.through;
         if let Some(beyond) = &transaction.beyond {
-            part.beyond.clone_from(beyond);
-            part.epoch += 1;
-        } else if !part.beyond.is_empty() {
+            lane.beyond.clone_from(beyond);
+            lane.epoch += 1;
+        } else if !lane.beyond.is_empty() {
             self.model.complain(format!("part {number}: the position moves without what is beyond it"));
         }
-        let after = Progress::decode(part.position, &part.beyond).unwrap();
+        let after = self.parts[number].progress();
+        if transaction.lane > 0 && !transaction.rows.is_empty() {
+            self.model.see("delivered in another lane");
+        }
         let is_dead = |sequence| queue.dead_letters.contains(sequence);
         self.model.delivered((site, number), (&before, &after), &transaction.rows, is_dead);
         Ok(())
@@ -228,7 +270,13 @@ impl Database {
         }
     }
 
-    fn begin(&mut self, from: &Arc<Life>, epoch: u64, batch: &Batch<'_>, machine: &Machine) -> (u64, Fate, Duration) {
+    fn begin(
+        &mut self,
+        (from, lane): (&Arc<Life>, usize),
+        epoch: u64,
+        batch: &Batch<'_>,
+        machine: &Machine,
+    ) -> (u64, Fate, Duration) {
         let rows: Vec<_> = batch.deliveries.iter().map(|d| (d.sequence, Body::read(d.record.body))).collect();
         self.note_request(from);
         self.note_send(from, rows.len() as u64, machine.monotonic_ns());
@@ -249,13 +297,25 @@ impl Database {
         let number = self.next_number;
         self.next_number += 1;
         if !refused && fate != Fate::Down && fate != Fate::Deadlock {
-            if is_planted(Bug::PositionBeforeRows) && self.parts[from.part].position == batch.after {
-                self.parts[from.part].position = batch.through;
+            let row = self.parts[from.part].lane(lane);
+            if is_planted(Bug::PositionBeforeRows) && row.position == batch.after {
+                row.position = batch.through;
             }
             let (after, through, from) = (batch.after, batch.through, Arc::clone(from));
             let beyond = batch.beyond.map(<[u8]>::to_vec);
-            let transaction = Transaction { number, from, epoch, after, through, beyond, rows, is_abandoned: false };
-            self.transactions.push(transaction);
+            let witnesses = batch.witnesses.to_vec();
+            self.transactions.push(Transaction {
+                number,
+                lane,
+                epoch,
+                after,
+                through,
+                beyond,
+                witnesses,
+                rows,
+                from,
+                is_abandoned: false,
+            });
         }
         (number, fate, Duration::from_micros(latency_us))
     }
@@ -293,7 +353,7 @@ impl Database {
         self.drains[site][part].pace.told(rate, now_ns);
     }
 
-    fn take_over(&mut self, from: &Life, machine: &Machine) -> Result<(u64, Progress), SinkError> {
+    fn take_over(&mut self, from: &Life, lane: usize, machine: &Machine) -> Result<(u64, Progress), SinkError> {
         if self.faults.is_down {
             return Err(SinkError::Transient("the database is down".to_owned()));
         }
@@ -303,32 +363,59 @@ impl Database {
             self.decide_one(machine);
         }
         let Life { site, part: number, ref queue } = *from;
-        let part = &mut self.parts[number];
-        part.epoch += 1;
-        let (epoch, position) = (part.epoch, part.position);
-        let progress = Progress::decode(position, &part.beyond).unwrap();
+        let row = self.parts[number].lane(lane);
+        row.epoch += 1;
+        let (epoch, progress) = (row.epoch, row.progress());
+        let rows = self.parts[number].lanes.iter().filter(|lane| lane.epoch > 0).count();
+        let has_lanes = rows > 1 || queue.config.ordering.concurrency > 1;
+        let position = self.parts[number].progress().through();
         for (other, drains) in self.drains.iter_mut().enumerate() {
             if other != site && drains[number].verdict == Verdict::GoesOn {
                 drains[number].verdict = Verdict::MayHalt;
             }
         }
+        // Whether the journal has what is missing is looked at once all lanes are known.
+        let verdict = &mut self.drains[site][number].verdict;
+        if *verdict == Verdict::GoesOn && position < queue.journal.trimmed.get() {
+            *verdict = Verdict::MayHalt;
+        }
+        if has_lanes {
+            return Ok((epoch, progress));
+        }
         // The drain looks at the same marks before anybody else gets the processor.
         if position > queue.journal.durable.get() {
             self.must_halt(site, number, "position beyond the journal");
-        } else if position < queue.journal.trimmed.get() {
-            self.must_halt(site, number, "position before the journal");
         } else {
             self.model.taken_over(site, number, position);
         }
         Ok((epoch, progress))
     }
+
+    /// Which lanes besides the first one have rows.
+    fn lanes(&mut self, from: &Life, epoch: u64) -> Result<Vec<u32>, SinkError> {
+        if self.faults.is_down {
+            return Err(SinkError::Transient("the database is down".to_owned()));
+        }
+        let Life { site, part: number, ref queue } = *from;
+        let part = &self.parts[number];
+        let lanes = (0..).zip(&part.lanes).skip(1).filter(|(_, lane)| lane.epoch > 0);
+        let lanes: Vec<_> = lanes.map(|(lane, _)| lane).collect();
+        let is_alone = lanes.is_empty() && queue.config.ordering.concurrency == 1;
+        let is_as_taken = part.lanes.first().is_some_and(|first| first.epoch == epoch);
+        // The first row is then all that the drain has to ask for, and it looks before anybody else gets the processor.
+        if is_alone && is_as_taken && part.progress().through() < queue.journal.trimmed.get() {
+            self.must_halt(site, number, "position before the journal");
+        }
+        Ok(lanes)
+    }
 }
 
-/// One drain's connection.
+/// The connection of a drain's lane.
 pub struct Connection {
     database: Shared,
     machine: Machine,
     life: Arc<Life>,
+    lane: usize,
     epoch: u64,
 }
 
@@ -337,7 +424,17 @@ impl Connection {
     pub fn new(database: &Shared, machine: &Machine, (site, part): (usize, usize), queue: &Arc<Queue>) -> Self {
         let life = Arc::new(Life { site, part, queue: Arc::clone(queue) });
         database.lock().unwrap().begin_life(&life);
-        Self { database: Arc::clone(database), machine: machine.clone(), life, epoch: 0 }
+        Self { database: Arc::clone(database), machine: machine.clone(), life, lane: 0, epoch: 0 }
+    }
+
+    /// Opens the connections of the other lanes. Nobody redrives dead letters here.
+    pub fn opener(&self) -> SinkOpener {
+        let (database, machine, life) = (Arc::clone(&self.database), self.machine.clone(), Arc::clone(&self.life));
+        Box::new(move |subpart| {
+            let Subpart::Lane(lane) = subpart else { panic!("nobody has asked for a redrive") };
+            let (database, machine, life) = (Arc::clone(&database), machine.clone(), Arc::clone(&life));
+            Box::new(Self { database, machine, life, lane: lane as usize, epoch: 0 })
+        })
     }
 
     fn database(&self) -> MutexGuard<'_, Database> {
@@ -351,15 +448,30 @@ impl Sink for Connection {
             let latency_us_max = self.database().faults.latency_us_max;
             let latency_us = self.machine.draw(|random| random.below(latency_us_max + 1));
             self.machine.sleep(Duration::from_micros(latency_us)).await;
-            let (epoch, progress) = self.database().take_over(&self.life, &self.machine)?;
+            let (epoch, progress) = self.database().take_over(&self.life, self.lane, &self.machine)?;
             self.epoch = epoch;
             Ok(progress)
         })
     }
 
+    fn lanes(&mut self) -> SinkFuture<'_, Vec<u32>> {
+        Box::pin(async {
+            let latency_us_max = self.database().faults.latency_us_max;
+            let latency_us = self.machine.draw(|random| random.below(latency_us_max + 1));
+            self.machine.sleep(Duration::from_micros(latency_us)).await;
+            self.database().lanes(&self.life, self.epoch)
+        })
+    }
+
+    fn claim(&self) -> Option<Claim> {
+        let epoch = i64::try_from(self.epoch).unwrap();
+        (epoch > 0).then(|| Claim { part: self.lane.to_string().into(), epoch })
+    }
+
     fn commit<'a>(&'a mut self, batch: Batch<'a>) -> SinkFuture<'a, ()> {
         Box::pin(async move {
-            let (number, fate, latency) = self.database().begin(&self.life, self.epoch, &batch, &self.machine);
+            let (number, fate, latency) =
+                self.database().begin((&self.life, self.lane), self.epoch, &batch, &self.machine);
             self.machine.sleep(latency).await;
             let outcome = self.database().finish(number, fate);
             if outcome.is_ok() && batch.beyond.is_some() {

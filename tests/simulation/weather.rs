@@ -157,8 +157,14 @@ pub fn reorder(random: &mut Random, ordering: &mut config::Ordering) {
         burst: 1 + random.below(3),
         keys_max: [1, 100][random.index(2)],
     });
+    ordering.concurrency = concurrency(random);
     ordering.window.records_max = [1, 7, 1000][random.index(3)];
     ordering.window.bytes_max = [2000, 1_000_000][random.index(2)];
+}
+
+/// Transactions at a time of a queue whose records may overtake others.
+pub fn concurrency(random: &mut Random) -> u32 {
+    [1, 2, 3][random.index(3)]
 }
 
 /// What a queue's configuration promises.

@@ -250,6 +250,9 @@ impl World {
         if self.weather.rates_change {
             for config in &mut self.configs {
                 config.shaping.rate = weather::rate(&mut self.random);
+                if config.ordering.is_reordering() {
+                    config.ordering.concurrency = weather::concurrency(&mut self.random);
+                }
             }
         }
         let Self { sites, current, configs, sizes, database, .. } = self;
