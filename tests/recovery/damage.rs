@@ -263,7 +263,7 @@ fn a_crash_between_two_segments_loses_no_sequence() {
     for _ in 0..2 {
         let server = site.start();
         assert_eq!(server.metric("forebay_appended_sequence{queue=\"orders\"}"), 5);
-        assert_eq!(server.client().ticket(ticket)["state"], "delivered");
+        server.until_delivered(ticket);
         server.stop();
     }
     let server = site.start();
