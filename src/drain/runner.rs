@@ -63,11 +63,14 @@ pub enum DrainError {
     #[error(
         "the sink says that sequence {position} was the last one delivered, but the journal begins with {first}: the \
          database was set back to an earlier state. If the records in between are not wanted any more, set \
-         forebay_position.position of this part to {} and restart", first - 1
+         forebay_position.position of this part to {}{} and restart", first - 1,
+        if *has_beyond { " and its beyond to NULL, which means nothing with another position," } else { "" }
     )]
     SinkBehind {
         /// The sink's position.
         position: Sequence,
+        /// Whether the sink also has something beyond it.
+        has_beyond: bool,
         /// The first sequence that the journal has.
         first: Sequence,
     },
@@ -248,7 +251,7 @@ impl<S: Scheduler> Runner<S> {
             return Err(DrainError::SinkAhead { position: last, durable });
         }
         if position < trimmed {
-            return Err(DrainError::SinkBehind { position, first: trimmed + 1 });
+            return Err(DrainError::SinkBehind { position, has_beyond: !progress.is_in_order(), first: trimmed + 1 });
         }
         let bytes = if position == durable {
             let bytes = self.queue.journal.durable_bytes.get();

@@ -10,7 +10,7 @@ fn ordering(keys: &str) -> Ordering {
 
 #[test]
 fn a_queue_is_strict_and_fair_to_nobody_unless_it_says_so() {
-    let window = Window { records_max: 200_000, bytes_max: 128 << 20 };
+    let window = Window { records_max: 100_000, bytes_max: 128 << 20 };
     let usual = Ordering {
         order: Order::Strict,
         fair_by: None,
@@ -118,6 +118,6 @@ fn weights_and_throttles_have_bounds_and_need_what_they_belong_to() {
     }
     one_error("[queues.q]\norder = \"fifo\"", 2, &["write `strict`, `key` or `none`"]);
     one_error("[queues.q]\norder = \"none\"\ndelay_ms_max = 2592000001", 3, &["from 0 to 2592000000"]);
-    one_error("[queues.q.window]\nrecords_max = 0", 2, &["from 1 to 100000000"]);
+    one_error("[queues.q.window]\nrecords_max = 0", 2, &["from 1 to 150000"]);
     one_error("[queues.q.window]\nbytes_max = 1", 2, &["from 4KiB to 64GiB"]);
 }
