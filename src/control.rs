@@ -184,6 +184,7 @@ fn describe(queue: &Queue) -> Value {
         "window_bytes": queue.drain.window_bytes.get(),
         "dead_letters": queue.dead_letters.count(),
         "redriving": queue.dead_letters.redriving(),
+        "expired_records": queue.dead_letters.expired(),
     });
     value
 }

@@ -1,11 +1,14 @@
-//! Which records of a queue are dead letters, what has become of each, and where its lines stand in the file.
+//! Which records of a queue are dead letters, what has become of each, and where its lines stand in the file; and which
+//! have expired, of which nothing is kept but that.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::PoisonError;
 
+use crate::limits::EXPIRED_RANGES_MAX;
 use crate::rate::Rate;
 use crate::record::Sequence;
+use crate::sequence_ranges::SequenceRanges;
 use crate::sync::{AtomicU64, Notify, Ordering, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// A stretch of a queue's dead-letter file.
@@ -63,6 +66,8 @@ pub enum Fate {
     Redriven,
     /// It was one, and somebody has given it up.
     Purged,
+    /// It never was one: nobody wanted it any more when its turn came.
+    Expired,
 }
 
 /// Fills the bytes from an offset of the dead-letter file.
@@ -86,6 +91,7 @@ struct Counts {
     redriven: AtomicU64,
     purged: AtomicU64,
     edits: AtomicU64,
+    expired: AtomicU64,
 }
 
 #[derive(Default)]
@@ -98,6 +104,37 @@ struct Table {
     /// Bytes of lines that nobody needs any more.
     gone_bytes: u64,
     reader: Option<LetterReader>,
+    expired: Expired,
+}
+
+/// The records that were dropped since nobody wanted them any more.
+#[derive(Default)]
+struct Expired {
+    sequences: SequenceRanges,
+    /// When the last of them were dropped, in microseconds since the Unix epoch.
+    at_us: u64,
+    /// Bytes of the lines that tell of them.
+    bytes: u64,
+}
+
+impl Expired {
+    /// Bytes that a rewrite of their lines saves at least: each range is reckoned with as many digits as the highest
+    /// sequence has, and each line with more than what stands around its ranges.
+    fn gone_bytes(&self) -> u64 {
+        const AROUND_BYTES_MAX: u64 = 64;
+        let digits = self.sequences.last().map_or(0, |last| u64::from(last.max(1).ilog10()) + 1);
+        let ranges = self.sequences.ranges_count();
+        let lines = ranges.div_ceil(EXPIRED_RANGES_MAX) as u64;
+        let kept = ranges as u64 * (2 * digits + "[,],".len() as u64) + lines * AROUND_BYTES_MAX;
+        self.bytes.saturating_sub(kept)
+    }
+}
+
+impl Table {
+    /// Of how many records something is known, ranges counted once.
+    fn known(&self) -> u64 {
+        (self.entries.len() + self.expired.sequences.ranges_count()) as u64
+    }
 }
 
 impl Table {
@@ -141,10 +178,34 @@ impl DeadLetterIndex {
         self.counts.edits.load(Ordering::Acquire)
     }
 
-    /// Whether this record is, or was, a dead letter: the drain has nothing to do with it any more.
+    /// How many records have expired, since the file was made. They are no dead letters, and never were.
+    #[must_use]
+    pub fn expired(&self) -> u64 {
+        self.counts.expired.load(Ordering::Acquire)
+    }
+
+    /// Whether this record is, or was, a dead letter, or has expired: the drain has nothing to do with it any more.
     #[must_use]
     pub fn contains(&self, sequence: Sequence) -> bool {
-        self.entry(sequence).is_some()
+        if self.known.load(Ordering::Acquire) == 0 {
+            return false;
+        }
+        let table = self.read_table();
+        table.entries.contains_key(&sequence) || table.expired.sequences.contains(sequence)
+    }
+
+    /// Whether this record has expired.
+    #[must_use]
+    pub fn has_expired(&self, sequence: Sequence) -> bool {
+        self.expired() > 0 && self.read_table().expired.sequences.contains(sequence)
+    }
+
+    /// The expired records in the ranges that begin at a sequence or behind it, as many ranges as asked for; and when the
+    /// last of all were dropped, in microseconds since the Unix epoch.
+    #[must_use]
+    pub fn expired_page(&self, from: Sequence, limit: usize) -> (SequenceRanges, u64) {
+        let table = self.read_table();
+        (table.expired.sequences.page(from, limit), table.expired.at_us)
     }
 
     /// What is known of a dead letter.
@@ -156,7 +217,7 @@ impl DeadLetterIndex {
         self.read_table().entries.get(&sequence).copied()
     }
 
-    /// What has become of a record, or `None` if it never was a dead letter.
+    /// What has become of a record, or `None` if it never was a dead letter and has not expired.
     ///
     /// # Errors
     ///
@@ -167,7 +228,9 @@ impl DeadLetterIndex {
         }
         // Under one lock: between two, a letter could be purged and its reason leave the file.
         let table = self.read_table();
-        let Some(entry) = table.entries.get(&sequence) else { return Ok(None) };
+        let Some(entry) = table.entries.get(&sequence) else {
+            return Ok(table.expired.sequences.contains(sequence).then_some(Fate::Expired));
+        };
         Ok(Some(match entry.state {
             LetterState::Dead => Fate::Dead(table.read(entry.reason, reason)?),
             LetterState::Redriving(_) => Fate::Redriving,
@@ -182,7 +245,7 @@ impl DeadLetterIndex {
     ///
     /// As [`fate`](Self::fate), and if the letter is gone.
     pub fn reason(&self, sequence: Sequence) -> io::Result<Option<String>> {
-        if !self.contains(sequence) {
+        if self.entry(sequence).is_none() {
             return Ok(None);
         }
         self.read_of(sequence, |entry| entry.reason, reason).map(Some)
@@ -257,6 +320,12 @@ impl DeadLetterIndex {
         self.read_table().gone_bytes
     }
 
+    /// Bytes that a rewrite saves at least of the lines about what has expired.
+    #[must_use]
+    pub fn expired_gone_bytes(&self) -> u64 {
+        self.read_table().expired.gone_bytes()
+    }
+
     /// A letter that has no line although it is still here, which damage of the file leaves.
     #[must_use]
     pub fn without_line(&self) -> Option<Sequence> {
@@ -281,12 +350,22 @@ impl DeadLetterIndex {
     pub fn insert(&self, sequence: Sequence, line: Spot, reason: Spot) {
         let mut table = self.write_table();
         let entry = Entry { state: LetterState::Dead, line, reason, edited: None };
-        if table.entries.contains_key(&sequence) {
+        if table.entries.contains_key(&sequence) || table.expired.sequences.contains(sequence) {
             return;
         }
         table.entries.insert(sequence, entry);
-        self.known.store(table.entries.len() as u64, Ordering::Release);
+        self.known.store(table.known(), Ordering::Release);
         self.counts.dead.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Records have expired, at a time in microseconds since the Unix epoch; a line of `bytes` bytes says so.
+    pub fn expire(&self, sequences: &SequenceRanges, at_us: u64, bytes: u64) {
+        let mut table = self.write_table();
+        table.expired.sequences.extend(sequences.iter());
+        table.expired.at_us = table.expired.at_us.max(at_us);
+        table.expired.bytes += bytes;
+        self.known.store(table.known(), Ordering::Release);
+        self.counts.expired.store(table.expired.sequences.count(), Ordering::Release);
     }
 
     /// Another body counts.
@@ -356,7 +435,7 @@ impl DeadLetterIndex {
             self.counter(before).fetch_sub(1, Ordering::AcqRel);
         }
         self.counter(state).fetch_add(1, Ordering::AcqRel);
-        self.known.store(table.entries.len() as u64, Ordering::Release);
+        self.known.store(table.known(), Ordering::Release);
     }
 
     fn counter(&self, state: LetterState) -> &AtomicU64 {
@@ -373,7 +452,8 @@ impl DeadLetterIndex {
             let same = |entry: &&Entry| std::mem::discriminant(&entry.state) == std::mem::discriminant(&state);
             self.counter(state).store(table.entries.values().filter(same).count() as u64, Ordering::Release);
         }
-        self.known.store(table.entries.len() as u64, Ordering::Release);
+        self.counts.expired.store(table.expired.sequences.count(), Ordering::Release);
+        self.known.store(table.known(), Ordering::Release);
     }
 
     fn read_table(&self) -> RwLockReadGuard<'_, Table> {

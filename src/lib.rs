@@ -18,6 +18,7 @@ pub mod schedule;
 pub mod record;
 pub mod record_text;
 pub mod progress;
+pub mod sequence_ranges;
 pub mod ticket;
 pub mod config;
 pub mod dead_letter_index;

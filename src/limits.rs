@@ -87,8 +87,14 @@ pub const IDEMPOTENCY_WINDOW_MS: u64 = 600_000;
 pub const IDEMPOTENCY_KEYS_MAX: u64 = 1_000_000;
 /// Bytes of one queue's dead-letter file; when it is full the drain waits rather than lose a record.
 pub const DEAD_LETTERS_BYTES_MAX: u64 = 256 * MIB;
-/// Bytes of lines without use from which on a purge rewrites the dead-letter file, if they are half of it (fixed).
+/// Bytes of lines without use from which on a purge, or what has expired, rewrites the dead-letter file, if they are
+/// half of it (fixed).
 pub const DEAD_LETTERS_COMPACT_BYTES_MIN: u64 = MIB;
+/// A full dead-letter file is rewritten for the sake of expired records alone if that saves at least this fraction of it, as
+/// its divisor: less, and the drain would rewrite it for every few records (fixed).
+pub const EXPIRED_COMPACT_DIVISOR: u64 = 16;
+/// Ranges of expired records on one line of a dead-letter file that was rewritten (fixed).
+pub const EXPIRED_RANGES_MAX: usize = 4096;
 /// How fast dead letters are redriven if the request does not say.
 pub const REDRIVE_RATE: Rate = Rate::Limited { records: 1, period_ns: 10_000_000 };
 /// Dead letters of one page of the admin API, if the request does not say.
@@ -121,7 +127,7 @@ const _: () = assert!((WINDOW_RECORDS_BOUND + 1) * 6 < BEYOND_BYTES_MAX as u64);
 pub const WINDOW_BYTES_MAX: u64 = 128 * MIB;
 /// Records that are read into a window before those that are due are looked at again (fixed).
 pub const WINDOW_FILL_RECORDS_MAX: u64 = 4096;
-/// Bytes of those records (fixed).
+/// Bytes of those records (fixed; at least one record is always read).
 pub const WINDOW_FILL_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// Records of one transaction.

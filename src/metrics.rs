@@ -149,6 +149,9 @@ impl Scrape {
         counter("forebay_dead_letters_edited", "Bodies of dead letters that somebody replaced", |q| {
             q.dead_letters.edits()
         })?;
+        counter("forebay_drain_expired_records", "Records dropped because nobody wanted them any more", |q| {
+            q.dead_letters.expired()
+        })?;
         counter("forebay_drain_retries", "Attempts that failed and were repeated", |q| q.drain.retries.get())
     }
 

@@ -21,7 +21,8 @@ use crate::record_text::{RecordText, rfc3339};
 ///
 /// One line is one record: sequence, ticket, `received_at` (RFC 3339), and, as far as the client sent them, key,
 /// `idempotency_key`, `content_type`, `deliver_at` and `expires_at` (RFC 3339), `priority`, `fair_key`, `throttle_key`, and the
-/// body: `body` if it is UTF-8 text, `body_base64` if not. A dead letter has its reason too.
+/// body: `body` if it is UTF-8 text, `body_base64` if not. A dead letter has its reason too. What is or was a
+/// dead letter, or has expired, is not undelivered.
 ///
 /// Where the undelivered records begin stands in the queue's database (the table `forebay_position`), which is not asked. The
 /// journal has a lower bound of it, its cursor, which is at most about half a second old; without --from the export begins
@@ -76,6 +77,8 @@ struct Outcome {
     written: u64,
     /// Records that the range would hold, but that are dead letters.
     dead: u64,
+    /// Records that the range would hold, but that have expired.
+    expired: u64,
     missing: Vec<Missing>,
     /// What of the dead-letter file cannot be read, and why.
     unread_letters: Vec<String>,
@@ -135,7 +138,8 @@ fn export_records(
     let mut outcome = Outcome::default();
     let mut dead = Account::default();
     if let Err(error) = dead.read(&queue.directory) {
-        let unread = format!("{error}; records that are dead letters may be among those that were written");
+        let unread =
+            format!("{error}; records that are dead letters or have expired may be among those that were written");
         outcome.unread_letters.push(unread);
     }
     let tickets = match survey.tickets(queue) {
@@ -148,6 +152,10 @@ fn export_records(
     outcome.missing = visit(queue, range, |found| {
         if dead.known.contains(&found.sequence) {
             outcome.dead += 1;
+            return Ok(());
+        }
+        if dead.expired.contains(found.sequence) {
+            outcome.expired += 1;
             return Ok(());
         }
         outcome.written += 1;
@@ -216,6 +224,9 @@ fn report(arguments: &Arguments, queue: &QueuePlace, first: Sequence, outcome: &
             "{} left out because they are dead letters, or were; --dead exports those that are",
             grouped(outcome.dead)
         );
+    }
+    if outcome.expired > 0 {
+        eprintln!("{} left out because they have expired; nothing delivers them any more", grouped(outcome.expired));
     }
     for missing in &outcome.missing {
         let place = missing.place.as_ref();

@@ -66,6 +66,8 @@ struct QueueReport {
     oldest_age_s: Option<u64>,
     dead_letters: u64,
     last_dead_letter: Option<DeadLetter>,
+    /// Records that were dropped because nobody wanted them any more.
+    expired_records: u64,
 }
 
 /// Runs the command.
@@ -104,8 +106,9 @@ fn look(survey: &Survey, queues: &[QueuePlace]) -> anyhow::Result<Report> {
 
 fn look_at_queue(queue: &QueuePlace) -> anyhow::Result<QueueReport> {
     let summary = summarize(queue).with_context(|| queue.directory.display().to_string())?;
-    let (mut count, mut last) = (0, None);
+    let (mut count, mut last, mut expired_records) = (0, None, 0);
     let read = Account::of(&queue.directory).and_then(|account| {
+        expired_records = account.expired.count();
         dead_letters::read(&queue.directory, |_, line| {
             if let Ok(Line::Letter(letter)) = line
                 && let Some(letter) = account.current(letter)
@@ -119,7 +122,7 @@ fn look_at_queue(queue: &QueuePlace) -> anyhow::Result<QueueReport> {
     read.with_context(|| dead_letters::path(&queue.directory).display().to_string())?;
     let age_s = |us: u64| clock::unix_us().saturating_sub(us) / 1_000_000;
     let oldest_age_s = summary.oldest_received_at_us.map(age_s);
-    Ok(QueueReport { summary, oldest_age_s, dead_letters: count, last_dead_letter: last })
+    Ok(QueueReport { summary, oldest_age_s, dead_letters: count, last_dead_letter: last, expired_records })
 }
 
 impl Report {
@@ -167,6 +170,13 @@ impl QueueReport {
             line(text, "  oldest", &format!("{age} ago{attributes}"));
         }
         line(text, "  dead letters", &self.letters());
+        if self.expired_records > 0 {
+            line(
+                text,
+                "  expired",
+                &format!("{} records, dropped when their turn came", grouped(self.expired_records)),
+            );
+        }
         let keys = format!("{} keys in {} files, beside those in memory", summary.saved_keys, summary.key_files);
         line(text, "  idempotency", &keys);
         self.write_segments(text, all_segments);

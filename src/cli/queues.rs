@@ -160,8 +160,8 @@ pub(super) fn path_of(queue: &str) -> String {
 
 fn table(queues: &[Value]) -> String {
     let mut text = format!(
-        "{:<20} {:<10} {:>12} {:>12} {:>12} {:>12} {:>10} {:>6}\n",
-        "QUEUE", "STATE", "RATE", "MEASURED/S", "BACKLOG", "BYTES", "EMPTY IN", "DEAD"
+        "{:<20} {:<10} {:>12} {:>12} {:>12} {:>12} {:>10} {:>6} {:>8}\n",
+        "QUEUE", "STATE", "RATE", "MEASURED/S", "BACKLOG", "BYTES", "EMPTY IN", "DEAD", "EXPIRED"
     );
     for queue in queues {
         let now = &queue["now"];
@@ -173,7 +173,7 @@ fn table(queues: &[Value]) -> String {
         // A string cannot refuse to be written to.
         let _ = writeln!(
             text,
-            "{:<20} {:<10} {:>12} {:>12} {:>12} {:>12} {:>10} {:>6}",
+            "{:<20} {:<10} {:>12} {:>12} {:>12} {:>12} {:>10} {:>6} {:>8}",
             queue["queue"].as_str().unwrap_or_default(),
             now["state"].as_str().unwrap_or_default(),
             queue["rate"].as_str().unwrap_or_default(),
@@ -182,6 +182,7 @@ fn table(queues: &[Value]) -> String {
             number("backlog_bytes"),
             empty_in,
             number("dead_letters"),
+            number("expired_records"),
         );
     }
     text

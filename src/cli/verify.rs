@@ -11,7 +11,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
 use super::output;
-use crate::drain::dead_letters::{self, Line};
+use crate::drain::dead_letters::{self, Event, Line};
 use crate::journal::directory::DirectoryError;
 use crate::journal::findings::{Damage, Finding};
 use crate::journal::survey::{QueuePlace, Survey};
@@ -158,7 +158,8 @@ fn progress(queues: &[QueuePlace]) -> ProgressBar {
     }
 }
 
-/// Checks each dead letter, which the journal does not know of. Returns where the one with the highest sequence is.
+/// Checks each dead letter and what has expired, of which the journal does not know. Returns the highest sequence that
+/// they name, and where.
 fn verify_dead_letters(queue: &QueuePlace, report: &mut Report) -> Option<(Sequence, u64)> {
     let path = dead_letters::path(&queue.directory);
     let mut highest = None;
@@ -166,6 +167,9 @@ fn verify_dead_letters(queue: &QueuePlace, report: &mut Report) -> Option<(Seque
         match line {
             Err(error) => report.find(&path, Some(offset), Damage::DeadLetter(error.to_string())),
             Ok(Line::Letter(letter)) => highest = highest.max(Some((letter.sequence, offset))),
+            Ok(Line::Event(Event::Expired { ranges, .. })) => {
+                highest = highest.max(ranges.last().map(|sequence| (sequence, offset)));
+            }
             Ok(Line::Event(_)) => {}
         }
         Ok(())

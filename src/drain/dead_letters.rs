@@ -4,6 +4,9 @@
 //! is in the file or still undelivered, never neither. If a crash comes between the two,
 //! the next start finds the record in the file and does not offer it to the sink again.
 //!
+//! A record that nobody wanted any more when its turn came has **expired**. It is no letter: no body is kept, only that it
+//! was dropped, one line for a whole batch, written and synced before the position moves past it.
+//!
 //! Nothing leaves silently: each action is a line of the file, synced before it counts, and what is left of a letter
 //! that was delivered or given up is the line that says so. Every writer holds one lock, and the index changes under it.
 //!
@@ -19,10 +22,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::dead_letter_index::{DeadLetterIndex, Entry, LetterState, Spot};
 use crate::journal::platform::{Platform, System};
-use crate::limits::{DEAD_LETTERS_COMPACT_BYTES_MIN, REDRIVE_RATE};
+use crate::limits::{DEAD_LETTERS_COMPACT_BYTES_MIN, EXPIRED_COMPACT_DIVISOR, REDRIVE_RATE};
 use crate::rate::Rate;
 use crate::record::{Attributes, NO_KEY, Record, Sequence};
 use crate::record_text::RecordText;
+use crate::sequence_ranges::SequenceRanges;
 use crate::sink::Delivery;
 
 pub use self::lines::{Account, DeadLetter, Event, Line, path, read};
@@ -42,6 +46,8 @@ struct Inner<P: Platform> {
     id: Option<String>,
     /// Redrives up to this number may be in the sink, or on their way there.
     sent_through: u64,
+    /// A file of fewer bytes is not rewritten unless a line finds no room: the last attempt has failed.
+    compact_from_bytes: u64,
 }
 
 /// Which letters.
@@ -162,7 +168,7 @@ impl<P: Platform> DeadLetterFile<P> {
         let (storage, id) = Storage::open(platform, directory, index)
             .map_err(|error| DeadLetterError::Io { path: path.clone(), error })?;
         // What was with the sink when the last process ended is for the sink's position to say.
-        let inner = Mutex::new(Inner { storage, id, sent_through: index.last_number() });
+        let inner = Mutex::new(Inner { storage, id, sent_through: index.last_number(), compact_from_bytes: 0 });
         Ok(Self { path, bytes_max, index: Arc::clone(index), inner })
     }
 
@@ -177,6 +183,27 @@ impl<P: Platform> DeadLetterFile<P> {
         self.make_room(&mut inner, &line)?;
         let offset = inner.storage.append(&line).map_err(self.io())?;
         self.index.insert(delivery.sequence, whole(&line, offset), lines::reason_spot(&line, offset));
+        Ok(())
+    }
+
+    /// Drops records that nobody wants any more; when this returns, that they have expired is on disk and in the index.
+    /// What is known already of one of them stays as it is.
+    ///
+    /// # Errors
+    ///
+    /// It could not be written; nothing changed.
+    pub fn expire(&self, sequences: &[Sequence], at_us: u64) -> Result<(), DeadLetterError> {
+        let mut inner = self.lock();
+        let unknown = sequences.iter().filter(|sequence| !self.index.contains(**sequence));
+        let ranges: SequenceRanges = unknown.map(|sequence| *sequence..=*sequence).collect();
+        if ranges.count() == 0 {
+            return Ok(());
+        }
+        let event = Event::Expired { ranges, at_us };
+        let line = lines::to_line(&event).map_err(self.io())?;
+        self.make_room(&mut inner, &line)?;
+        self.write_line(&mut inner, &event, &line)?;
+        self.tidy(&mut inner);
         Ok(())
     }
 
@@ -226,7 +253,7 @@ impl<P: Platform> DeadLetterFile<P> {
         let event = Event::Edited { sequence, at_us, by, parts: RecordText::of(&record) };
         let line = lines::to_line(&event).map_err(self.io())?;
         self.make_room(&mut inner, &line)?;
-        self.write(&mut inner, &event)?;
+        self.write_line(&mut inner, &event, &line)?;
         self.index.note_edit();
         Ok(())
     }
@@ -301,14 +328,9 @@ impl<P: Platform> DeadLetterFile<P> {
         }
         let (by, at_us) = (request.by.to_owned(), request.at_us);
         self.write(&mut inner, &Event::Purged { sequences, at_us, by })?;
-        let gone = self.index.gone_bytes();
-        if gone >= DEAD_LETTERS_COMPACT_BYTES_MIN
-            && gone * 2 >= inner.storage.bytes()
-            && let Err(error) = self.compact(&mut inner)
-        {
-            // They are given up all the same; the room is missed when a letter finds none.
-            tracing::warn!(path = %self.path.display(), %error, "the dead-letter file could not be made smaller");
-        }
+        // Somebody may have made room on the disk.
+        inner.compact_from_bytes = 0;
+        self.tidy(&mut inner);
         Ok(changed)
     }
 
@@ -431,15 +453,21 @@ impl<P: Platform> DeadLetterFile<P> {
     /// Writes an event, and does what it says once it is on disk.
     fn write(&self, inner: &mut Inner<P>, event: &Event) -> Result<(), DeadLetterError> {
         let line = lines::to_line(event).map_err(self.io())?;
-        let offset = inner.storage.append(&line).map_err(self.io())?;
-        storage::apply(&self.index, event, &line, offset).map_err(self.io())
+        self.write_line(inner, event, &line)
     }
 
-    /// Sees to it that a line with a body fits. What is done with letters is noted beyond the bound, or nothing could
-    /// be done any more with a file that is full.
+    fn write_line(&self, inner: &mut Inner<P>, event: &Event, line: &[u8]) -> Result<(), DeadLetterError> {
+        let offset = inner.storage.append(line).map_err(self.io())?;
+        storage::apply(&self.index, event, line, offset).map_err(self.io())
+    }
+
+    /// Sees to it that a line fits which has a body, or tells of what has expired. What is done with letters is noted
+    /// beyond the bound, or nothing could be done any more with a file that is full.
     fn make_room(&self, inner: &mut Inner<P>, line: &[u8]) -> Result<(), DeadLetterError> {
         let fits = |inner: &Inner<P>| inner.storage.bytes() + line.len() as u64 <= self.bytes_max;
-        if !fits(inner) && self.index.gone_bytes() > 0 {
+        let saves_enough =
+            || self.index.expired_gone_bytes() >= (inner.storage.bytes() / EXPIRED_COMPACT_DIVISOR).max(1);
+        if !fits(inner) && (self.index.gone_bytes() > 0 || saves_enough()) {
             self.compact(inner)?;
         }
         if fits(inner) {
@@ -449,9 +477,25 @@ impl<P: Platform> DeadLetterFile<P> {
         }
     }
 
+    /// Rewrites the file once that is worth it. If it fails, everything stays as it is, and the room is missed when a
+    /// line finds none.
+    fn tidy(&self, inner: &mut Inner<P>) {
+        let gone = self.index.gone_bytes() + self.index.expired_gone_bytes();
+        let bytes = inner.storage.bytes();
+        if gone < DEAD_LETTERS_COMPACT_BYTES_MIN || gone * 2 < bytes || bytes < inner.compact_from_bytes {
+            return;
+        }
+        if let Err(error) = self.compact(inner) {
+            // A disk that is full is not asked again for every batch that expires.
+            inner.compact_from_bytes = bytes + DEAD_LETTERS_COMPACT_BYTES_MIN;
+            tracing::warn!(path = %self.path.display(), %error, "the dead-letter file could not be made smaller");
+        }
+    }
+
     fn compact(&self, inner: &mut Inner<P>) -> Result<(), DeadLetterError> {
         let before = inner.storage.bytes();
         inner.storage.compact(&self.index, inner.id.as_deref()).map_err(self.io())?;
+        inner.compact_from_bytes = 0;
         let after = inner.storage.bytes();
         tracing::info!(path = %self.path.display(), before, after, "the dead-letter file was rewritten without what has left it");
         Ok(())
@@ -479,8 +523,11 @@ fn has_body(line: &[u8]) -> io::Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dead_letter_index::Fate;
+    use crate::limits::EXPIRED_RANGES_MAX;
     use crate::record::{Attributes, Record};
     use proptest::prelude::*;
+    use std::collections::BTreeSet;
 
     fn delivery(sequence: Sequence, body: &[u8]) -> Delivery<'_> {
         let record = Record {
@@ -576,7 +623,8 @@ mod tests {
         let letters: Vec<_> =
             (0..9).map(|n| (index.entry(n).map(|e| e.state), file.letter(n).ok().map(|l| l.1))).collect();
         let counts = [index.count(), index.redriving(), index.redriven(), index.purged(), index.last_number()];
-        (letters, counts, index.redrives(), index.redrive_rate(), file.redrive_id())
+        let expired = (index.expired(), index.expired_page(0, usize::MAX));
+        (letters, counts, index.redrives(), index.redrive_rate(), file.redrive_id(), expired)
     }
 
     const BY: Request<'static> = Request { by: "ann", at_us: 7 };
@@ -585,10 +633,11 @@ mod tests {
     proptest! {
         /// Whatever is done, another start and a rewrite of the file know the same; numbers are never given twice.
         #[test]
-        fn what_was_done_survives_a_restart_and_a_rewrite(steps in prop::collection::vec((0_u8..8, 1_u64..9), 1..40)) {
+        fn what_was_done_survives_a_restart_and_a_rewrite(steps in prop::collection::vec((0_u8..10, 1_u64..9), 1..40)) {
             let directory = tempfile::tempdir().unwrap();
             let (mut file, mut index) = open(directory.path(), 1 << 20);
-            for (step, n) in steps {
+            let mut expired = BTreeSet::new();
+            for (at_us, (step, n)) in (1..).zip(steps) {
                 let these = Selection::These(vec![n]);
                 let last_number = index.last_number();
                 match step {
@@ -607,8 +656,17 @@ mod tests {
                             }
                         }
                     }
+                    8 => {
+                        // A letter stays one, whatever is asked for, and what has expired never becomes one.
+                        let asked: Vec<_> = (n..n + 3).collect();
+                        expired.extend(asked.iter().filter(|sequence| index.entry(**sequence).is_none()));
+                        file.expire(&asked, at_us).unwrap();
+                    }
                     _ => file.compact(&mut file.lock()).unwrap(),
                 }
+                let says = |n: &u64| matches!(index.fate(*n), Ok(Some(Fate::Expired)));
+                prop_assert_eq!((1..12).filter(says).collect::<Vec<_>>(), expired.iter().copied().collect::<Vec<_>>());
+                prop_assert!(expired.iter().all(|n| index.contains(*n) && index.entry(*n).is_none()));
                 prop_assert!(index.last_number() >= last_number);
                 let before = state(&file, &index);
                 (file, index) = open(directory.path(), 1 << 20);
@@ -617,6 +675,118 @@ mod tests {
                 file.decided(0);
             }
         }
+    }
+
+    #[test]
+    fn what_has_expired_is_no_letter_and_costs_one_range_however_much_it_is() {
+        let directory = tempfile::tempdir().unwrap();
+        let (file, index) = open(directory.path(), 1 << 30);
+        file.append(&delivery(3, b"x"), "why").unwrap();
+        file.expire(&[1, 2, 3], 7).unwrap();
+        let text = std::fs::read_to_string(path(directory.path())).unwrap();
+        assert!(text.ends_with("{\"event\":\"expired\",\"ranges\":[[1,2]],\"at_us\":7}\n"), "{text}");
+        // What is known is not written again.
+        file.expire(&[2, 3], 8).unwrap();
+        assert_eq!(std::fs::read_to_string(path(directory.path())).unwrap(), text);
+        assert_eq!((index.expired(), index.count(), index.page(0, 9).len()), (2, 1, 1));
+        assert!(matches!(file.letter(1), Err(LetterError::Unknown(1))));
+        for refused in [file.redrive(&Selection::These(vec![1]), RATE, BY), file.purge(&Selection::These(vec![1]), BY)]
+        {
+            assert!(matches!(refused, Err(LetterError::Unknown(1))), "{refused:?}");
+        }
+        assert_eq!((index.fate(1).unwrap(), index.reason(1).unwrap()), (Some(Fate::Expired), None));
+        for first in (4..1_000_004).step_by(5000) {
+            file.expire(&(first..first + 5000).collect::<Vec<_>>(), 9).unwrap();
+        }
+        assert_eq!((index.expired(), index.expired_page(0, 9).0.ranges_count()), (1_000_002, 2));
+        assert!(index.expired_gone_bytes() > 0);
+        file.compact(&mut file.lock()).unwrap();
+        let (_, index) = open(directory.path(), 1 << 20);
+        let text = std::fs::read_to_string(path(directory.path())).unwrap();
+        assert!(text.starts_with("{\"event\":\"expired\",\"ranges\":[[1,2],[4,1000003]],\"at_us\":9}\n"), "{text}");
+        assert_eq!((text.lines().count(), index.expired(), index.expired_gone_bytes()), (2, 1_000_002, 0));
+    }
+
+    /// A line for each record, none beside another: the worst that a queue can do.
+    #[test]
+    fn lines_about_what_has_expired_make_room_by_becoming_few() {
+        const RECORDS: u64 = 300;
+        const BYTES_MAX: u64 = 6000;
+        let directory = tempfile::tempdir().unwrap();
+        let (file, index) = open(directory.path(), BYTES_MAX);
+        for sequence in (1..=RECORDS).map(|n| 2 * n) {
+            file.expire(&[sequence], sequence).unwrap();
+            assert!(file.lock().storage.bytes() <= BYTES_MAX);
+        }
+        drop(file);
+        let (file, again) = open(directory.path(), BYTES_MAX);
+        assert_eq!((index.expired(), again.expired_page(0, usize::MAX)), (RECORDS, index.expired_page(0, usize::MAX)));
+        // The bound holds all the same: what can be made no smaller is refused, and nothing changes.
+        let beyond = (1..=BYTES_MAX)
+            .map(|n| 2 * RECORDS + 2 * n)
+            .find(|sequence| file.expire(&[*sequence], 7).is_err())
+            .unwrap();
+        assert!(matches!(file.expire(&[beyond], 7), Err(DeadLetterError::Full { .. })));
+        assert!(!again.contains(beyond) && std::fs::metadata(path(directory.path())).unwrap().len() <= BYTES_MAX);
+    }
+
+    #[test]
+    fn many_ranges_are_rewritten_as_lines_of_bounded_length() {
+        let directory = tempfile::tempdir().unwrap();
+        let (file, index) = open(directory.path(), 1 << 20);
+        let apart: Vec<_> = (0..=2 * EXPIRED_RANGES_MAX as u64).map(|n| 2 * n).collect();
+        file.expire(&apart, 7).unwrap();
+        file.compact(&mut file.lock()).unwrap();
+        let text = std::fs::read_to_string(path(directory.path())).unwrap();
+        let ranges: Vec<_> = text.lines().map(|line| line.matches("],").count()).collect();
+        assert_eq!(ranges, [EXPIRED_RANGES_MAX, EXPIRED_RANGES_MAX, 1]);
+        let (_, again) = open(directory.path(), 1 << 20);
+        assert_eq!(again.expired_page(0, usize::MAX), index.expired_page(0, usize::MAX));
+        assert_eq!((again.expired(), again.expired_gone_bytes()), (apart.len() as u64, 0));
+    }
+
+    #[test]
+    fn a_rewrite_that_fails_waits_for_more_or_for_somebody() {
+        let directory = tempfile::tempdir().unwrap();
+        let (file, index) = open(directory.path(), 1 << 30);
+        let in_the_way = directory.path().join("dead-letters-new");
+        std::fs::create_dir(&in_the_way).unwrap();
+        let bytes = || file.lock().storage.bytes();
+        let mut first = 1_000_000;
+        let mut expire_apart_and_then_between = || {
+            for offset in [0, 1] {
+                file.expire(&(0..5000).map(|n| first + 2 * n + offset).collect::<Vec<_>>(), 7).unwrap();
+            }
+            first += 10_000;
+        };
+        while index.expired_gone_bytes() < DEAD_LETTERS_COMPACT_BYTES_MIN {
+            expire_apart_and_then_between();
+        }
+        let from_bytes = file.lock().compact_from_bytes;
+        assert!(from_bytes > bytes(), "{from_bytes}");
+        std::fs::remove_dir(&in_the_way).unwrap();
+        while bytes() < from_bytes - 400_000 {
+            expire_apart_and_then_between();
+        }
+        assert_eq!(file.lock().compact_from_bytes, from_bytes, "it was not waited for");
+        file.append(&delivery(1, b"x"), "why").unwrap();
+        file.purge(&Selection::These(vec![1]), BY).unwrap();
+        assert!(bytes() < 1000 && file.lock().compact_from_bytes == 0, "{}", bytes());
+        let expired = index.expired();
+        while index.expired_gone_bytes() > 0 || index.expired() == expired {
+            assert!(bytes() < 2 * DEAD_LETTERS_COMPACT_BYTES_MIN, "nothing was rewritten");
+            expire_apart_and_then_between();
+        }
+        assert_eq!(open(directory.path(), 1 << 20).1.expired(), index.expired());
+    }
+
+    #[test]
+    fn a_range_that_ends_before_it_begins_is_damage() {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(path(directory.path()), "{\"event\":\"expired\",\"ranges\":[[9,4]],\"at_us\":1}\n").unwrap();
+        let index = Arc::<DeadLetterIndex>::default();
+        let error = DeadLetterFile::open(&System, directory.path(), 1 << 20, &index).err().unwrap().to_string();
+        assert!(error.contains("the line at byte 0 is damaged: the range 9 to 4"), "{error}");
     }
 
     #[test]

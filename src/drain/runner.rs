@@ -162,9 +162,6 @@ impl<S: Scheduler> Runner<S> {
             if self.queue.drain.state() == DrainState::Retrying {
                 self.queue.drain.set_state(DrainState::Running);
             }
-            if is_released {
-                self.course.pacer.take(lot.taken.len() as u64, self.platform.monotonic_ns());
-            }
             let last = lot.taken.sequences().max().unwrap_or(0);
             self.queue.drain.released.set(self.queue.drain.released.get().max(last));
             if !self.deliver(&lot, is_released).await? {

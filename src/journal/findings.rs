@@ -103,8 +103,8 @@ pub enum Damage {
     /// The cursor.
     #[error("the cursor is damaged")]
     Cursor,
-    /// The cursor or a dead letter is beyond the journal's end.
-    #[error("sequence {sequence} was delivered or set aside, but the journal ends with {end}")]
+    /// The cursor, a dead letter or what has expired is beyond the journal's end.
+    #[error("sequence {sequence} was delivered, set aside or dropped, but the journal ends with {end}")]
     BeyondEnd {
         /// Which.
         sequence: Sequence,
@@ -222,8 +222,8 @@ impl Damage {
                  delivery of this queue will halt. `docs/operating.md`, A halted drain, says what to do."
             }
             Self::DeadLetter(_) => {
-                "The next start is refused. Mend the line, or move the file away, with forebay stopped; the tickets of its letters read \
-                 `delivered` from then on."
+                "The next start is refused. Mend the line, or move the file away, with forebay stopped; the tickets of its letters and of \
+                 what has expired read `delivered` from then on."
             }
         }
     }

@@ -59,19 +59,19 @@ fn set_aside(letters: &DeadLetterIndex) {
     letters.insert(1, spot, spot);
 }
 
-/// The drain sets a record aside and passes it, while a client asks for its ticket.
-fn a_dead_letter_is_never_taken_for_delivered() {
+/// The drain notes what has become of a record and passes it, while a client asks for its ticket.
+fn what_is_passed_over_is_never_taken_for_delivered(pass_over: fn(&DeadLetterIndex)) {
     let queue = queue();
     attach_reasons(&queue.dead_letters);
     let drain = {
         let queue = Arc::clone(&queue);
         spawn(move || {
-            set_aside(&queue.dead_letters);
+            pass_over(&queue.dead_letters);
             queue.drain.delivered.set(1);
         })
     };
     let (position, fate) = queue.position_and_fate(1).unwrap();
-    assert!(position == 1 || fate.is_some(), "a dead letter is taken for delivered");
+    assert!(position == 1 || fate.is_some(), "what the drain has passed over is taken for delivered");
     drain.join().unwrap();
 }
 
@@ -96,6 +96,10 @@ fn a_purged_letter_has_a_fate_at_every_moment() {
     purge.join().unwrap();
 }
 
+fn expire(index: &DeadLetterIndex) {
+    index.expire(&std::iter::once(1..=1).collect(), 1, 64);
+}
+
 #[test]
 fn the_marks_of_a_queue_keep_their_order_for_everybody() {
     hold(PREEMPTIONS_MAX, marks_are_seen_in_order);
@@ -103,7 +107,12 @@ fn the_marks_of_a_queue_keep_their_order_for_everybody() {
 
 #[test]
 fn the_ticket_of_a_dead_letter_never_says_delivered() {
-    hold(PREEMPTIONS_MAX, a_dead_letter_is_never_taken_for_delivered);
+    hold(PREEMPTIONS_MAX, || what_is_passed_over_is_never_taken_for_delivered(set_aside));
+}
+
+#[test]
+fn the_ticket_of_what_has_expired_never_says_delivered() {
+    hold(PREEMPTIONS_MAX, || what_is_passed_over_is_never_taken_for_delivered(expire));
 }
 
 #[test]

@@ -116,6 +116,7 @@ impl Clients {
             None => self.choose(random, model, number, process.queues.len()),
         };
         let connection = connect(random, model, process, core, request);
+        model.requests[request as usize].may_expire |= connection.fields.contains_key("forebay-expires");
         let client = &mut self.all[number];
         client.request = Some(request);
         client.connections.push(connection);
@@ -293,6 +294,10 @@ fn connect(random: &mut Random, model: &Model, process: &Process, core: &Core, r
 /// What a request asks for, if its queue does that.
 fn fields(random: &mut Random, queue: &Queue) -> HeaderMap {
     let mut fields = HeaderMap::new();
+    if random.chance(300) {
+        let expires = format!("+{}ms", 1 + random.below(60));
+        fields.insert("forebay-expires", expires.parse().unwrap());
+    }
     if !queue.config.ordering.is_reordering() {
         return fields;
     }

@@ -52,6 +52,7 @@ pub enum Answer {
 
 /// What a client has asked for.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "they are independent of each other")]
 pub struct Request {
     pub site: usize,
     pub client: usize,
@@ -69,6 +70,8 @@ pub struct Request {
     asked_behind: u64,
     /// A crash has lost it behind its acknowledgement, which was allowed.
     was_lost: bool,
+    /// Its records may be dropped one by one.
+    pub may_expire: bool,
     /// It was stored again when its key was forgotten.
     was_repeated: bool,
     /// Bit for each record that the database has, of the copy that begins with this sequence.
@@ -166,6 +169,7 @@ impl Model {
             asked_at: moment,
             asked_behind: 0,
             was_lost: false,
+            may_expire: false,
             was_repeated: false,
             delivered: 0,
             copy: 0,
@@ -351,13 +355,14 @@ impl Model {
             || request.was_lost
             || request.was_repeated
             || is_another_copy
+            || request.may_expire
             || ledger.bounds.order == Order::None;
         let last = self.tables[queue].deliver((request.site, request.client), body.request);
         let had_row = self.tables[queue].put(sequence, Row { site, body }).is_some();
         let whole = (1 << request.records) - 1;
         // Of several copies only the last one's records are known, and a database that is set back may have cut any.
         let is_strict = ledger.bounds.order == Order::Strict;
-        let is_known = !self.is_damaged && !is_diverged && !request.was_repeated && is_strict;
+        let is_known = !self.is_damaged && !is_diverged && !request.was_repeated && is_strict && !request.may_expire;
         let what = match () {
             () if had_row && !self.is_damaged => "was delivered before",
             () if is_another_copy && !may_be_again => "holds a record that was delivered before",
@@ -479,7 +484,7 @@ impl Model {
     fn torn(&self, queue: usize) -> Option<String> {
         let is_torn = |request: &&Request| {
             let is_part = request.delivered != 0 && request.delivered != (1 << request.records) - 1;
-            request.queue == queue && is_part && !request.was_repeated
+            request.queue == queue && is_part && !request.was_repeated && !request.may_expire
         };
         let torn = self.requests.iter().find(is_torn)?;
         let is_diverged = self.sites.iter().any(|site| site.ledgers[queue].diverged_at.is_some());

@@ -1,4 +1,4 @@
-//! The lines of a dead-letter file: letters, and what was done with them.
+//! The lines of a dead-letter file: letters, what was done with them, and which records have expired.
 //!
 //! A letter is `{"sequence":…,"reason":"…","ticket":"…", …}`, with the body as `body` if it is UTF-8 text and as
 //! `body_base64` if not. An event is `{"event":"…", …}`. One action is one line, whatever it is about: what a power cut
@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::dead_letter_index::Spot;
 use crate::record::Sequence;
 use crate::record_text::RecordText;
+use crate::sequence_ranges::SequenceRanges;
 use crate::sink::Delivery;
 
 /// Where a queue's dead letters are.
@@ -83,6 +84,8 @@ pub enum Event {
     Redriven { sequence: Sequence, number: u64, at_us: u64 },
     /// Letters were given up.
     Purged { sequences: Vec<Sequence>, at_us: u64, by: String },
+    /// Records were dropped when their turn came, since nobody wanted them any more. They never were letters.
+    Expired { ranges: SequenceRanges, at_us: u64 },
 }
 
 /// A line of the file as it is read back.
@@ -170,6 +173,8 @@ pub struct Account {
     pub gone: BTreeSet<Sequence>,
     /// All letters that there ever were: the drain has nothing to do with them any more.
     pub known: BTreeSet<Sequence>,
+    /// Records that were dropped since nobody wanted them any more, with which it has nothing to do either.
+    pub expired: SequenceRanges,
     /// What counts instead of a letter's own reason and body.
     reasons: BTreeMap<Sequence, String>,
     bodies: BTreeMap<Sequence, RecordText>,
@@ -209,6 +214,7 @@ impl Account {
             Event::Refused { sequence, reason, .. } => drop(self.reasons.insert(sequence, reason)),
             Event::Redriven { sequence, .. } => self.leave(sequence),
             Event::Purged { sequences, .. } => sequences.into_iter().for_each(|sequence| self.leave(sequence)),
+            Event::Expired { ranges, .. } => self.expired.extend(ranges.iter()),
             Event::File { .. } | Event::Redrive { .. } | Event::Cancelled { .. } => {}
         }
     }

@@ -8,6 +8,7 @@ use super::lines::{self, Event, Head};
 use super::{path, whole};
 use crate::dead_letter_index::{DeadLetterIndex, LetterState};
 use crate::journal::platform::{Mode, Platform, RandomAccessFile};
+use crate::limits::EXPIRED_RANGES_MAX;
 use crate::planted::{Bug, is_planted};
 use crate::rate::Rate;
 use crate::record::Sequence;
@@ -73,30 +74,25 @@ impl<P: Platform> Storage<P> {
         Ok(offset)
     }
 
-    /// Writes the file anew without the bodies of letters that have left it, and puts it into the old one's place. A
-    /// crash leaves the one or the other.
+    /// Writes the file anew without the bodies of letters that have left it, with what has expired in few lines,
+    /// and puts it into the old one's place. A crash leaves the one or the other.
     pub(super) fn compact(&mut self, index: &DeadLetterIndex, id: Option<&str>) -> io::Result<()> {
         let growing = self.directory.join("dead-letters-new");
         let file = self.platform.open(&growing, Mode::Append)?;
         // A crash may have left one.
         file.set_bytes(0)?;
-        let mut out = Vec::new();
-        let mut written = 0;
+        let mut rewrite = Rewrite { file: &file, gathered: Vec::new(), bytes: 0 };
         if let Some(id) = id {
-            out = lines::to_line(&Event::File { id: id.to_owned(), last_number: index.last_number() })?;
+            rewrite.push(&lines::to_line(&Event::File { id: id.to_owned(), last_number: index.last_number() })?)?;
         }
+        rewrite.push_expired(index)?;
         each_line(&self.file, |offset, line, _| {
             if offset < self.bytes && is_needed(index, offset, line)? {
-                out.extend_from_slice(line);
-            }
-            if out.len() >= REWRITE_BYTES {
-                file.write_all_at(&out, written)?;
-                written += out.len() as u64;
-                out.clear();
+                rewrite.push(line)?;
             }
             Ok(true)
         })?;
-        file.write_all_at(&out, written)?;
+        rewrite.write()?;
         file.sync_all()?;
         // Read back, so that nothing takes the old one's place that the next start would not take.
         let renewed = DeadLetterIndex::default();
@@ -106,6 +102,40 @@ impl<P: Platform> Storage<P> {
         self.has_unsynced_name = true;
         (self.file, self.bytes, self.has_half_line) = (file, bytes, false);
         index.replace(renewed);
+        Ok(())
+    }
+}
+
+/// A file that grows beside the one whose place it is to take.
+struct Rewrite<'a, F> {
+    file: &'a F,
+    gathered: Vec<u8>,
+    /// Bytes that are in the file.
+    bytes: u64,
+}
+
+impl<F: RandomAccessFile> Rewrite<'_, F> {
+    fn push(&mut self, line: &[u8]) -> io::Result<()> {
+        self.gathered.extend_from_slice(line);
+        if self.gathered.len() >= REWRITE_BYTES { self.write() } else { Ok(()) }
+    }
+
+    /// All that is known of expired records, in as few lines as there can be.
+    fn push_expired(&mut self, index: &DeadLetterIndex) -> io::Result<()> {
+        let mut from = Some(0);
+        while let Some(first) = from {
+            let (ranges, at_us) = index.expired_page(first, EXPIRED_RANGES_MAX);
+            let Some(last) = ranges.last() else { break };
+            self.push(&lines::to_line(&Event::Expired { ranges, at_us })?)?;
+            from = last.checked_add(1);
+        }
+        Ok(())
+    }
+
+    fn write(&mut self) -> io::Result<()> {
+        self.file.write_all_at(&self.gathered, self.bytes)?;
+        self.bytes += self.gathered.len() as u64;
+        self.gathered.clear();
         Ok(())
     }
 }
@@ -125,7 +155,8 @@ fn is_needed(index: &DeadLetterIndex, offset: u64, line: &[u8]) -> io::Result<bo
         return Ok(entry.state.is_here() && entry.line.offset == offset);
     }
     Ok(match serde_json::from_slice(line)? {
-        Event::File { .. } => false,
+        // What they say is at the beginning of the rewritten file.
+        Event::File { .. } | Event::Expired { .. } => false,
         Event::Edited { sequence, .. } => {
             let entry = entry(sequence);
             entry.state.is_here() && entry.edited.is_some_and(|spot| spot.offset == offset)
@@ -148,6 +179,7 @@ pub(super) fn apply(index: &DeadLetterIndex, event: &Event, line: &[u8], offset:
         Event::Refused { sequence, .. } => index.refuse(*sequence, lines::reason_spot(line, offset)),
         Event::Redriven { sequence, number, .. } => index.settle(&[*sequence], LetterState::Redriven(*number)),
         Event::Purged { sequences, .. } => index.settle(sequences, LetterState::Purged),
+        Event::Expired { ranges, at_us } => index.expire(ranges, *at_us, line.len() as u64),
     }
     Ok(())
 }

@@ -14,7 +14,7 @@ use crate::drain::scheduler::Scheduler;
 use crate::planted::{Bug, is_planted};
 use crate::progress::Progress;
 use crate::queue::DrainState;
-use crate::record::Record;
+use crate::record::{Record, Sequence};
 use crate::sink::{Batch, Delivery, SinkError};
 
 /// What the dead letter says of a record that stands for a lost one.
@@ -37,6 +37,11 @@ struct Span {
     /// Place in the lot of its first record and behind its last, those included that are not sent.
     first: usize,
     end: usize,
+}
+
+/// Whether its client has said that nobody wants it any more by now.
+fn is_unwanted(delivery: &Delivery<'_>, now_us: u64) -> bool {
+    delivery.record.attributes.expires_at_us().is_some_and(|expires_at_us| expires_at_us <= now_us)
 }
 
 impl Load<'_> {
@@ -64,6 +69,9 @@ impl<S: Scheduler> Runner<S> {
     /// Commits what was taken; `false` if a stop came first.
     pub(super) async fn deliver(&mut self, lot: &Lot, is_released: bool) -> Result<bool, DrainError> {
         let Some(load) = self.load(lot).await? else { return Ok(false) };
+        if is_released {
+            self.course.pacer.take(load.deliveries.len() as u64, self.platform.monotonic_ns());
+        }
         let mut spans = vec![Span { from: 0, to: load.deliveries.len(), first: 0, end: load.taken.len() }];
         let mut is_paid = is_released;
         while let Some(span) = spans.pop() {
@@ -115,36 +123,65 @@ impl<S: Scheduler> Runner<S> {
     /// What of a lot is to be sent; `None` if a stop came first.
     async fn load<'a>(&mut self, Lot { taken, tickets }: &'a Lot) -> Result<Option<Load<'a>>, DrainError> {
         let (mut deliveries, mut places) = (Vec::with_capacity(taken.len()), Vec::with_capacity(taken.len()));
+        let (mut unwanted, now_us) = (Vec::new(), self.platform.unix_us());
         for (place, ((sequence, record), ticket)) in taken.records().zip(tickets).enumerate() {
             let record = record.map_err(|error| FeedError::Record { sequence, error })?;
             if self.queue.dead_letters.contains(sequence) || self.progress.contains(sequence) {
                 continue;
             }
             let delivery = Delivery { sequence, record, ticket };
-            if !record.is_lost() {
+            if is_unwanted(&delivery, now_us) {
+                unwanted.push(sequence);
+            } else if !record.is_lost() {
                 deliveries.push(delivery);
                 places.push(place);
             } else if !self.set_aside_lost(&delivery).await {
                 return Ok(None);
             }
         }
-        Ok(Some(Load { taken, deliveries, places }))
+        let is_dropped = self.drop_unwanted(&unwanted).await;
+        Ok(is_dropped.then_some(Load { taken, deliveries, places }))
     }
 
-    /// Sets the records aside with which a span begins and that are too old, and returns what is to be sent of the rest of it,
-    /// which still moves the position past them; `None` if a stop came first.
+    /// Drops records that nobody wants any more; `false` if a stop came before it was on disk.
+    async fn drop_unwanted(&mut self, sequences: &[Sequence]) -> bool {
+        if sequences.is_empty() {
+            return true;
+        }
+        loop {
+            let error = match self.dead_letters.expire(sequences, self.platform.unix_us()) {
+                Ok(()) => break,
+                Err(error @ (DeadLetterError::Full { .. } | DeadLetterError::Io { .. })) => error,
+            };
+            if !self.pause_after(&error).await {
+                return false;
+            }
+        }
+        tracing::info!(queue = self.queue.name, records = sequences.len(), "records have expired and are dropped");
+        true
+    }
+
+    /// Ends the records with which a span begins and that are too old, or that nobody wants any more, and returns what is to be
+    /// sent of the rest of it, which still moves the position past them; `None` if a stop came first.
     async fn expire(&mut self, load: &Load<'_>, span: Span, spans: &mut Vec<Span>) -> Option<Span> {
-        let Some(age_ms_max) = self.course.told.shaping.retry.age_ms_max else { return Some(span) };
-        let now_us = self.platform.unix_us();
-        let is_old = |delivery: &Delivery<'_>| retry::is_expired(age_ms_max, delivery.record.received_at_us, now_us);
-        let expired = load.of(span).iter().take_while(|delivery| is_old(delivery)).count();
-        let (old, rest) = (Span { to: span.from + expired, ..span }, Span { from: span.from + expired, ..span });
-        if !self.set_aside(load.of(old), &retry::expired_reason(age_ms_max)).await {
+        let (age_ms_max, now_us) = (self.course.told.shaping.retry.age_ms_max, self.platform.unix_us());
+        let is_old = |delivery: &Delivery<'_>| {
+            age_ms_max.is_some_and(|max| retry::is_expired(max, delivery.record.received_at_us, now_us))
+        };
+        let is_over = |delivery: &Delivery<'_>| is_unwanted(delivery, now_us) || is_old(delivery);
+        let over = load.of(span).iter().take_while(|delivery| is_over(delivery)).count();
+        let (over, rest) = load.of(span).split_at(over);
+        let (unwanted, old): (Vec<Delivery<'_>>, Vec<_>) =
+            over.iter().copied().partition(|delivery| is_unwanted(delivery, now_us));
+        let unwanted: Vec<_> = unwanted.iter().map(|delivery| delivery.sequence).collect();
+        let reason = retry::expired_reason(age_ms_max.unwrap_or_default());
+        if !self.drop_unwanted(&unwanted).await || !self.set_aside(&old, &reason).await {
             return None;
         }
-        // Out of order, there may be more of them between others.
-        let Some(next) = load.of(rest).iter().position(is_old) else { return Some(rest) };
-        let (first, second) = load.part(rest, rest.from + next);
+        let span = Span { from: span.from + over.len(), ..span };
+        // There may be more of them between others.
+        let Some(next) = rest.iter().position(is_over) else { return Some(span) };
+        let (first, second) = load.part(span, span.from + next);
         spans.push(second);
         Some(first)
     }

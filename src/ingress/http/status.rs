@@ -22,6 +22,7 @@ enum State {
     Dead { reason: String },
     Redriving,
     Purged,
+    Expired,
 }
 
 #[derive(Serialize)]
@@ -63,6 +64,7 @@ fn state(queue: &Queue, sequence: Sequence) -> Result<State, Refusal> {
         Some(Fate::Dead(reason)) => State::Dead { reason },
         Some(Fate::Redriving) => State::Redriving,
         Some(Fate::Purged) => State::Purged,
+        Some(Fate::Expired) => State::Expired,
         Some(Fate::Redriven) => State::Delivered,
         None if position == 0 => State::Delivered,
         None => State::Queued { position, eta_ms: queue.eta_ms(position) },
