@@ -48,15 +48,17 @@ impl<S: Scheduler> Runner<S> {
     /// Takes what is due from the window; `false` if nothing was, and the caller should look again.
     pub(super) async fn take_from_window(&mut self, lot: &mut Lot) -> Result<bool, DrainError> {
         let filled = self.fill_window().await;
-        if !self.is_read(filled).await? {
-            return Ok(false);
-        }
         // Also while nothing of it may leave.
         self.publish_window();
         let now_here = now(&self.platform);
         let Some(reordering) = &mut self.reordering else { return Ok(false) };
         let ready = reordering.window.ready(now_here);
         if ready == 0 {
+            // What has been read goes on its way before an error counts, which is found again.
+            if !self.is_read(filled).await? {
+                return Ok(false);
+            }
+            let Some(reordering) = &self.reordering else { return Ok(false) };
             let bounds = &self.queue.config.ordering.window;
             let has_more = self.queue.journal.durable.get() > self.feed.position();
             if !has_more || !reordering.has_room(bounds) {
