@@ -71,6 +71,8 @@ impl<S: Scheduler> Runner<S> {
         if count == 0 {
             return Ok(false);
         }
+        // What has come meanwhile may be more urgent than what was there. An error is found again.
+        let _ = self.fill_window().await;
         let (bytes_max, now_here) = (self.course.told.shaping.batch.bytes_max, now(&self.platform));
         let Some(reordering) = &mut self.reordering else { return Ok(false) };
         lot.fill(&self.queue, &reordering.window.pick(count, bytes_max, now_here));
