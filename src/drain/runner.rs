@@ -307,6 +307,7 @@ impl<S: Scheduler> Runner<S> {
             _ = self.course.instructions.changed() => self.course.instructions.mark_changed(),
             _ = self.stop.changed() => {}
         }
+        self.course.pacer.rest(self.platform.monotonic_ns());
     }
 
     /// Sleeps until so much time has passed, or there is something else to follow, or a stop.
