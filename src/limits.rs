@@ -152,6 +152,8 @@ pub const WALL_CLOCK_LOOK_MS: u64 = 1000;
 /// Lateness that the pacer makes good beyond `linger_ms_max`, in milliseconds (fixed). With the default of
 /// 5 ms the sink sees, within any second, at most 0.9 % of the rate and one record on top of it.
 pub const PACER_SLACK_MS: u64 = 4;
+/// Lateness beyond that, while there is something to send, that is made good gradually, in milliseconds of the rate (fixed).
+pub const PACER_CATCH_UP_MS: u64 = 100;
 /// Hundredths of the ceiling that a sink in trouble always gets.
 pub const ADAPTIVE_SHARE_MIN_PERCENT: u64 = 5;
 /// Failures in a row after which a sink is tried with single records.

@@ -235,7 +235,8 @@ fn no_second_of_the_database_sees_more_than_the_rate() {
     let most = (0..arrived_us.len())
         .map(|first| arrived_us[first..].iter().take_while(|us| **us < arrived_us[first] + 1_000_000).count())
         .max();
-    let allowed = RATE * 101 / 100 + 2;
+    // What may leave at once, and the hundredth at which a stall is made good.
+    let allowed = RATE * 102 / 100 + 2;
     assert!(most <= Some(allowed), "{most:?} within one second, where {allowed} may arrive");
 }
 

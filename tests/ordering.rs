@@ -21,6 +21,8 @@ mod server;
 mod changes;
 #[path = "ordering/delays.rs"]
 mod delays;
+#[path = "ordering/expiry.rs"]
+mod expiry;
 #[path = "ordering/kills.rs"]
 mod kills;
 #[path = "ordering/lanes.rs"]
@@ -55,6 +57,7 @@ on_each_database!(
     changes::a_queue_that_is_strict_again_delivers_the_rest_once_and_in_order,
     changes::a_table_without_the_column_and_its_queue_go_on_out_of_order,
     changes::a_full_window_holds_up_what_is_behind_it_and_loses_nothing,
+    expiry::what_nobody_wants_any_more_is_dropped_and_costs_nothing_of_the_rate,
     kills::kills_under_load_lose_and_double_nothing_and_keys_keep_their_order,
     kills::kills_with_several_lanes_lose_and_double_nothing_and_keys_keep_their_order,
 );

@@ -5,7 +5,7 @@ use tokio::sync::watch;
 use super::adaptive::Adaptive;
 use super::pacer::{Pace, Pacer, Tolerance};
 use crate::config;
-use crate::limits::PACER_SLACK_MS;
+use crate::limits::{PACER_CATCH_UP_MS, PACER_SLACK_MS};
 use crate::planted::{Bug, is_planted};
 use crate::queue::{DrainState, Instructions, Queue};
 
@@ -83,7 +83,10 @@ fn ceiling(shaping: &config::Shaping, unix_us: u64) -> Pace {
     let tolerance_ms = shaping.batch.linger_ms_max.saturating_add(PACER_SLACK_MS);
     let mut tolerance = match shaping.burst {
         Some(burst) => Tolerance::Records(burst),
-        None => Tolerance::Time(tolerance_ms.saturating_mul(1_000_000)),
+        None => Tolerance::Gradual {
+            at_once_ns: tolerance_ms.saturating_mul(1_000_000),
+            in_all_ns: tolerance_ms.saturating_add(PACER_CATCH_UP_MS).saturating_mul(1_000_000),
+        },
     };
     if is_planted(Bug::DoubleFirstSecond) {
         tolerance = Tolerance::Time((tolerance_ms + 1000) * 1_000_000);

@@ -1,6 +1,6 @@
 //! The drain: one thread that hands each queue's records to its sink at the queue's rate.
 //!
-//! What decides is pure: [`pacer`] (when), [`adaptive`] (how much less than the ceiling),
+//! What decides is pure: [`pacer`] (when), [`window`] (which, if not the oldest), [`adaptive`] (how much less than the ceiling),
 //! [`retry`] (when again), [`breaker`] (how much then), [`meter`] (how fast it was), all of
 //! it kept together by `course`. What acts: [`feed`] (where records come from), `lot` (what
 //! goes at once), [`dead_letters`] (where refused ones go), [`pause`] (the mark that nothing is

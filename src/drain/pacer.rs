@@ -6,6 +6,10 @@
 //! of any length T ever sees more than `rate × T + burst` records. There is no bucket
 //! that could be full at the start, after a pause or after a change of the rate.
 //!
+//! Lateness that the sink or the machine causes may be made good in two ways. What a small tolerance covers leaves at once. A
+//! second, larger one is made good a little above the rate, by a second cell rate that limits the first: so a stall
+//! costs nothing in the mean, and no short window sees a burst for it. Idle time counts for the first alone.
+//!
 //! Time is counted in units of a nanosecond divided by the rate's numerator, so that
 //! every interval is a whole number and no rounding ever adds up.
 
@@ -25,6 +29,15 @@ pub struct Pace {
 pub enum Tolerance {
     /// So many nanoseconds. No window sees more than `rate × (T + this) + 1` records.
     Time(u64),
+    /// So many nanoseconds in all, of which `at_once_ns` leave at once and the rest at [`CATCH_UP_PERCENT`] of the rate.
+    /// No window sees more than `rate × (T + in_all_ns) + 1` records, nor more than that share of `rate × T` and
+    /// `rate × at_once_ns + 1`.
+    Gradual {
+        /// What may leave at once.
+        at_once_ns: u64,
+        /// What is made good in all, if there was something to send all the time.
+        in_all_ns: u64,
+    },
     /// As much as lets so many records, at least one, leave at once. No window sees more than `rate × T + this`.
     Records(u64),
 }
@@ -33,7 +46,12 @@ pub enum Tolerance {
 #[derive(Clone, Debug)]
 pub struct Pacer {
     limit: Option<Limit>,
+    /// How fast lateness is made good, if not at once.
+    catch_up: Option<Limit>,
 }
+
+/// Hundredths of the rate at which lateness is made good: in 100 ms one of them is a millisecond's worth.
+pub const CATCH_UP_PERCENT: u64 = 101;
 
 #[derive(Clone, Debug)]
 struct Limit {
@@ -51,7 +69,7 @@ impl Pacer {
     /// A pacer whose first record may leave one interval from now.
     #[must_use]
     pub fn new(pace: Pace, now_ns: u64) -> Self {
-        Self { limit: Limit::new(pace, now_ns, 1) }
+        Self { limit: Limit::new(pace, now_ns, 1), catch_up: Limit::catching_up(pace, now_ns, 1) }
     }
 
     /// Goes on at another pace. Lateness that could have been made good is lost, as at the start; records that were
@@ -59,21 +77,29 @@ impl Pacer {
     pub fn change(&mut self, pace: Pace, now_ns: u64) {
         let owed = self.limit.as_ref().map_or(1, |limit| limit.owed(now_ns));
         self.limit = Limit::new(pace, now_ns, owed);
+        self.catch_up = Limit::catching_up(pace, now_ns, owed);
+    }
+
+    /// There was nothing to send until now: what could have left is made good as far as it may leave at once.
+    pub fn rest(&mut self, now_ns: u64) {
+        if let (Some(limit), Some(catch_up)) = (&mut self.limit, &self.catch_up) {
+            let at_once = catch_up.tolerance / catch_up.interval * limit.interval;
+            limit.next = limit.next.max(limit.now(now_ns).saturating_sub(at_once));
+        }
     }
 
     /// How many records may leave now.
     #[must_use]
     pub fn due(&self, now_ns: u64) -> u64 {
         let Some(limit) = &self.limit else { return u64::MAX };
-        let now = limit.now(now_ns);
-        let next = limit.next_at(now);
-        if now < next { 0 } else { u64::try_from((now - next) / limit.interval + 1).unwrap_or(u64::MAX) }
+        let due = limit.due(now_ns);
+        self.catch_up.as_ref().map_or(due, |catch_up| due.min(catch_up.due(now_ns)))
     }
 
     /// Takes `count` departures, due or not: records that are sent again count too, and
     /// what was taken early is waited for afterwards.
     pub fn take(&mut self, count: u64, now_ns: u64) {
-        if let Some(limit) = &mut self.limit {
+        for limit in [&mut self.limit, &mut self.catch_up].into_iter().flatten() {
             limit.next = limit.next_at(limit.now(now_ns)) + u128::from(count) * limit.interval;
         }
     }
@@ -83,9 +109,8 @@ impl Pacer {
     #[must_use]
     pub fn when_due_ns(&self, count: u64, now_ns: u64) -> u64 {
         let Some(limit) = &self.limit else { return now_ns };
-        let next = limit.next_at(limit.now(now_ns));
-        let last = next + u128::from(count.saturating_sub(1)) * limit.interval;
-        u64::try_from(last.div_ceil(limit.units_per_ns)).unwrap_or(u64::MAX)
+        let due_ns = limit.when_due_ns(count, now_ns);
+        self.catch_up.as_ref().map_or(due_ns, |catch_up| due_ns.max(catch_up.when_due_ns(count, now_ns)))
     }
 
     /// How many records make up `span_ns` of the rate, at least one, and at most what may leave at once.
@@ -99,7 +124,7 @@ impl Pacer {
     /// How many records may leave at once, at least one.
     #[must_use]
     pub fn at_once(&self) -> u64 {
-        let Some(limit) = &self.limit else { return u64::MAX };
+        let Some(limit) = self.catch_up.as_ref().or(self.limit.as_ref()) else { return u64::MAX };
         u64::try_from(limit.tolerance / limit.interval + 1).unwrap_or(u64::MAX)
     }
 }
@@ -110,12 +135,38 @@ impl Limit {
         let Rate::Limited { records, period_ns } = pace.rate else { return None };
         let (units_per_ns, interval) = (u128::from(records), u128::from(period_ns));
         let tolerance = match pace.tolerance {
-            Tolerance::Time(ns) => u128::from(ns) * units_per_ns,
+            Tolerance::Time(ns) | Tolerance::Gradual { in_all_ns: ns, .. } => u128::from(ns) * units_per_ns,
             // One unit short of as many intervals: with all of it, one more record would be due.
             Tolerance::Records(burst) => u128::from(burst.max(1)) * interval - 1,
         };
         let next = u128::from(now_ns) * units_per_ns + u128::from(owed.max(1)) * interval;
         Some(Self { units_per_ns, interval, tolerance, next })
+    }
+
+    /// The rate at which lateness is made good, of which as much as may leave at once is this one's tolerance.
+    fn catching_up(pace: Pace, now_ns: u64, owed: u64) -> Option<Self> {
+        let (Rate::Limited { records, period_ns }, Tolerance::Gradual { at_once_ns, .. }) = (pace.rate, pace.tolerance)
+        else {
+            return None;
+        };
+        let units_per_ns = u128::from(records) * u128::from(CATCH_UP_PERCENT);
+        let interval = u128::from(period_ns) * 100;
+        // In records at the rate itself, so that what may leave at once is no more than it says.
+        let tolerance = u128::from(at_once_ns) * u128::from(records) * 100;
+        let next = u128::from(now_ns) * units_per_ns + u128::from(owed.max(1)) * interval;
+        Some(Self { units_per_ns, interval, tolerance, next })
+    }
+
+    fn due(&self, now_ns: u64) -> u64 {
+        let now = self.now(now_ns);
+        let next = self.next_at(now);
+        if now < next { 0 } else { u64::try_from((now - next) / self.interval + 1).unwrap_or(u64::MAX) }
+    }
+
+    fn when_due_ns(&self, count: u64, now_ns: u64) -> u64 {
+        let next = self.next_at(self.now(now_ns));
+        let last = next + u128::from(count.saturating_sub(1)) * self.interval;
+        u64::try_from(last.div_ceil(self.units_per_ns)).unwrap_or(u64::MAX)
     }
 
     fn now(&self, now_ns: u64) -> u128 {
@@ -216,6 +267,45 @@ mod tests {
         }
     }
 
+    fn gradual(rate: &str) -> Pacer {
+        let tolerance = Tolerance::Gradual { at_once_ns: 9_000_000, in_all_ns: 100_000_000 };
+        Pacer::new(Pace { rate: rate.parse().unwrap(), tolerance }, 0)
+    }
+
+    /// Sends what is due, looking every millisecond, and returns how many records each 100 ms saw.
+    fn hundreds(pacer: &mut Pacer, looks_ms: impl IntoIterator<Item = u64>) -> Vec<u64> {
+        let mut sent = Vec::new();
+        for ms in looks_ms {
+            let hundred = usize::try_from(ms / 100).unwrap();
+            sent.resize(sent.len().max(hundred + 1), 0);
+            let due = pacer.due(ms * 1_000_000);
+            pacer.take(due, ms * 1_000_000);
+            sent[hundred] += due;
+        }
+        sent
+    }
+
+    #[test]
+    fn a_stall_is_made_good_a_hundredth_above_the_rate() {
+        let mut pacer = gradual("5000/s");
+        // Nobody looks from 1,000 to 1,060 ms.
+        let sent = hundreds(&mut pacer, (0..10_000).filter(|ms| !(1000..1060).contains(ms)));
+        assert_eq!(sent.iter().sum::<u64>(), 49_995, "all of ten seconds but the last millisecond");
+        assert_eq!((sent[9], sent[10]), (500, 242));
+        assert!(sent[11..60].iter().all(|records| (504..=506).contains(records)), "{sent:?}");
+        assert!(sent[63..].iter().all(|records| *records == 500), "{sent:?}");
+    }
+
+    #[test]
+    fn idle_time_is_made_good_at_once_or_not_at_all() {
+        let mut pacer = gradual("5000/s");
+        pacer.rest(3600 * SECOND);
+        assert_eq!(pacer.due(3600 * SECOND), 46);
+        let now_ms = 3_600_000;
+        let sent: u64 = hundreds(&mut pacer, now_ms..now_ms + 1000).iter().sum();
+        assert_eq!(sent, 46 + 4995);
+    }
+
     #[test]
     fn a_change_neither_hoards_nor_forgets_what_is_owed() {
         let pace = |rate: &str| Pace { rate: rate.parse().unwrap(), tolerance: Tolerance::Time(8_000_000) };
@@ -303,6 +393,43 @@ mod tests {
                     let window = u128::from(at - sent[from].0 + tolerance_ns);
                     let bound = window * u128::from(records) / u128::from(period_ms * 1_000_000) + 1;
                     prop_assert!(total <= bound, "{} in {} ns", total, at - sent[from].0);
+                }
+            }
+        }
+
+        /// The same where lateness is made good gradually, whenever there was nothing to send.
+        #[test]
+        fn no_window_sees_more_than_both_rates_and_their_tolerances(
+            records in 1_u64..1_000_000,
+            period_ms in 1_u64..100_000,
+            at_once_ns in 0_u64..20_000_000,
+            more_ns in 0_u64..100_000_000,
+            looks in prop::collection::vec((0_u64..60_000_000, any::<bool>()), 1..120),
+        ) {
+            let rate = Rate::Limited { records, period_ns: period_ms * 1_000_000 };
+            let in_all_ns = at_once_ns + more_ns;
+            let mut pacer = Pacer::new(Pace { rate, tolerance: Tolerance::Gradual { at_once_ns, in_all_ns } }, 0);
+            let mut now = 0;
+            let mut sent = Vec::new();
+            for (pause, rests) in looks {
+                now += pause;
+                if rests {
+                    pacer.rest(now);
+                }
+                let due = pacer.due(now);
+                prop_assert!(due <= pacer.at_once());
+                pacer.take(due, now);
+                sent.push((now, due));
+            }
+            let records_in = |ns: u128| ns * u128::from(records) / u128::from(period_ms * 1_000_000) + 1;
+            for from in 0..sent.len() {
+                let mut total: u128 = 0;
+                for (at, count) in &sent[from..] {
+                    total += u128::from(*count);
+                    let window = u128::from(at - sent[from].0);
+                    let even = records_in((window * u128::from(CATCH_UP_PERCENT)).div_ceil(100) + u128::from(at_once_ns));
+                    let bound = records_in(window + u128::from(in_all_ns)).min(even + 1);
+                    prop_assert!(total <= bound, "{} in {} ns, where {} may", total, window, bound);
                 }
             }
         }

@@ -73,11 +73,14 @@ pub enum DrainError {
     #[error(
         "the sink says that sequence {position} was the last one delivered, but the journal begins with {first}: the \
          database was set back to an earlier state. If the records in between are not wanted any more, set \
-         forebay_position.position of this part to {} and restart", first - 1
+         forebay_position.position of this part to {}{} and restart", first - 1,
+        if *has_beyond { " and its beyond to NULL, which means nothing with another position," } else { "" }
     )]
     SinkBehind {
         /// The sink's position.
         position: Sequence,
+        /// Whether the sink also has something beyond it.
+        has_beyond: bool,
         /// The first sequence that the journal has.
         first: Sequence,
     },
@@ -417,6 +420,9 @@ impl<S: Scheduler> Runner<S> {
             _ = self.waiter.instructions.changed() => {}
             _ = self.waiter.stop.changed() => {}
         }
+        if self.dispatcher.in_flight().next().is_none() {
+            self.shared.state().course.pacer.rest(self.platform.monotonic_ns());
+        }
     }
 
     /// Waits until a batch is due and returns how many records may leave; 0 if the caller should look again.
@@ -465,7 +471,7 @@ fn check_ahead(queue: &Queue, progress: &Progress) -> Result<(), DrainError> {
 fn check_behind(queue: &Queue, progress: &Progress) -> Result<(), DrainError> {
     let (position, trimmed) = (progress.through(), queue.journal.trimmed.get());
     if position < trimmed {
-        return Err(DrainError::SinkBehind { position, first: trimmed + 1 });
+        return Err(DrainError::SinkBehind { position, has_beyond: !progress.is_in_order(), first: trimmed + 1 });
     }
     Ok(())
 }

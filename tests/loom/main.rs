@@ -72,9 +72,10 @@ fn every_planted_bug_is_found() {
             }
             Bug::LookBeforeRegistering => ("executor::an_executor_sleeps_through_no_answer", DEADLOCK),
             Bug::WakeBeforeStop => ("executor::an_executor_sleeps_through_no_stop", DEADLOCK),
-            Bug::FateBeforePosition => {
-                ("marks::the_ticket_of_a_dead_letter_never_says_delivered", "a dead letter is taken for delivered")
-            }
+            Bug::FateBeforePosition => (
+                "marks::the_ticket_of_a_dead_letter_never_says_delivered",
+                "what the drain has passed over is taken for delivered",
+            ),
             Bug::LoseWakeUp | Bug::IgnoreEnds | Bug::DurableBeforeHot => {
                 ("way::a_record_goes_all_the_way_and_everything_ends", DEADLOCK)
             }

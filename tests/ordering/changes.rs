@@ -3,7 +3,9 @@
 use serde_json::json;
 
 use crate::server::eventually;
-use crate::stage::{Kind, Stage, admin, letters, metric, now, pause, redrive_all, resume, send, send_all, ticket};
+use crate::stage::{
+    Kind, Stage, letters, metric, now, pause, redrive_all, resume, send, send_all, ticket, until_waiting,
+};
 
 const OPEN: &str = "rate = \"unlimited\"\norder = \"none\"\nfair_by = \"header:X-Tenant\"\ndelay_ms_max = 86400000";
 const STRICT: &str = "rate = \"unlimited\"\nbatch = { records_max = 1 }";
@@ -37,7 +39,7 @@ pub fn poison_between_others_is_set_aside_and_redriven(kind: Kind) {
     for ticket in [&early, &late] {
         eventually("the dead letter", || (server.client().ticket(ticket)["state"] == "dead").then_some(()));
     }
-    eventually("all but one", || (metric(&server, "drain_beyond_records") == 202).then_some(()));
+    until_waiting(&server, 1, 202);
     server.kill9();
     let server = stage.site.start();
     server.until_delivered(&send(&server, &[], "after the kill"));
@@ -76,7 +78,7 @@ pub fn a_queue_that_is_strict_again_delivers_the_rest_once_and_in_order(kind: Ki
     let all = || (metric(&server, "backlog_records"), metric(&server, "backlog_bytes"));
     eventually("the end of the backlog", || (all() == (0, 0)).then_some(()));
     stage.assert_all_in_order(9);
-    assert_eq!(metric(&server, "drain_beyond_records"), 0);
+    until_waiting(&server, 0, 0);
     server.stop();
 
     // The same with a poison record, the last one beyond the position, and a rate, at which nothing is read ahead.
@@ -134,7 +136,7 @@ pub fn a_full_window_holds_up_what_is_behind_it_and_loses_nothing(kind: Kind) {
 
     send_all(&server, &[HOUR], numbers(15..25));
     let last = send_all(&server, &[], numbers(25..30));
-    eventually("a full window", || (metric(&server, "drain_window_records") == 10).then_some(()));
+    until_waiting(&server, 10, 0);
     // Once more around.
     pause(&server);
     resume(&server);
@@ -150,13 +152,13 @@ pub fn a_full_window_holds_up_what_is_behind_it_and_loses_nothing(kind: Kind) {
     stage.configure(OPEN);
     let server = stage.site.start();
     assert_eq!(stage.until_bodies(20)[15..], numbers(25..30));
-    eventually("what waits", || (metric(&server, "drain_window_records") == 10).then_some(()));
+    until_waiting(&server, 10, 5);
     server.stop();
     stage.configure(STRICT);
     let server = stage.site.start();
     assert_eq!(stage.until_bodies(30)[20..], numbers(15..25));
     eventually("the position", || (stage.position() == 30).then_some(()));
-    assert_eq!(admin(&server, "GET", "", &serde_json::Value::Null)["now"]["beyond_records"], 0);
+    until_waiting(&server, 0, 0);
     stage.assert_all_in_order(30);
     server.stop();
 }

@@ -192,6 +192,14 @@ pub fn metric(server: &Server, name: &str) -> u64 {
     server.metric(&format!("forebay_{name}{{queue=\"orders\"}}"))
 }
 
+/// Waits until so many records wait in the window, and so many are delivered beyond the position.
+pub fn until_waiting(server: &Server, in_window: u64, beyond: u64) {
+    eventually(&format!("{in_window} records in the window and {beyond} beyond the position"), || {
+        let found = (metric(server, "drain_window_records"), metric(server, "drain_beyond_records"));
+        (found == (in_window, beyond)).then_some(())
+    });
+}
+
 /// The state of a ticket, and its position if it has one.
 pub fn ticket(server: &Server, ticket: &str) -> (String, Option<u64>) {
     let value = server.client().ticket(ticket);

@@ -222,6 +222,23 @@ fn damage_in_a_sealed_segment_ends_the_delivery_before_it() {
     server.stop();
 }
 
+/// A window reads ahead, and does not meet damage before its turn.
+#[test]
+fn damage_ahead_does_not_keep_what_has_been_read_from_being_delivered_out_of_order() {
+    let site = recycling::site_with_many_segments();
+    let segment = Segment::read(&site.files("orders", "seg")[3]);
+    let (offset, header) = segment.batches[1];
+    segment.flip(offset + 200);
+    let one_by_one = format!("{UNLIMITED}order = \"none\"\nbatch = {{ records_max = 1 }}\n");
+    site.configure(&format!("{}{one_by_one}", server::SMALL_JOURNAL));
+    let server = site.start();
+    server::eventually("a halt", || (server.metric("forebay_drain_halted{queue=\"orders\"}") == 1).then_some(()));
+    assert!(server.said(&segment.path.display().to_string()), "{}", server.log());
+    let before = usize::try_from(header.first_sequence.get()).unwrap() - 1;
+    assert_eq!(server::database::sqlite_column(&site.database("orders"), BODIES).len(), before);
+    server.stop();
+}
+
 #[test]
 fn a_damaged_footer_is_no_loss_and_one_that_promises_more_is_refused() {
     let site = recycling::site_with_many_segments();

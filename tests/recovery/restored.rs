@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::*;
-use server::database::sqlite_column;
+use server::database::{sqlite_column, sqlite_execute};
 use server::{SMALL_JOURNAL, Server, eventually};
 
 const ROWS: &str = "SELECT body FROM forebay_orders ORDER BY rowid";
@@ -115,9 +115,25 @@ fn a_database_restored_to_before_what_the_journal_still_has_halts_its_queue() {
     // It says from where to where, and the front door stays open.
     let log = server.log();
     let line = log.lines().find(|line| line.contains("no longer delivered")).unwrap();
-    assert!(line.contains('5'), "{line}");
+    assert!(line.contains('5') && !line.contains("beyond"), "{line}");
     server.client().accept("orders", "more");
     assert_eq!(shop.rows().len(), 5, "something was delivered beyond the gap");
+    server.stop();
+
+    // What was beyond the position then must not count from another one.
+    sqlite_execute(&shop.database(), "UPDATE forebay_position SET beyond = x'010101'");
+    let server = shop.start();
+    until_halted(&server);
+    server.until_said("and its beyond to NULL");
+    let first = server.log().split("the journal begins with ").nth(1).unwrap().split(':').next().unwrap().to_owned();
+    server.stop();
+    let position = first.parse::<u64>().unwrap() - 1;
+    sqlite_execute(&shop.database(), &format!("UPDATE forebay_position SET position = {position}, beyond = NULL"));
+    let server = shop.start();
+    let last = server.client().accept("orders", "last");
+    server.until_delivered(&last);
+    let rows = shop.rows();
+    assert!(rows.len() > 7 && rows.ends_with(&["more".to_owned(), "last".to_owned()]), "{rows:?}");
     server.stop();
 }
 

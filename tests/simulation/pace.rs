@@ -2,7 +2,8 @@
 
 use std::collections::VecDeque;
 
-use forebay::limits::PACER_SLACK_MS;
+use forebay::drain::pacer::CATCH_UP_PERCENT;
+use forebay::limits::{PACER_CATCH_UP_MS, PACER_SLACK_MS};
 use forebay::queue::Queue;
 use forebay::rate::Rate;
 
@@ -63,7 +64,9 @@ impl Pace {
             }
             let Some(Rate::Limited { records, period_ns }) = rate else { return None };
             let window_ns = now_ns - from_ns;
-            let bound = u128::from(window_ns + tolerance_ns) * u128::from(records) / u128::from(period_ns) + 1;
+            let records_in = |ns: u64| u128::from(ns) * u128::from(records) / u128::from(period_ns) + 1;
+            let even = records_in(window_ns * CATCH_UP_PERCENT / 100 + 1 + tolerance_ns) + 1;
+            let bound = records_in(window_ns + tolerance_ns + PACER_CATCH_UP_MS * 1_000_000).min(even);
             if u128::from(total) > bound {
                 return Some(format!("{total} rows within {window_ns} ns, where {bound} may leave"));
             }

@@ -1,7 +1,7 @@
 //! What limits a rate, and how its arrivals are seen.
 
 use super::endpoint::Endpoint;
-use super::{PaceError, PacePlan, Stage, TOLERANCE_MS, governed, io_error, records_in};
+use super::{CATCH_UP_MS, PaceError, PacePlan, Stage, TOLERANCE_MS, governed, io_error, records_in};
 use crate::engine::{self, Load, Outcome, Payload, Plan, Progress, RetryPolicy};
 use crate::order::{RunId, write_order};
 use crate::peer::{
@@ -103,7 +103,8 @@ impl Contender {
         let Kind::Forebay { burst_ms, .. } = self.kind else { return None };
         let above = match burst_ms {
             Some(ms) => records_in(rate_per_second, ms).max(1),
-            None => records_in(rate_per_second, TOLERANCE_MS) + 1,
+            // A hundredth of the second is what a stall is made good with.
+            None => records_in(rate_per_second, TOLERANCE_MS + CATCH_UP_MS) + 1,
         };
         Some(u64::from(rate_per_second) + above)
     }

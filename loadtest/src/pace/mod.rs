@@ -29,6 +29,8 @@ use std::time::Duration;
 const MARGIN: Duration = Duration::from_millis(1500);
 /// Lateness that forebay makes good by default: `linger_ms_max` and the pacer's slack, in milliseconds.
 const TOLERANCE_MS: u32 = 9;
+/// Milliseconds of the rate by which it makes a stall good in each second.
+const CATCH_UP_MS: u32 = 10;
 /// The stretch of the rate that forebay gathers into one batch by default: `linger_ms_max`, in milliseconds.
 const BATCH_MS: u32 = 5;
 

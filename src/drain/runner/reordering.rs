@@ -51,9 +51,6 @@ impl<S: Scheduler> Runner<S> {
     /// Takes what is due from the window; `None` if nothing was, and the caller should look again.
     pub(super) async fn take_from_window(&mut self, lot: &mut Lot) -> Result<Option<InFlight>, DrainError> {
         let filled = self.fill_window().await;
-        if !self.is_read(filled).await? {
-            return Ok(None);
-        }
         // Also while nothing of it may leave.
         self.publish_window();
         let now_here = now(&self.platform);
@@ -61,6 +58,10 @@ impl<S: Scheduler> Runner<S> {
         let ready = reordering.window.ready(now_here);
         if ready == 0 {
             let wait = reordering.window.next_due_ns(now_here).map(Duration::from_nanos);
+            // What has been read goes on its way before an error counts, which is found again.
+            if !self.is_read(filled).await? {
+                return Ok(None);
+            }
             let has_more = self.queue.journal.durable.get() > self.feed.position();
             if !has_more || self.room().is_none() {
                 self.wait_for_records(wait).await;
@@ -71,6 +72,8 @@ impl<S: Scheduler> Runner<S> {
         if count == 0 {
             return Ok(None);
         }
+        // What has come meanwhile may be more urgent than what was there. An error is found again.
+        let _ = self.fill_window().await;
         let (bytes_max, now_here) = (self.shared.state().course.told.shaping.batch.bytes_max, now(&self.platform));
         let Some(reordering) = &mut self.reordering else { return Ok(None) };
         let Picked { records, keys } = reordering.window.pick(count, bytes_max, now_here);
