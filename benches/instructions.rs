@@ -119,11 +119,17 @@ fn recovery_scan((identity, bytes): (SegmentIdentity, Vec<u8>)) -> (Scan, Vec<u8
 }
 
 fn pacer() -> Pacer {
-    Pacer::new(Pace { rate: "5000/s".parse().unwrap(), tolerance: Tolerance::Time(9_000_000) }, 0)
+    Pacer::new(
+        Pace {
+            rate: "5000/s".parse().unwrap(),
+            tolerance: Tolerance::Gradual { at_once_ns: 9_000_000, in_all_ns: 109_000_000 },
+        },
+        0,
+    )
 }
 
 #[library_benchmark]
-#[bench::looks_64(setup = pacer, config = at_most(6_200))]
+#[bench::looks_64(setup = pacer, config = at_most(10_700))]
 fn pacing(mut pacer: Pacer) -> Pacer {
     let mut now_ns = 0;
     for _ in 0..TIMES {

@@ -171,7 +171,13 @@ fn pacing(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("pacer");
     group.throughput(Throughput::Elements(LOOKS));
     group.bench_function("due", |bencher| {
-        let mut pacer = Pacer::new(Pace { rate: "5000/s".parse().unwrap(), tolerance: Tolerance::Time(9_000_000) }, 0);
+        let mut pacer = Pacer::new(
+            Pace {
+                rate: "5000/s".parse().unwrap(),
+                tolerance: Tolerance::Gradual { at_once_ns: 9_000_000, in_all_ns: 109_000_000 },
+            },
+            0,
+        );
         let mut now_ns = 0;
         bencher.iter(|| {
             for _ in 0..LOOKS {

@@ -93,14 +93,20 @@ impl Pacer {
     pub fn due(&self, now_ns: u64) -> u64 {
         let Some(limit) = &self.limit else { return u64::MAX };
         let due = limit.due(now_ns);
-        self.catch_up.as_ref().map_or(due, |catch_up| due.min(catch_up.due(now_ns)))
+        match &self.catch_up {
+            Some(catch_up) if due > 0 => due.min(catch_up.due(now_ns)),
+            _ => due,
+        }
     }
 
     /// Takes `count` departures, due or not: records that are sent again count too, and
     /// what was taken early is waited for afterwards.
     pub fn take(&mut self, count: u64, now_ns: u64) {
-        for limit in [&mut self.limit, &mut self.catch_up].into_iter().flatten() {
-            limit.next = limit.next_at(limit.now(now_ns)) + u128::from(count) * limit.interval;
+        if let Some(limit) = &mut self.limit {
+            limit.take(count, now_ns);
+        }
+        if let Some(catch_up) = &mut self.catch_up {
+            catch_up.take(count, now_ns);
         }
     }
 
@@ -157,6 +163,12 @@ impl Limit {
         Some(Self { units_per_ns, interval, tolerance, next })
     }
 
+    #[inline]
+    fn take(&mut self, count: u64, now_ns: u64) {
+        self.next = self.next_at(self.now(now_ns)) + u128::from(count) * self.interval;
+    }
+
+    #[inline]
     fn due(&self, now_ns: u64) -> u64 {
         let now = self.now(now_ns);
         let next = self.next_at(now);
