@@ -13,7 +13,7 @@ use std::path::PathBuf;
 /// the worst second and the fullest and emptiest 100 ms, wherever they begin, from the first arrival on.
 ///
 /// forebay drains into a PostgreSQL of its own, forebay-sqlite into SQLite; both were paused before, with a backlog that
-/// is enough for the whole run. forebay-50ms has a burst of 50 ms instead of the default of 9 ms. nginx delays (`limit_req`, clients wait for their answer). HAProxy has nothing that delays
+/// is enough for the whole run. forebay-50ms makes up to 50 ms good at once instead of 9 ms, and nothing gradually. nginx delays (`limit_req`, clients wait for their answer). HAProxy has nothing that delays
 /// requests: it refuses what is above the rate of the last second with 429, and clients repeat after 1 to 20 ms. governor
 /// is a loop over `until_ready` of the Rust crate with the bucket that `Quota::per_second` makes, a second's worth;
 /// governor-9ms has a bucket of 9 ms.
