@@ -162,6 +162,8 @@ pub const RETRY_FAILURES_MAX: u64 = 5;
 pub const RETRY_BACKOFF_MS_MIN: u64 = 100;
 /// Longest pause between two attempts, in milliseconds.
 pub const RETRY_BACKOFF_MS_MAX: u64 = 10_000;
+/// The longest that a sink may ask to be left alone, in milliseconds; what it asks beyond that is cut (fixed).
+pub const RETRY_AFTER_MS_MAX: u64 = 300_000;
 /// What `retry.attempts_max` may be (fixed upper bound; by default there is no such end).
 pub const RETRY_ATTEMPTS_MAX: u64 = 1_000_000;
 /// What `retry.age_ms_max` may be, in milliseconds (fixed upper bound, ten years; by default there is no such end).

@@ -337,9 +337,9 @@ fn start_drain(
             let queue = &parts.queue;
             let reorders = queue.config.ordering.is_reordering();
             let part = Part { queue: queue.name.clone(), id: directory.identity.part(&queue.name), reorders };
-            let config = queue.config.sink.with_default_url(data_dir, &queue.name);
-            let sink = sink::open(&config, part.clone());
-            let open = Box::new(move |subpart: Subpart<'_>| sink::open(&config, part.subpart(subpart)));
+            let (config, data_dir) = (queue.config.sink.clone(), data_dir.to_owned());
+            let sink = sink::open(&config, part.clone(), &data_dir);
+            let open = Box::new(move |subpart: Subpart<'_>| sink::open(&config, part.subpart(subpart), &data_dir));
             parts.runner(sink, open, stop.clone())
         })
         .collect();

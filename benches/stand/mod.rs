@@ -24,7 +24,13 @@ pub const NOW_US: u64 = 1_700_000_000_000_042;
 /// The configuration in which all options have their defaults.
 #[must_use]
 pub fn configuration() -> Config {
-    config::parse("[[listeners]]\naddress = \"127.0.0.1:0\"\n[queues.orders]\n", "defaults", &|_| None).unwrap()
+    config::parse(
+        "[[listeners]]\naddress = \"127.0.0.1:0\"\n[queues.orders]\n",
+        "defaults",
+        &|_| None,
+        &forebay::sink::KINDS,
+    )
+    .unwrap()
 }
 
 /// A JSON object of so many bytes.

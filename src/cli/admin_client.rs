@@ -11,7 +11,7 @@ use hyper::{Method, Request, StatusCode, header};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
 
-use crate::config;
+use crate::{config, sink};
 
 /// How long a running server may take for an answer.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -34,7 +34,7 @@ impl Target {
         match &self.config {
             None => Ok(self.admin),
             Some(path) => {
-                let mut address = config::load(path)?.admin.address;
+                let mut address = config::load(path, &sink::KINDS)?.admin.address;
                 if address.ip().is_unspecified() {
                     address.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
                 }

@@ -10,9 +10,9 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::config;
 use crate::control::Control;
 use crate::server::Server;
+use crate::{config, sink};
 
 /// Descriptors for everything but connections: segments, databases, rings, logs.
 const FILES_RESERVED: u64 = 256;
@@ -41,7 +41,7 @@ pub struct Arguments {
 ///
 /// The configuration is wrong or the server cannot start.
 pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    let config = config::load(&arguments.config)?;
+    let config = config::load(&arguments.config, &sink::KINDS)?;
     abort_on_panic();
     raise_file_limit(config.ingress.connections_max);
     // The signals are caught before anything starts, so that none is missed.
@@ -113,7 +113,7 @@ fn signal_thread(run: impl FnOnce() + Send + 'static) -> anyhow::Result<JoinHand
 
 /// Reads the configuration again and says what came of it.
 fn reload(path: &Path, control: &Control) {
-    let config = match config::load(path) {
+    let config = match config::load(path, &sink::KINDS) {
         Ok(config) => config,
         Err(errors) => {
             tracing::error!("the configuration is not taken over, since it has errors; nothing has changed:\n{errors}");

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 
 use toml::de::DeTable;
 
+use super::SinkKind;
 use super::environment::substitute;
 use super::error::{ConfigError, ConfigErrors};
 use super::wording::one_line;
@@ -36,15 +37,26 @@ pub(super) struct Context<'a> {
     file: &'a str,
     newlines: Vec<usize>,
     env: &'a dyn Fn(&str) -> Option<String>,
+    kinds: &'a [&'static SinkKind],
     errors: RefCell<Vec<ConfigError>>,
     asked: RefCell<BTreeSet<String>>,
 }
 
 impl<'a> Context<'a> {
     /// Prepares to read `text`.
-    pub(super) fn new(text: &str, file: &'a str, env: &'a dyn Fn(&str) -> Option<String>) -> Self {
+    pub(super) fn new(
+        text: &str,
+        file: &'a str,
+        env: &'a dyn Fn(&str) -> Option<String>,
+        kinds: &'a [&'static SinkKind],
+    ) -> Self {
         let newlines = text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n').map(|(offset, _)| offset).collect();
-        Context { file, newlines, env, errors: RefCell::default(), asked: RefCell::default() }
+        Context { file, newlines, env, kinds, errors: RefCell::default(), asked: RefCell::default() }
+    }
+
+    /// The kinds of sinks that there are; the first is the default.
+    pub(super) fn kinds(&self) -> &'a [&'static SinkKind] {
+        self.kinds
     }
 
     /// The line of a byte offset, counted from 1.

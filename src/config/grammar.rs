@@ -103,29 +103,51 @@ pub(super) fn is_header_name(name: &str) -> bool {
 
 /// Where the value of a column or parameter comes from.
 pub(super) fn source(text: &Text) -> Result<Source, String> {
-    let value = text.value.as_str();
-    if let Some((_, source)) = BUILT_IN.iter().find(|(name, _)| *name == value) {
-        return Ok(source.clone());
+    if let Some(source) = known_source(&text.value) {
+        return Ok(source);
     }
     let given = text.quoted();
+    Err(match unknown_source(&text.value, !text.secret) {
+        Unknown::Empty => "cannot be empty; write `$body` for the whole body".to_owned(),
+        Unknown::Pointer(fault) => format!("cannot be {given}; {fault}"),
+        Unknown::Name(advice) => format!("cannot be {given}; {advice}"),
+    })
+}
+
+/// Where a value comes from that is named within another text.
+pub(super) fn named_source(name: &str) -> Result<Source, String> {
+    known_source(name).ok_or_else(|| match unknown_source(name, false) {
+        Unknown::Empty => "has empty braces; write `{$body}` for the whole body".to_owned(),
+        Unknown::Pointer(fault) => format!("holds a value that cannot be; {fault}"),
+        Unknown::Name(advice) => format!("holds a value that cannot be; {advice}"),
+    })
+}
+
+fn known_source(value: &str) -> Option<Source> {
+    let built_in = BUILT_IN.iter().find(|(name, _)| *name == value).map(|(_, source)| source.clone());
+    let is_pointer = value.starts_with('/') && pointer_fault(value).is_none();
+    built_in.or_else(|| is_pointer.then(|| Source::Pointer(value.to_owned())))
+}
+
+/// What is wrong with the name of a value.
+enum Unknown {
+    Empty,
+    Pointer(&'static str),
+    /// With what could be written.
+    Name(String),
+}
+
+fn unknown_source(value: &str, is_shown: bool) -> Unknown {
     if value.is_empty() {
-        return Err("cannot be empty; write `$body` for the whole body".to_owned());
+        return Unknown::Empty;
     }
-    if value.starts_with('/') {
-        return match pointer_fault(value) {
-            None => Ok(Source::Pointer(value.to_owned())),
-            Some(fault) => Err(format!("cannot be {given}; {fault}")),
-        };
+    if let Some(fault) = value.starts_with('/').then(|| pointer_fault(value)).flatten() {
+        return Unknown::Pointer(fault);
     }
     let names: Vec<&str> = BUILT_IN.iter().map(|(name, _)| *name).collect();
     let choices = format!("a JSON pointer such as \"/order_id\", or {}", listed(&names, "or"));
-    match nearest(value, names.iter().copied()).filter(|_| !text.secret) {
-        Some(near) => Err(format!("cannot be {given}; did you mean `{near}`? Write {choices}")),
-        None => Err(format!("cannot be {given}; write {choices}")),
-    }
-}
-
-/// Whether this is PostgreSQL's kind of connection URL.
-pub(super) fn is_postgres_url(url: &str) -> bool {
-    url.starts_with("postgres://") || url.starts_with("postgresql://")
+    Unknown::Name(match nearest(value, names.iter().copied()).filter(|_| is_shown) {
+        Some(near) => format!("did you mean `{near}`? Write {choices}"),
+        None => format!("write {choices}"),
+    })
 }

@@ -12,7 +12,7 @@ use super::grammar::{address, clash};
 use super::queue::read_queues;
 use super::reader::{Field, Section};
 use super::wording::bytes_text;
-use super::{Admin, Config, Ingress, Journal, Listener, Protocol, Shutdown};
+use super::{Admin, Config, Ingress, Journal, Listener, Protocol, Shutdown, SinkKind};
 use crate::limits::{self, BLOCK_BYTES, EXECUTORS_MAX, GIB, KIB, LISTENERS_MAX, MIB};
 
 /// Bytes of a configuration file; beyond it the path was hardly meant.
@@ -24,12 +24,12 @@ const ADMIN_PORT: u16 = 8081;
 /// What a segment needs besides one commit: a block for its header and one for its footer.
 const SEGMENT_FRAME_BYTES: u64 = 2 * BLOCK_BYTES as u64;
 
-/// Reads the configuration file at `path`, with variables from the process's environment.
+/// Reads the configuration file at `path`, with variables from the process's environment and sinks of these kinds.
 ///
 /// # Errors
 ///
 /// All errors of the file, sorted by line; or the one that says why the file cannot be read.
-pub fn load(path: &Path) -> Result<Config, ConfigErrors> {
+pub fn load(path: &Path, kinds: &[&'static SinkKind]) -> Result<Config, ConfigErrors> {
     let file = path.display().to_string();
     let whole =
         |line, message| ConfigErrors::new(vec![ConfigError { file: file.clone(), line, key: String::new(), message }]);
@@ -43,7 +43,7 @@ pub fn load(path: &Path) -> Result<Config, ConfigErrors> {
         return Err(whole(0, format!("is larger than {max}; give the path of a configuration file")));
     }
     match String::from_utf8(bytes) {
-        Ok(text) => parse(&text, &file, &|name| std::env::var(name).ok()),
+        Ok(text) => parse(&text, &file, &|name| std::env::var(name).ok(), kinds),
         Err(error) => {
             let sound = &error.as_bytes()[..error.utf8_error().valid_up_to()];
             let line = sound.split(|byte| *byte == b'\n').count();
@@ -53,13 +53,18 @@ pub fn load(path: &Path) -> Result<Config, ConfigErrors> {
 }
 
 /// Reads the configuration `text`; errors name it `file`. Variables are looked up with `env`, which returns
-/// `None` for one that is not set.
+/// `None` for one that is not set. Of the kinds of sinks the first is the default.
 ///
 /// # Errors
 ///
 /// All errors of the text, sorted by line.
-pub fn parse(text: &str, file: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Config, ConfigErrors> {
-    let (config, errors, _) = read(text, file, env);
+pub fn parse(
+    text: &str,
+    file: &str,
+    env: &dyn Fn(&str) -> Option<String>,
+    kinds: &[&'static SinkKind],
+) -> Result<Config, ConfigErrors> {
+    let (config, errors, _) = read(text, file, env, kinds);
     match (config, errors) {
         (Some(config), None) => Ok(config),
         (_, errors) => Err(errors.unwrap_or_else(|| ConfigErrors::new(Vec::new()))),
@@ -67,17 +72,18 @@ pub fn parse(text: &str, file: &str, env: &dyn Fn(&str) -> Option<String>) -> Re
 }
 
 /// Every option that a configuration may have, with its sections, such as `journal.ring_bytes`; `*` stands
-/// for a queue's name. It is taken from the reading itself, so it cannot be out of date.
+/// for a queue's name. Those that only some sinks have are with their kinds. It is taken from the reading itself, so it
+/// cannot be out of date.
 #[must_use]
 pub fn known_keys() -> BTreeSet<String> {
-    let (_, _, asked) = read("", "", &|_| None);
+    let (_, _, asked) = read("", "", &|_| None, &[]);
     asked
 }
 
 type Outcome = (Option<Config>, Option<ConfigErrors>, BTreeSet<String>);
 
-fn read(text: &str, file: &str, env: &dyn Fn(&str) -> Option<String>) -> Outcome {
-    let context = Context::new(text, file, env);
+fn read(text: &str, file: &str, env: &dyn Fn(&str) -> Option<String>, kinds: &[&'static SinkKind]) -> Outcome {
+    let context = Context::new(text, file, env, kinds);
     let config = match context.document(text) {
         Ok(document) => Some(read_config(Section::root(&context, &document))),
         Err(Refused) => None,

@@ -13,6 +13,8 @@ mod queue;
 mod reader;
 mod shaping;
 mod sink;
+mod sink_kind;
+mod template;
 mod wording;
 
 use std::collections::BTreeMap;
@@ -25,6 +27,8 @@ use crate::schedule::Schedule;
 pub use error::{ConfigError, ConfigErrors};
 pub use load::{known_keys, load, parse};
 pub use shaping::{patch, written};
+pub use sink_kind::{OptionRule, OptionValue, OptionValues, Options, SinkKind, Takes, UrlRule};
+pub use template::{Piece, Template};
 
 /// A whole configuration.
 #[derive(Clone, Debug, PartialEq)]
@@ -279,25 +283,18 @@ pub struct Retry {
 /// Where a queue's records go.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sink {
-    /// Which kind of database.
-    pub kind: SinkKind,
-    /// SQLite: a path, or empty for `<data_dir>/<queue>.db`. PostgreSQL: a connection URL.
+    /// Which kind of sink.
+    pub kind: &'static SinkKind,
+    /// Where it is, as its kind has it; empty for its default.
     pub url: String,
     /// How a record becomes a row.
     pub target: Target,
+    /// What only this kind can be told.
+    pub options: Options,
     /// Time to connect, in milliseconds.
     pub connect_timeout_ms: u64,
     /// Time for one transaction, in milliseconds.
     pub commit_timeout_ms: u64,
-}
-
-/// A kind of sink; the registry in `sink/` has one file for each.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SinkKind {
-    /// Embedded, the default.
-    Sqlite,
-    /// PostgreSQL 11 or newer.
-    Postgres,
 }
 
 /// How a record becomes a row.
@@ -322,6 +319,8 @@ pub enum Target {
         /// Parameters by name; `:ticket`, `:body` and the other built-in names need no entry.
         parameters: Vec<(String, Source)>,
     },
+    /// What the sink's own options say.
+    Own,
 }
 
 /// Where a value comes from.
@@ -380,17 +379,5 @@ impl Selector {
             Self::Header(name) => Some(name),
             Self::Key | Self::Pointer(_) => None,
         }
-    }
-}
-
-impl Sink {
-    /// The same sink with an empty SQLite URL filled in: `<data_dir>/<queue>.db`.
-    #[must_use]
-    pub fn with_default_url(&self, data_dir: &std::path::Path, queue: &str) -> Self {
-        let mut sink = self.clone();
-        if sink.kind == SinkKind::Sqlite && sink.url.is_empty() {
-            sink.url = data_dir.join(format!("{queue}.db")).display().to_string();
-        }
-        sink
     }
 }

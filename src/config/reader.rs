@@ -291,6 +291,31 @@ impl<'a> Section<'a> {
         Err(Refused)
     }
 
+    /// A list of strings, or a single one; `example` is what a message recommends.
+    pub(super) fn texts(&mut self, key: &'static str, example: &str) -> Result<Option<Vec<Text>>, Refused> {
+        let Some(found) = self.option(key) else { return Ok(None) };
+        let alone = std::slice::from_ref(found.value);
+        let items: Vec<_> = match found.value.as_array() {
+            Some(items) => items.iter().map(|item| (self.context.line(item.span().start), item.get_ref())).collect(),
+            None => alone.iter().map(|value| (found.line, value)).collect(),
+        };
+        let mut texts = Vec::with_capacity(items.len());
+        for (line, value) in items {
+            let DeValue::String(raw) = value else {
+                let kind = a(value.type_str());
+                self.wrong(line, key, &format!("must be strings, not {kind}; write `{key} = [\"{example}\"]`"));
+                return Err(Refused);
+            };
+            texts.push(self.context.text(line, self.key(key), raw)?);
+        }
+        Ok(Some(texts))
+    }
+
+    /// Takes note of a key that is refused elsewhere.
+    pub(super) fn note(&mut self, key: &'static str) {
+        self.asked.push(key);
+    }
+
     /// One of a few words.
     pub(super) fn choice<T: Copy>(&mut self, key: &'static str, default: T, choices: &[(&'static str, T)]) -> Field<T> {
         let words: Vec<&str> = choices.iter().map(|(word, _)| *word).collect();

@@ -63,7 +63,7 @@ pub fn patch(current: &Shaping, patch: &Value) -> Result<Shaping, Vec<String>> {
     let text = toml::to_string(&merged).map_err(|error| vec![format!("cannot be read: {error}")])?;
     // The environment is none of the caller's business.
     let environment = |_: &str| None;
-    let context = Context::new(&text, "", &environment);
+    let context = Context::new(&text, "", &environment, &[]);
     let shaping = context.document(&text).ok().map(|document| {
         let mut root = Section::root(&context, &document);
         let shaping = read_shaping(&mut root);

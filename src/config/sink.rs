@@ -1,21 +1,34 @@
 //! Reads the `[queues.NAME.sink]` sections.
 
 use super::context::{Refused, Text};
-use super::grammar::{IDENTIFIER_BYTES_MAX, is_column_name, is_parameter_name, is_postgres_url, is_table_name, source};
+use super::grammar::{IDENTIFIER_BYTES_MAX, is_column_name, is_parameter_name, is_table_name, source};
 use super::load::HOUR_MS;
-use super::reader::{Entries, Field, Section};
-use super::wording::shown_key;
-use super::{Sink, SinkKind, Source, Target};
+use super::reader::{Entries, Entry, Field, Section};
+use super::sink_kind::{OptionRule, OptionValue, OptionValues, Options, Takes, UrlRule};
+use super::wording::{listed, shown_key};
+use super::{Sink, SinkKind, Source, Target, Template};
 use crate::limits;
+
+/// What a sink is if there are no kinds of sinks.
+static NO_KIND: SinkKind = SinkKind {
+    name: "",
+    title: "",
+    url: UrlRule { prefixes: &[], example: "", is_required: false },
+    takes: Takes::Rows { name_bytes_max: usize::MAX, has_statement: true },
+    options: &[],
+};
 
 /// Where the records of `queue` go.
 pub(super) fn read_sink(mut section: Section<'_>, queue: &str) -> Sink {
     let s = &mut section;
-    let kind = s.choice("type", SinkKind::Sqlite, &[("sqlite", SinkKind::Sqlite), ("postgres", SinkKind::Postgres)]);
+    let kinds = s.context().kinds();
+    let words: Vec<_> = kinds.iter().map(|kind| (kind.name, *kind)).collect();
+    let kind = s.choice("type", kinds.first().copied().unwrap_or(&NO_KIND), &words);
     let sink = Sink {
         kind: kind.value,
-        url: read_url(s, kind),
-        target: read_target(s, kind, queue),
+        url: read_url(s, &kind),
+        target: read_target(s, &kind, queue),
+        options: read_options(s, &kind),
         connect_timeout_ms: s.integer("connect_timeout_ms", limits::SINK_CONNECT_TIMEOUT_MS, 1..=HOUR_MS).value,
         commit_timeout_ms: s.integer("commit_timeout_ms", limits::SINK_COMMIT_TIMEOUT_MS, 1..=HOUR_MS).value,
     };
@@ -24,39 +37,125 @@ pub(super) fn read_sink(mut section: Section<'_>, queue: &str) -> Sink {
 }
 
 /// The URL is never shown, whatever is wrong with it: it may hold a password.
-fn read_url(section: &mut Section<'_>, kind: Field<SinkKind>) -> String {
+fn read_url(section: &mut Section<'_>, kind: &Field<&'static SinkKind>) -> String {
     let context = section.context();
     let (line, key) = (kind.line.unwrap_or(section.line()), section.key("url"));
-    match section.text("url", "postgres://user@127.0.0.1/database") {
+    let rule = &kind.value.url;
+    match section.text("url", rule.example) {
         Err(Refused) => String::new(),
         Ok(_) if !kind.sound => String::new(),
         Ok(None) => {
-            if kind.value == SinkKind::Postgres {
+            if rule.is_required {
+                let example = rule.example;
                 let message = format!(
-                    "`{key}` is missing; write `url = \"postgres://user@127.0.0.1/database\"`, or `url = \
-                     \"${{DATABASE_URL}}\"` to have it from the environment"
+                    "`{key}` is missing; write `url = \"{example}\"`, or `url = \"${{DATABASE_URL}}\"` to have it from \
+                     the environment"
                 );
                 context.error(line, &key, message);
             }
             String::new()
         }
         Ok(Some(text)) => {
+            let starts = |kind: &SinkKind| kind.url.prefixes.iter().any(|prefix| text.value.starts_with(prefix));
+            let (name, example) = (kind.value.name, rule.example);
             if text.value.contains('\0') {
                 context.wrong(&text, "must not hold a NUL; remove it");
-            } else if kind.value == SinkKind::Postgres && !is_postgres_url(&text.value) {
-                context.wrong(
-                    &text,
-                    "must start with `postgres://` or `postgresql://`; write `postgres://user@127.0.0.1/database`",
-                );
-            } else if kind.value == SinkKind::Sqlite && is_postgres_url(&text.value) {
-                context.wrong(
-                    &text,
-                    "belongs to PostgreSQL, but `type` is `sqlite`; write `type = \"postgres\"`, or the path of a file",
-                );
+            } else if rule.is_required && !starts(kind.value) {
+                let prefixes: Vec<_> = rule.prefixes.to_vec();
+                let message = format!("must start with {}; write `{example}`", listed(&prefixes, "or"));
+                context.wrong(&text, &message);
+            } else if let Some(other) = context.kinds().iter().find(|other| **other != kind.value && starts(other))
+                && !starts(kind.value)
+            {
+                let (title, other) = (other.title, other.name);
+                let message =
+                    format!("belongs to {title}, but `type` is `{name}`; write `type = \"{other}\"`, or `{example}`");
+                context.wrong(&text, &message);
             }
             text.value
         }
     }
+}
+
+/// The options that only this kind has; those of other kinds are refused in words of their own.
+fn read_options(section: &mut Section<'_>, kind: &Field<&'static SinkKind>) -> Options {
+    let mut options = Options::default();
+    for rule in kind.value.options {
+        match read_option(section, rule) {
+            Ok(Some(value)) => options.set(rule.key, value),
+            Ok(None) => {
+                let key = section.key(rule.key);
+                let message = format!("`{key}` is missing; write `{} = \"{}\"`", rule.key, example(&rule.values));
+                section.context().error(kind.line.unwrap_or(section.line()), &key, message);
+            }
+            Err(Refused) => {}
+        }
+    }
+    let is_own = |key: &str| kind.value.options.iter().any(|rule| rule.key == key);
+    for other in section.context().kinds() {
+        for rule in other.options.iter().filter(|rule| !is_own(rule.key)) {
+            if section.has(rule.key) && kind.sound {
+                let key = section.key(rule.key);
+                let message = format!(
+                    "`{key}` belongs to `type = \"{}\"`, but `type` is `{}`; remove it",
+                    other.name, kind.value.name
+                );
+                section.context().error(section.line(), &key, message);
+            }
+            section.note(rule.key);
+        }
+    }
+    options
+}
+
+fn example(values: &OptionValues) -> &'static str {
+    match values {
+        OptionValues::Text { example, .. }
+        | OptionValues::Template { example, .. }
+        | OptionValues::Templates { example, .. } => example,
+        OptionValues::Choice { words } => words.first().copied().unwrap_or_default(),
+        OptionValues::Integer { .. } | OptionValues::TemplateTable => "",
+    }
+}
+
+/// The value of an option, or its default; `None` if it has none.
+fn read_option(section: &mut Section<'_>, rule: &OptionRule) -> Result<Option<OptionValue>, Refused> {
+    let key = rule.key;
+    let given = match &rule.values {
+        OptionValues::Text { example, .. } => section.text(key, example)?.map(|text| OptionValue::Text(text.value)),
+        OptionValues::Choice { words } => {
+            let choices: Vec<_> = words.iter().map(|word| (*word, *word)).collect();
+            let word = section.choice(key, words.first().copied().unwrap_or_default(), &choices);
+            Some(OptionValue::Text(word.value.to_owned()))
+        }
+        OptionValues::Integer { default, min, max } => {
+            Some(OptionValue::Integer(section.integer(key, *default, *min..=*max).value))
+        }
+        OptionValues::Template { example, .. } => match section.text(key, example)? {
+            Some(text) => Some(OptionValue::Templates(vec![template(section, &text)?])),
+            None => None,
+        },
+        OptionValues::Templates { example, .. } => match section.texts(key, example)? {
+            Some(texts) => {
+                let templates = texts.iter().map(|text| template(section, text)).collect::<Result<Vec<_>, _>>()?;
+                Some(OptionValue::Templates(templates))
+            }
+            None => None,
+        },
+        OptionValues::TemplateTable => {
+            let entries = section.entries(key)?.map(|entries| entries.list).unwrap_or_default();
+            let read = |entry: Entry| Some((entry.name, template(section, &entry.text?).ok()?));
+            Some(OptionValue::Table(entries.into_iter().filter_map(read).collect()))
+        }
+    };
+    Ok(given.or_else(|| rule.values.default()))
+}
+
+fn template(section: &Section<'_>, text: &Text) -> Result<Template, Refused> {
+    Template::parse(&text.value).map_err(|message| {
+        section.context().wrong(text, &message);
+        Refused
+    })
 }
 
 /// What the file says about rows; each part may be absent or refused.
@@ -67,16 +166,26 @@ struct Parts {
     parameters: Result<Option<Entries>, Refused>,
 }
 
-fn read_target(section: &mut Section<'_>, kind: Field<SinkKind>, queue: &str) -> Target {
+fn read_target(section: &mut Section<'_>, kind: &Field<&'static SinkKind>, queue: &str) -> Target {
     let parts = Parts {
         table: section.text("table", "orders"),
         columns: section.entries("columns"),
         statement: section.text("statement", "INSERT INTO orders (body) VALUES (:body)"),
         parameters: section.entries("parameters"),
     };
+    let Takes::Rows { name_bytes_max, has_statement } = kind.value.takes else {
+        refuse_rows(section, kind.value, &parts);
+        return Target::Own;
+    };
     check_combination(section, &parts);
+    if let Ok(Some(text)) = &parts.statement
+        && !has_statement
+    {
+        let message = format!("is of no use to {}; write `table` and `columns`", kind.value.title);
+        section.context().wrong(text, &message);
+    }
     if matches!(parts, Parts { table: Ok(None), columns: Ok(None), statement: Ok(None), .. }) {
-        check_created(section, kind, queue);
+        check_created(section, kind.value, name_bytes_max, queue);
     }
     // Where a part has been refused the target no longer matters, but the other parts may have errors of their own.
     let table = parts.table.unwrap_or_default();
@@ -152,16 +261,31 @@ fn check_statement(section: &Section<'_>, text: &Text) {
     }
 }
 
-/// PostgreSQL cuts a long name, and then the table that it created is not the one that we look for.
-fn check_created(section: &Section<'_>, kind: Field<SinkKind>, queue: &str) {
-    if kind.value == SinkKind::Postgres && "forebay_".len() + queue.len() > IDENTIFIER_BYTES_MAX {
+/// A database may cut a long name, and then the table that it created is not the one that we look for.
+fn check_created(section: &Section<'_>, kind: &SinkKind, name_bytes_max: usize, queue: &str) {
+    if "forebay_".len() + queue.len() > name_bytes_max {
         let key = section.key("table");
         let message = format!(
-            "`{key}` is missing, and the queue's name is too long to name a table of PostgreSQL; write `table` and \
-             `columns`, or a queue's name of at most {} bytes",
-            IDENTIFIER_BYTES_MAX - "forebay_".len()
+            "`{key}` is missing, and the queue's name is too long to name a table of {}; write `table` and `columns`, or a \
+             queue's name of at most {} bytes",
+            kind.title,
+            name_bytes_max - "forebay_".len()
         );
         section.context().error(section.line(), &key, message);
+    }
+}
+
+/// What is said about rows to a sink that has none.
+fn refuse_rows(section: &Section<'_>, kind: &SinkKind, parts: &Parts) {
+    let texts = [&parts.table, &parts.statement].map(|text| text.as_ref().ok().and_then(Option::as_ref));
+    let texts = texts.into_iter().flatten().map(|text| (text.line, text.key.clone()));
+    let entries = [&parts.columns, &parts.parameters].map(|entries| entries.as_ref().ok().and_then(Option::as_ref));
+    let entries = entries.into_iter().flatten().map(|entries| (entries.line, entries.key.clone()));
+    let keys: Vec<&str> = kind.options.iter().map(|rule| rule.key).collect();
+    for (line, key) in texts.chain(entries) {
+        let own = if keys.is_empty() { String::new() } else { format!("; what it has is {}", listed(&keys, "and")) };
+        let message = format!("`{key}` is of no use to {}, which has no tables{own}", kind.title);
+        section.context().error(line, &key, message);
     }
 }
 

@@ -337,7 +337,13 @@ impl<S: Scheduler> Runner<S> {
                 check_ahead(queue, &said)?;
                 progress.merge(&said);
             }
-            if count == 1 && found.is_empty() {
+            // What the journal has given up was delivered, and a position that is kept beside it may not know that any more.
+            let trimmed = Progress::up_to(queue.journal.trimmed.get());
+            let is_behind = first.sink.is_position_kept_here() && progress.through() < trimmed.through();
+            if is_behind {
+                progress.merge(&trimmed);
+            }
+            if count == 1 && found.is_empty() && !is_behind {
                 return Ok(Some(progress));
             }
             check_behind(queue, &progress)?;

@@ -1,12 +1,14 @@
 //! From records to values: what a row's columns or a statement's parameters get.
 
 mod pointer;
+mod text;
 
 use std::borrow::Cow;
 use std::time::{Duration, UNIX_EPOCH};
 
 pub use self::pointer::Lookup;
 use self::pointer::Pointers;
+pub use self::text::TextPlan;
 use super::statement::{self, Dialect};
 use super::{Delivery, SinkError};
 use crate::config::{Source, Target};
@@ -194,6 +196,7 @@ impl Plan {
                 let name = table.rsplit_once('.').map_or(table.as_str(), |(_, name)| name);
                 Ok(Self::table(name, statement::quoted_path(table), columns.clone(), queue, false))
             }
+            Target::Own => Err("neither a table nor a statement is configured".to_owned()),
             Target::Statement { statement, parameters } => {
                 let parsed = statement::parse(statement, parameters, dialect)?;
                 let mapping = Mapping::new(parsed.parameters.iter().map(|(_, source)| source), queue);
@@ -201,6 +204,12 @@ impl Plan {
                 Ok(Plan::Statement(StatementPlan { sql: parsed.sql, names, mapping }))
             }
         }
+    }
+
+    /// That of a sink that has positions alone and gets no rows.
+    pub(super) fn of_positions() -> Self {
+        let mapping = Mapping::new([], "");
+        Plan::Statement(StatementPlan { sql: "SELECT 1".to_owned(), names: Vec::new(), mapping })
     }
 
     fn table(name: &str, quoted: String, columns: Vec<(String, Source)>, queue: &str, created: bool) -> Self {

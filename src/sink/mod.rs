@@ -14,18 +14,23 @@
 //! had delivered it; what is delivered is the union of all rows. A database that was set back may have a lane's row as that lane
 //! left it and not the rows that it speaks of, so a lane's fence looks at the epochs of the others too ([`Claim`]).
 //!
-//! One file is one sink; [`open`] is the registry.
+//! A sink that cannot keep our position keeps nothing of it: its [`Carrier`](kept::Carrier) only takes records, each at least
+//! once, and [`kept`] has the position in a file of the data directory.
+//!
+//! One file is one sink, and one line of the [`REGISTRY`] makes it known.
 
+mod kept;
 pub mod mapping;
 pub mod postgres;
 mod sqlite;
 mod statement;
 
 use std::future::Future;
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use crate::config;
+use crate::config::{self, SinkKind};
 use crate::progress::{Progress, ProgressError};
 use crate::record::{Record, Sequence};
 
@@ -81,6 +86,14 @@ pub enum SinkError {
     /// Whether a commit went through is then unknown until the next [`Sink::take_over`].
     #[error("{0}")]
     Transient(String),
+    /// It has asked for less: nothing is wrong with it or with the data. What was sent is sent again.
+    #[error("{message}")]
+    Throttled {
+        /// What it said.
+        message: String,
+        /// Milliseconds after which it wants to be asked again, if it said so.
+        retry_after_ms: Option<u64>,
+    },
     /// The sink refuses this data for good (a constraint, a type): nothing of the batch was committed.
     #[error("{message}")]
     Permanent {
@@ -106,6 +119,12 @@ pub trait Sink: Send {
 
     /// What is held since [`take_over`](Self::take_over); `None` before that and after a transient error.
     fn claim(&self) -> Option<Claim>;
+
+    /// Whether the position is kept beside the journal and not with the rows: then a record that the journal no longer has was
+    /// delivered, whatever the position says.
+    fn is_position_kept_here(&self) -> bool {
+        false
+    }
 
     /// Commits a batch: fence, rows, position and what is beyond it, in one transaction.
     fn commit<'a>(&'a mut self, batch: Batch<'a>) -> SinkFuture<'a, ()>;
@@ -185,11 +204,33 @@ fn progress_of(position: i64, beyond: Option<&[u8]>) -> Result<Progress, RowErro
     Ok(Progress::decode(through, beyond.unwrap_or_default())?)
 }
 
-/// Opens the sink that a configuration asks for; nothing is connected yet.
-#[must_use]
-pub fn open(sink: &config::Sink, part: Part) -> Box<dyn Sink> {
-    match sink.kind {
-        config::SinkKind::Sqlite => Box::new(sqlite::Sqlite::new(sink, part)),
-        config::SinkKind::Postgres => Box::new(postgres::Postgres::new(sink, part)),
+/// A sink as the registry has it.
+pub struct Driver {
+    /// What the configuration knows of it.
+    kind: &'static SinkKind,
+    /// Makes one for a part; the path is that of the data directory. Nothing is connected yet.
+    open: fn(&config::Sink, Part, &Path) -> Box<dyn Sink>,
+}
+
+/// Every sink, one line each; the first is the one of a queue that names none.
+static REGISTRY: [&Driver; 2] = [&sqlite::DRIVER, &postgres::DRIVER];
+
+/// What the configuration knows of them.
+pub static KINDS: [&SinkKind; REGISTRY.len()] = kinds();
+
+const fn kinds() -> [&'static SinkKind; REGISTRY.len()] {
+    let mut kinds = [REGISTRY[0].kind; REGISTRY.len()];
+    let mut number = 0;
+    while number < REGISTRY.len() {
+        kinds[number] = REGISTRY[number].kind;
+        number += 1;
     }
+    kinds
+}
+
+/// Opens the sink that a configuration asks for; nothing is connected yet. `data_dir` is where a sink keeps what it keeps here.
+#[must_use]
+pub fn open(sink: &config::Sink, part: Part, data_dir: &Path) -> Box<dyn Sink> {
+    let driver = REGISTRY.iter().find(|driver| *driver.kind == *sink.kind).unwrap_or(&REGISTRY[0]);
+    (driver.open)(sink, part, data_dir)
 }

@@ -21,12 +21,26 @@ use self::session::Session;
 use self::takeover::Open;
 use super::mapping::Plan;
 use super::statement::Dialect;
-use super::{Batch, Claim, Part, Sink, SinkError, SinkFuture, lane_numbers, progress_of};
-use crate::config;
+use super::{Batch, Claim, Driver, Part, Sink, SinkError, SinkFuture, lane_numbers, progress_of};
+use crate::config::{self, SinkKind, Takes, UrlRule};
 use crate::progress::Progress;
 
 pub use self::text::Form;
 pub use self::write::copy_row;
+
+pub(super) static DRIVER: Driver = Driver { kind: &KIND, open: |sink, part, _| Box::new(Postgres::new(sink, part)) };
+
+static KIND: SinkKind = SinkKind {
+    name: "postgres",
+    title: "PostgreSQL",
+    url: UrlRule {
+        prefixes: &["postgres://", "postgresql://"],
+        example: "postgres://user@127.0.0.1/database",
+        is_required: true,
+    },
+    takes: Takes::Rows { name_bytes_max: 63, has_statement: true },
+    options: &[],
+};
 
 /// A sink that writes to a PostgreSQL server.
 pub(super) struct Postgres {
@@ -41,7 +55,7 @@ pub(super) struct Postgres {
 
 impl Postgres {
     /// A sink for the server that the configuration names; nothing is connected yet.
-    pub(super) fn new(sink: &config::Sink, part: Part) -> Self {
+    fn new(sink: &config::Sink, part: Part) -> Self {
         Self {
             url: sink.url.clone(),
             plan: Plan::new(&sink.target, &part.queue, Dialect::Postgres),

@@ -18,10 +18,21 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Transaction,
 use self::rows::{Rows, Shape};
 use super::mapping::Plan;
 use super::statement::Dialect;
-use super::{Batch, Claim, Part, Sink, SinkError, SinkFuture, lane_numbers, progress_of};
-use crate::config;
+use super::{Batch, Claim, Driver, Part, Sink, SinkError, SinkFuture, lane_numbers, progress_of};
+use crate::config::{self, SinkKind, Takes, UrlRule};
 use crate::progress::Progress;
 use crate::record::Sequence;
+
+pub(super) static DRIVER: Driver =
+    Driver { kind: &KIND, open: |sink, part, data_dir| Box::new(Sqlite::new(sink, part, data_dir)) };
+
+static KIND: SinkKind = SinkKind {
+    name: "sqlite",
+    title: "SQLite",
+    url: UrlRule { prefixes: &["sqlite:"], example: "sqlite:orders.db", is_required: false },
+    takes: Takes::Rows { name_bytes_max: usize::MAX, has_statement: true },
+    options: &[],
+};
 
 /// How forebay's own table is created.
 const POSITION_TABLE: &str = "CREATE TABLE IF NOT EXISTS forebay_position \
@@ -49,6 +60,8 @@ pub(super) struct Sqlite {
 struct File {
     path: PathBuf,
     commit_timeout: Duration,
+    /// Whether each commit waits for the disk.
+    is_synced: bool,
 }
 
 /// A connection that holds the part.
@@ -60,13 +73,20 @@ struct Open {
 }
 
 impl Sqlite {
-    /// A sink for the file that the configuration names; nothing is opened yet.
-    pub(super) fn new(sink: &config::Sink, part: Part) -> Self {
+    /// A sink for the file that the configuration names, or `<data_dir>/<queue>.db`; nothing is opened yet.
+    fn new(sink: &config::Sink, part: Part, data_dir: &Path) -> Self {
         let path = sink.url.strip_prefix("sqlite:").unwrap_or(&sink.url);
         let path = path.strip_prefix("//").unwrap_or(path);
+        let path = if path.is_empty() { data_dir.join(format!("{}.db", part.queue)) } else { PathBuf::from(path) };
         let plan = Plan::new(&sink.target, &part.queue, Dialect::Sqlite).map(Arc::new);
         let commit_timeout = Duration::from_millis(sink.commit_timeout_ms);
-        Self { file: File { path: PathBuf::from(path), commit_timeout }, plan, part, open: None }
+        Self { file: File { path, commit_timeout, is_synced: true }, plan, part, open: None }
+    }
+
+    /// Positions alone, for a sink that cannot keep them. A power cut may take the last ones back.
+    pub(super) fn of_positions(path: PathBuf, part: Part, commit_timeout: Duration) -> Self {
+        let plan = Ok(Arc::new(Plan::of_positions()));
+        Self { file: File { path, commit_timeout, is_synced: false }, plan, part, open: None }
     }
 
     async fn open_and_take_over(&mut self) -> Result<Progress, SinkError> {
@@ -74,8 +94,9 @@ impl Sqlite {
         let transient = self.file.transient();
         let plan = self.plan.clone().map_err(&transient)?;
         let (path, part, busy_timeout) = (self.file.path.clone(), self.part.id.clone(), self.file.busy_timeout());
+        let is_synced = self.file.is_synced;
         let work = move |abandoned: &AtomicBool| {
-            let mut connection = connect(&path, busy_timeout)?;
+            let mut connection = connect(&path, busy_timeout, is_synced)?;
             let (epoch, position, beyond) = raise_epoch(&mut connection, &part, &plan, abandoned)?;
             let shape = Shape::new(&connection, &plan)?;
             let insert = rows::insert_sql(&plan);
@@ -238,14 +259,15 @@ impl Step {
     }
 }
 
-fn connect(path: &Path, busy_timeout: Duration) -> rusqlite::Result<Connection> {
+fn connect(path: &Path, busy_timeout: Duration, is_synced: bool) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags)?;
     connection.busy_timeout(busy_timeout)?;
     // What the file cannot have (a network drive has no WAL) stays as it was; FULL is durable either way.
     connection.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(()))?;
     // FULL, because what is committed here is forgotten in the journal: it must survive a power cut.
-    connection.execute_batch("PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON")?;
+    let synchronous = if is_synced { "FULL" } else { "NORMAL" };
+    connection.execute_batch(&format!("PRAGMA synchronous = {synchronous}; PRAGMA foreign_keys = ON"))?;
     Ok(connection)
 }
 

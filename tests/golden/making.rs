@@ -77,7 +77,12 @@ struct Life {
 
 impl Life {
     fn start(machine: &Fixed, data: &Path, text: &str) -> Self {
-        let config = config::parse(&format!("[[listeners]]\naddress = \"127.0.0.1:1\"\n{text}"), "golden", &|_| None);
+        let config = config::parse(
+            &format!("[[listeners]]\naddress = \"127.0.0.1:1\"\n{text}"),
+            "golden",
+            &|_| None,
+            &forebay::sink::KINDS,
+        );
         let config = config.unwrap();
         let directory = DataDirectory::open(data).unwrap();
         let recovered: Vec<_> = config

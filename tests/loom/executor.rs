@@ -18,7 +18,7 @@ use crate::{PATIENCE, PREEMPTIONS_MAX, frame, hold, shared, spawn};
 /// Read once, since every execution of a model begins anew.
 pub static CONFIG: LazyLock<Config> = LazyLock::new(|| {
     let text = "[[listeners]]\naddress = \"127.0.0.1:0\"\n[queues.orders]\nrate = \"unlimited\"\n";
-    config::parse(text, "models", &|_| None).unwrap()
+    config::parse(text, "models", &|_| None, &forebay::sink::KINDS).unwrap()
 });
 
 static RECORD: LazyLock<Vec<u8>> = LazyLock::new(|| {

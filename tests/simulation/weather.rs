@@ -132,7 +132,7 @@ fn base() -> &'static Config {
     static BASE: OnceLock<Config> = OnceLock::new();
     BASE.get_or_init(|| {
         let text = "[[listeners]]\naddress = \"127.0.0.1:0\"\n[queues.orders]\n";
-        config::parse(text, "simulation", &|_| None).unwrap()
+        config::parse(text, "simulation", &|_| None, &forebay::sink::KINDS).unwrap()
     })
 }
 

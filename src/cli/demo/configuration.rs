@@ -134,7 +134,7 @@ mod tests {
         let directory = "/a \"b\"/${HOME}/\\d\u{7f}";
         let database = format!("{directory}/orders.db");
         let text = text(&settings(directory, Sink::Sqlite(database.clone().into()))).unwrap();
-        let config = config::parse(&text, "config.toml", &|_| None).unwrap();
+        let config = config::parse(&text, "config.toml", &|_| None, &crate::sink::KINDS).unwrap();
         assert_eq!(config.data_dir, PathBuf::from(format!("{directory}/data")));
         let queue = &config.queues[QUEUE];
         assert_eq!((queue.shaping.rate, queue.ack), (Rate::Unlimited, Ack::Durable));
@@ -147,7 +147,7 @@ mod tests {
     fn a_database_elsewhere_is_taken_as_given() {
         let url = "postgres://u:p$${x}\"@h/d";
         let text = text(&settings("/d", Sink::Postgres(url.to_owned()))).unwrap();
-        let config = config::parse(&text, "config.toml", &|_| None).unwrap();
+        let config = config::parse(&text, "config.toml", &|_| None, &crate::sink::KINDS).unwrap();
         assert_eq!(config.queues[QUEUE].sink.url, url);
     }
 }

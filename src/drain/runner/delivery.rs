@@ -68,6 +68,8 @@ enum Attempt {
     Refused(String),
     /// It failed for this reason, and nothing of it was committed.
     Failed(String),
+    /// The sink has asked for less.
+    Throttled,
     Stopped,
 }
 
@@ -104,6 +106,8 @@ impl<S: Scheduler> Lane<S> {
                 Attempt::Stopped => return Ok(false),
                 Attempt::Refused(reason) => Some(reason),
                 Attempt::Failed(error) => self.give_up(load.of(span), &error),
+                // It is no fault of the record's.
+                Attempt::Throttled => None,
             };
             match given_up {
                 None => spans.push(span),
@@ -274,7 +278,7 @@ impl<S: Scheduler> Lane<S> {
             Err(error) => error,
         };
         self.note_failure();
-        if !self.waiter.pause_after(&error).await {
+        if !self.waiter.pause_after_sink(&error).await {
             return Ok(Attempt::Stopped);
         }
         // Whether the commit went through is for the row of this lane to say.
@@ -284,7 +288,10 @@ impl<S: Scheduler> Lane<S> {
                 self.delivered(load, span, &known, next);
                 Ok(Attempt::Committed)
             }
-            Some(found) if found == *self.said => Ok(Attempt::Failed(error.to_string())),
+            Some(found) if found == *self.said => Ok(match error {
+                SinkError::Throttled { .. } => Attempt::Throttled,
+                error => Attempt::Failed(error.to_string()),
+            }),
             Some(found) => {
                 let (after, through) = (self.said.through(), next.through());
                 Err(DrainError::Moved { position: found.through(), after, through })

@@ -10,10 +10,10 @@ use crate::drain::dead_letters::DeadLetterFile;
 use crate::drain::meter::Meter;
 use crate::drain::retry::Backoff;
 use crate::drain::scheduler::Scheduler;
-use crate::limits::WALL_CLOCK_LOOK_MS;
+use crate::limits::{RETRY_AFTER_MS_MAX, WALL_CLOCK_LOOK_MS};
 use crate::progress::Progress;
 use crate::queue::{DrainState, Instructions, Queue};
-use crate::sink::Claim;
+use crate::sink::{Claim, SinkError};
 
 /// What a runner and its lanes share. They are polled by one task, so nobody ever waits for the lock; it is not held where
 /// something is awaited.
@@ -171,8 +171,21 @@ impl<S: Scheduler> Waiter<S> {
 
     /// Logs a failure and waits before the next attempt; `false` if a stop came first.
     pub(super) async fn pause_after(&mut self, error: &(dyn std::error::Error + Sync)) -> bool {
+        self.pause_at_least(0, error).await
+    }
+
+    /// As [`pause_after`](Self::pause_after), for an error of the sink, which may have said how long to leave it alone.
+    pub(super) async fn pause_after_sink(&mut self, error: &SinkError) -> bool {
+        let asked_ms = match error {
+            SinkError::Throttled { retry_after_ms, .. } => retry_after_ms.unwrap_or(0).min(RETRY_AFTER_MS_MAX),
+            _ => 0,
+        };
+        self.pause_at_least(asked_ms, error).await
+    }
+
+    async fn pause_at_least(&mut self, pause_ms_min: u64, error: &(dyn std::error::Error + Sync)) -> bool {
         self.backoff.change(&self.shared.state().course.told.shaping.retry);
-        let pause_ms = self.backoff.next_ms(self.shared.platform.random().unwrap_or(u64::MAX / 2));
+        let pause_ms = self.backoff.next_ms(self.shared.platform.random().unwrap_or(u64::MAX / 2)).max(pause_ms_min);
         let queue = &self.shared.queue;
         queue.drain.retries.add(1);
         if queue.drain.state() == DrainState::Running {

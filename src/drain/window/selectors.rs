@@ -118,7 +118,7 @@ mod tests {
 
     fn ordering(rest: &str) -> Ordering {
         let text = format!("[[listeners]]\naddress = \"0.0.0.0:80\"\n[queues.orders]\norder = \"key\"\n{rest}");
-        config::parse(&text, "forebay.toml", &|_| None).unwrap().queues["orders"].ordering.clone()
+        config::parse(&text, "forebay.toml", &|_| None, &crate::sink::KINDS).unwrap().queues["orders"].ordering.clone()
     }
 
     fn record<'a>(key: &'a [u8], body: &'a [u8]) -> Record<'a> {

@@ -1,0 +1,55 @@
+//! What templates make of records.
+
+use super::{Mapping, Value};
+use crate::config::{Piece, Template};
+use crate::sink::{Delivery, SinkError};
+
+/// Templates that are filled together, so that the body is read once.
+#[derive(Clone, Debug)]
+pub struct TextPlan {
+    templates: Vec<Vec<Filled>>,
+    mapping: Mapping,
+}
+
+/// A piece of a template.
+#[derive(Clone, Debug)]
+enum Filled {
+    Text(String),
+    /// The next value of the mapping.
+    Value,
+}
+
+impl TextPlan {
+    /// The plan of these templates, for records of `queue`.
+    #[must_use]
+    pub fn new(templates: &[Template], queue: &str) -> Self {
+        let mapping = Mapping::new(templates.iter().flat_map(Template::sources), queue);
+        let fill = |piece: &Piece| match piece {
+            Piece::Text(text) => Filled::Text(text.clone()),
+            Piece::Value(_) => Filled::Value,
+        };
+        let templates = templates.iter().map(|template| template.pieces.iter().map(fill).collect()).collect();
+        Self { templates, mapping }
+    }
+
+    /// The texts of one record, in the order of the templates. NULL is an empty text.
+    ///
+    /// # Errors
+    ///
+    /// [`SinkError::Permanent`] if a pointer is asked for and the body isn't JSON.
+    pub fn texts(&self, delivery: &Delivery<'_>) -> Result<Vec<Vec<u8>>, SinkError> {
+        let row = self.mapping.row(delivery)?;
+        let mut values = row.iter();
+        let fill = |pieces: &Vec<Filled>| {
+            let mut text = Vec::new();
+            for piece in pieces {
+                match piece {
+                    Filled::Text(plain) => text.extend_from_slice(plain.as_bytes()),
+                    Filled::Value => text.extend_from_slice(values.next().and_then(Value::bytes).unwrap_or_default()),
+                }
+            }
+            text
+        };
+        Ok(self.templates.iter().map(fill).collect())
+    }
+}
