@@ -19,16 +19,24 @@ mod values;
 mod variables;
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
-use forebay::config::{
-    Ack, Config, ConfigError, Listener, Protocol, SinkKind, Source, Target, known_keys, load, parse,
-};
+use forebay::config::{self, Ack, Config, ConfigError, ConfigErrors, Listener, Protocol, Source, Target, known_keys};
+use forebay::sink::KINDS;
 use proptest::prelude::*;
 use toml::de::{DeTable, DeValue};
 
 const FULL: &str = include_str!("../config/forebay.toml");
 const FLASH_SALE: &str = include_str!("../config/flash-sale.toml");
 const SMALLEST: &str = "[[listeners]]\naddress = \"0.0.0.0:8080\"\n[queues.orders]\n";
+
+fn parse(text: &str, file: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Config, ConfigErrors> {
+    config::parse(text, file, env, &KINDS)
+}
+
+fn load(path: &Path) -> Result<Config, ConfigErrors> {
+    config::load(path, &KINDS)
+}
 
 fn read(text: &str) -> Result<Config, Vec<ConfigError>> {
     parse(text, "test.toml", &|_| None).map_err(|errors| errors.errors().to_vec())
@@ -122,7 +130,7 @@ fn the_examples_of_the_reference_file_work() {
 #[test]
 fn the_flash_sale_file_works_with_and_without_its_variable() {
     let sink = &sound(FLASH_SALE).queues["orders"].sink;
-    assert_eq!((sink.kind, sink.url.as_str()), (SinkKind::Postgres, "postgres://shop@127.0.0.1/shop"));
+    assert_eq!((sink.kind.name, sink.url.as_str()), ("postgres", "postgres://shop@127.0.0.1/shop"));
     let Target::Table { table, columns } = &sink.target else { panic!("{:?}", sink.target) };
     let names: Vec<&str> = columns.iter().map(|(name, _)| name.as_str()).collect();
     assert_eq!(table, "orders");
@@ -144,7 +152,7 @@ fn the_smallest_file_has_every_default() {
     assert_eq!(config.ingress.executors, 0);
     let queue = &config.queues["orders"];
     assert_eq!((queue.ack, queue.shaping.rate.to_string().as_str()), (Ack::Durable, "1000/s"));
-    assert_eq!((queue.sink.kind, queue.sink.url.as_str()), (SinkKind::Sqlite, ""));
+    assert_eq!((queue.sink.kind.name, queue.sink.url.as_str()), ("sqlite", ""));
     assert_eq!(queue.sink.target, Target::Created { table: "forebay_orders".to_owned() });
     let dashed = accepted("[queues.a-b]").queues["a-b"].sink.target.clone();
     assert_eq!(dashed, Target::Created { table: "forebay_a_b".to_owned() });

@@ -19,6 +19,7 @@
 //!
 //! One file is one sink, and one line of the [`REGISTRY`] makes it known.
 
+mod file;
 mod kept;
 pub mod mapping;
 pub mod postgres;
@@ -213,7 +214,7 @@ pub struct Driver {
 }
 
 /// Every sink, one line each; the first is the one of a queue that names none.
-static REGISTRY: [&Driver; 2] = [&sqlite::DRIVER, &postgres::DRIVER];
+static REGISTRY: [&Driver; 3] = [&sqlite::DRIVER, &postgres::DRIVER, &file::DRIVER];
 
 /// What the configuration knows of them.
 pub static KINDS: [&SinkKind; REGISTRY.len()] = kinds();

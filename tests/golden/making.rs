@@ -174,7 +174,7 @@ impl Life {
         let index = self.queues.iter().position(|known| known.name == queue).unwrap();
         let queue = Arc::clone(&self.queues[index]);
         let part = Part { queue: queue.name.clone(), id: self.directory.identity.part(&queue.name), reorders: false };
-        let sink = sink::open(&self.config.queues[&queue.name].sink, part);
+        let sink = sink::open(&self.config.queues[&queue.name].sink, part, &self.config.data_dir);
         let (stop, stopped) = watch::channel(false);
         let no_redrives = Box::new(|_: forebay::sink::Subpart<'_>| panic!("nobody has asked for a redrive"));
         let runner = self.drains[index].take().unwrap().runner(sink, no_redrives, stopped);

@@ -1,10 +1,11 @@
 //! The databases that the sinks are tested on, looked at without the sinks.
 
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use forebay::config::{self, SinkKind, Target};
-use forebay::sink::{Part, Sink, open};
+use forebay::config::{self, Options, Target};
+use forebay::sink::{KINDS, Part, Sink, open};
 use rusqlite::types::ValueRef;
 use tempfile::TempDir;
 use tokio_postgres::{NoTls, SimpleQueryMessage};
@@ -123,14 +124,17 @@ pub fn reordering_sink_at(url: &str, kind: Kind, target: &Target) -> Box<dyn Sin
 }
 
 fn sink_for(url: &str, kind: Kind, part: Part, target: &Target, commit_timeout_ms: u64) -> Box<dyn Sink> {
+    let name = if kind == Kind::Postgres { "postgres" } else { "sqlite" };
+    let kind = KINDS.into_iter().find(|kind| kind.name == name).unwrap();
     let sink = config::Sink {
-        kind: if kind == Kind::Postgres { SinkKind::Postgres } else { SinkKind::Sqlite },
+        kind,
         url: url.to_owned(),
         target: target.clone(),
+        options: Options::defaults(kind),
         connect_timeout_ms: commit_timeout_ms / 10,
         commit_timeout_ms,
     };
-    open(&sink, part)
+    open(&sink, part, Path::new("/nonexistent"))
 }
 
 /// A connection of a test's own.

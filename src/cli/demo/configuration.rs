@@ -105,7 +105,7 @@ fn toml_string(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{self, Ack, SinkKind, Target};
+    use crate::config::{self, Ack, Target};
     use crate::rate::Rate;
     use forebay_loadtest::order::RunId;
     use forebay_loadtest::verify::OrdersTable;
@@ -139,7 +139,7 @@ mod tests {
         let queue = &config.queues[QUEUE];
         assert_eq!((queue.shaping.rate, queue.ack), (Rate::Unlimited, Ack::Durable));
         assert_eq!(queue.idempotency_keys_max, 2_000_000);
-        assert_eq!((queue.sink.kind, &queue.sink.url), (SinkKind::Sqlite, &database));
+        assert_eq!((queue.sink.kind.name, &queue.sink.url), ("sqlite", &database));
         assert!(matches!(&queue.sink.target, Target::Table { columns, .. } if columns.len() == 6));
     }
 
