@@ -1,9 +1,9 @@
 //! Any text as a configuration: refused with errors that have their place in it, or taken and sound.
 #![no_main]
 
-use forebay::config::{Config, ConfigError, Order, SinkKind, parse};
+use forebay::config::{Config, ConfigError, Order, parse};
 use forebay::limits::BLOCK_BYTES;
-use forebay::sink::Dialect;
+use forebay::sink::{Dialect, KINDS};
 use forebay::sink::mapping::Plan;
 use libfuzzer_sys::fuzz_target;
 
@@ -22,7 +22,7 @@ fn variable(name: &str) -> Option<String> {
 }
 
 fn read(text: &str) -> Result<Config, Vec<ConfigError>> {
-    parse(text, "forebay.toml", &variable).map_err(|errors| errors.errors().to_vec())
+    parse(text, "forebay.toml", &variable, &KINDS).map_err(|errors| errors.errors().to_vec())
 }
 
 fuzz_target!(|text: &str| {
@@ -76,7 +76,7 @@ fn check_config(text: &str, config: &Config) {
         let overtakes = ordering.fair_by.is_some() || ordering.throttle.is_some() || ordering.delay_ms_max > 0;
         assert!(ordering.order != Order::Strict || !overtakes, "a strict order that is none");
         assert!(ordering.fair_weights.is_empty() || ordering.fair_by.is_some());
-        assert!(queue.sink.kind == SinkKind::Sqlite || queue.sink.url.starts_with("postgres"));
+        assert!(!queue.sink.kind.url.is_required || !queue.sink.url.is_empty());
         for dialect in [Dialect::Sqlite, Dialect::Postgres] {
             if let Err(message) = Plan::new(&queue.sink.target, name, dialect) {
                 assert!(!message.is_empty());

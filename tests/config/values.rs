@@ -182,7 +182,7 @@ fn sinks_have_one_kind_of_target() {
         ("type = \"postgres\"", 2, "`queues.orders.sink.url` is missing"),
         ("type = \"postgres\"\nurl = \"db\"", 3, "must start with `postgres://`"),
         ("url = \"postgresql://db\"", 2, "write `type = \"postgres\"`"),
-        ("type = \"mysql\"", 2, "write `sqlite` or `postgres`"),
+        ("type = \"oracle\"", 2, "write `sqlite`, `postgres`"),
     ] {
         one_error(&sink(keys), line, &[part]);
     }
