@@ -65,6 +65,10 @@ pub enum Bug {
     ForgetLanes,
     /// Records with one key are on their way in several lanes.
     ShareKey,
+    /// Keys of what is on its way are held only where there were several lanes at the start.
+    HoldKeysFromStart,
+    /// The other lanes forget the row of one that has ended.
+    ForgetEndedLane,
     /// The bell is armed before producers can see whom it wakes.
     ArmWithoutRelease,
     /// The journal looks at the rings, and then arms the bell.
@@ -87,7 +91,7 @@ pub enum Bug {
 
 impl Bug {
     /// Those that the simulation must find.
-    pub const SIMULATED: [Self; 27] = [
+    pub const SIMULATED: [Self; 29] = [
         Self::AcknowledgeBeforeSync,
         Self::RetryFailedSync,
         Self::AcceptStaleBatch,
@@ -115,6 +119,8 @@ impl Bug {
         Self::OvertakeKey,
         Self::ForgetLanes,
         Self::ShareKey,
+        Self::HoldKeysFromStart,
+        Self::ForgetEndedLane,
     ];
 
     /// Those that loom's models must find.
