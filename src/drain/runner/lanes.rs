@@ -13,7 +13,6 @@ use super::shared::Waiter;
 use crate::config;
 use crate::drain::retry::Backoff;
 use crate::drain::scheduler::Scheduler;
-use crate::planted::{Bug, is_planted};
 use crate::sink::{SinkError, Subpart};
 
 /// A lane that is to be started.
@@ -43,9 +42,6 @@ impl<S: Scheduler> Runner<S> {
         let (before, wanted) = (self.dispatcher.len(), self.lanes_wanted());
         self.dispatcher.shrink(wanted);
         if self.dispatcher.len() < before {
-            if is_planted(Bug::ForgetEndedLane) {
-                self.shared.state().claims.truncate(self.dispatcher.len());
-            }
             self.publish_lanes();
         }
         if self.admission_wait() == Some(Duration::ZERO) {
@@ -56,10 +52,11 @@ impl<S: Scheduler> Runner<S> {
         }
     }
 
-    /// How long until the next lane is to be admitted; `None` if none is, or one is being admitted.
+    /// How long until the next lane is to be admitted; `None` if none is, if one is being admitted, or if there is no first lane yet
+    /// that could do it.
     pub(super) fn admission_wait(&self) -> Option<Duration> {
         let is_under_way = self.dispatcher.is_admitting() || self.admissions.admitted.is_some();
-        let is_wanted = self.dispatcher.len() < self.lanes_wanted();
+        let is_wanted = (1..self.lanes_wanted()).contains(&self.dispatcher.len());
         let wait_ns = self.admissions.not_before_ns.saturating_sub(self.platform.monotonic_ns());
         (is_wanted && !is_under_way).then(|| Duration::from_nanos(wait_ns))
     }
