@@ -87,7 +87,7 @@ impl Control {
         let queue = &self.find(name)?.queue;
         let _one_at_a_time = self.lock();
         let current = queue.instructions.borrow().shaping.clone();
-        let shaping = config::patch(&current, patch).map_err(ControlError::Refused)?;
+        let shaping = config::patch(&current, queue.config.ordering.order, patch).map_err(ControlError::Refused)?;
         tell(queue, shaping, by);
         Ok(describe(queue))
     }
@@ -129,7 +129,7 @@ impl Control {
         for of in &self.queues {
             let queue = &of.queue;
             let Some(wanted) = config.queues.get(&queue.name) else { continue };
-            tell(queue, wanted.shaping.clone(), by);
+            tell(queue, wanted_now(queue, &wanted.shaping), by);
             if let Some(running) = running.queues.get_mut(&queue.name) {
                 running.shaping = wanted.shaping.clone();
             }
@@ -148,6 +148,13 @@ impl Control {
     fn lock(&self) -> MutexGuard<'_, Config> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What of a configuration's shaping can be taken over in the queue as it runs: the file may say another order than the one
+/// that is kept until a restart.
+fn wanted_now(queue: &Queue, wanted: &Shaping) -> Shaping {
+    let is_strict = !queue.config.ordering.is_reordering();
+    Shaping { concurrency: if is_strict { 1 } else { wanted.concurrency }, ..wanted.clone() }
 }
 
 fn tell(queue: &Queue, shaping: Shaping, by: &str) {
@@ -182,7 +189,7 @@ fn describe(queue: &Queue) -> Value {
         "beyond_records": queue.drain.beyond_records.get(),
         "window_records": queue.drain.window_records.get(),
         "window_bytes": queue.drain.window_bytes.get(),
-        "lanes": queue.config.ordering.concurrency,
+        "lanes": queue.drain.lanes.get(),
         "in_flight": queue.drain.in_flight.get(),
         "dead_letters": queue.dead_letters.count(),
         "redriving": queue.dead_letters.redriving(),

@@ -119,7 +119,7 @@ pub const THROTTLE_KEYS_MAX: u64 = 100_000;
 /// Transactions of a queue that are on their way to the sink at a time.
 pub const CONCURRENCY: u64 = 1;
 /// What that may be raised to (fixed).
-pub const CONCURRENCY_MAX: u64 = 16;
+pub const CONCURRENCY_MAX: u32 = 16;
 /// Records that the drain looks ahead for those that may leave before others.
 pub const WINDOW_RECORDS_MAX: u64 = 100_000;
 /// What that may be raised to (fixed).

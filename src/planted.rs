@@ -65,6 +65,8 @@ pub enum Bug {
     ForgetLanes,
     /// Records with one key are on their way in several lanes.
     ShareKey,
+    /// Keys of what is on its way are held only where there were several lanes at the start.
+    HoldKeysFromStart,
     /// The bell is armed before producers can see whom it wakes.
     ArmWithoutRelease,
     /// The journal looks at the rings, and then arms the bell.
@@ -87,7 +89,7 @@ pub enum Bug {
 
 impl Bug {
     /// Those that the simulation must find.
-    pub const SIMULATED: [Self; 27] = [
+    pub const SIMULATED: [Self; 28] = [
         Self::AcknowledgeBeforeSync,
         Self::RetryFailedSync,
         Self::AcceptStaleBatch,
@@ -115,6 +117,7 @@ impl Bug {
         Self::OvertakeKey,
         Self::ForgetLanes,
         Self::ShareKey,
+        Self::HoldKeysFromStart,
     ];
 
     /// Those that loom's models must find.

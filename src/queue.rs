@@ -90,6 +90,8 @@ pub struct DrainMarks {
     pub interval_ps: Mark,
     /// The same at the ceiling of this moment, which is more where the sink is in trouble.
     pub ceiling_interval_ps: Mark,
+    /// Lanes that there are, each with a connection to the sink.
+    pub lanes: Mark,
     /// Transactions that are on their way to the sink.
     pub in_flight: Mark,
     /// Records a second, measured over the last seconds; 0 while unknown.

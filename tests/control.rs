@@ -142,6 +142,77 @@ fn a_hangup_takes_over_what_it_can_and_names_the_rest() {
     server.stop();
 }
 
+fn lanes(server: &Server) -> Value {
+    admin(server).get("/v1/queues/orders").json()["now"]["lanes"].clone()
+}
+
+fn until_lanes(server: &Server, count: u64) {
+    eventually(&format!("{count} lanes"), || (lanes(server) == count).then_some(()));
+}
+
+#[test]
+fn the_number_of_lanes_follows_a_patch_and_a_hangup() {
+    let options = |concurrency: u32| {
+        format!("[queues.orders]\nrate = \"unlimited\"\norder = \"key\"\nconcurrency = {concurrency}\n")
+    };
+    let site = Site::new(&options(1));
+    let server = site.start();
+    server.until_delivered(&accept(&server, "one", 3)[2]);
+    assert_eq!(lanes(&server), 1);
+    let response = patch(&server, &json!({ "concurrency": 4 }));
+    assert_eq!((response.status, &response.json()["concurrency"]), (200, &json!(4)), "{response:?}");
+    until_lanes(&server, 4);
+    server.until_said("\"concurrency\":4");
+    assert!(server.said("by=\"ann@desk from 127.0.0.1:"), "{}", server.log());
+    server.until_delivered(&accept(&server, "four", 3)[2]);
+    // The file counts again, as it was and as it is.
+    server.signal(Signal::HUP);
+    until_lanes(&server, 1);
+    server.until_delivered(&accept(&server, "one again", 3)[2]);
+    site.configure(&options(2));
+    server.signal(Signal::HUP);
+    until_lanes(&server, 2);
+    assert!(!server.said("takes effect with a restart"), "{}", server.log());
+    // A pause is no reason to wait.
+    post(&server, "pause");
+    eventually("the pause", || (state(&server) == "paused").then_some(()));
+    assert_eq!(patch(&server, &json!({ "concurrency": 3 })).status, 200);
+    until_lanes(&server, 3);
+    assert_eq!(state(&server), "paused");
+    post(&server, "resume");
+    patch(&server, &json!({ "concurrency": 17 })).assert_problem(422, "not-applicable");
+    assert_eq!(patch(&server, &json!({ "concurrency": null })).json()["concurrency"], 1);
+    until_lanes(&server, 1);
+    server.until_delivered(&accept(&server, "last", 3)[2]);
+    server.kill9();
+    let server = site.start();
+    until_lanes(&server, 2);
+    assert_eq!(sqlite_column(&site.database("orders"), BODIES).len(), 12);
+    server.stop();
+}
+
+/// The file may already say the order that another number of lanes needs, which needs a restart.
+#[test]
+fn a_queue_that_runs_in_strict_order_keeps_one_lane() {
+    let site = Site::new(UNLIMITED);
+    let server = site.start();
+    let response = patch(&server, &json!({ "concurrency": 2 }));
+    response.assert_problem(422, "not-applicable");
+    assert!(response.text("detail").contains("order = \"key\""), "{response:?}");
+    let open = "[queues.orders]\nrate = \"2000/s\"\norder = \"key\"\nconcurrency = 2\n";
+    site.configure(open);
+    server.signal(Signal::HUP);
+    server.until_said("takes effect with a restart");
+    let now = admin(&server).get("/v1/queues/orders").json();
+    assert_eq!((&now["rate"], &now["concurrency"], &now["now"]["lanes"]), (&json!("2000/s"), &json!(1), &json!(1)));
+    assert_eq!(patch(&server, &json!({ "rate": "3000/s" })).status, 200);
+    server.until_delivered(&accept(&server, "order", 3)[2]);
+    server.stop();
+    let server = site.start();
+    until_lanes(&server, 2);
+    server.stop();
+}
+
 #[test]
 fn what_cannot_be_is_refused_and_changes_nothing() {
     let site = Site::new(STANDSTILL);
@@ -190,6 +261,10 @@ fn the_command_line_does_the_same() {
     let (code, said) = command(&server, &["resume", "orders"]);
     assert_eq!(code, Some(0), "{said}");
     server.until_delivered(&tickets[4]);
+    let (code, said) = command(&server, &["rate", "orders", "--concurrency", "2"]);
+    assert!(code == Some(1) && said.contains("`concurrency` lets records leave before others"), "{said}");
+    let (code, said) = command(&server, &["rate", "orders", "--concurrency", "1"]);
+    assert_eq!(code, Some(0), "{said}");
     let (code, said) = command(&server, &["queues", "orders", "--json"]);
     let value: Value = serde_json::from_str(&said).unwrap();
     assert_eq!((code, &value["burst"], &value["batch"]["records_max"]), (Some(0), &json!(3), &json!(2)));

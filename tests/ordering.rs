@@ -60,9 +60,20 @@ on_each_database!(
     expiry::what_nobody_wants_any_more_is_dropped_and_costs_nothing_of_the_rate,
     kills::kills_under_load_lose_and_double_nothing_and_keys_keep_their_order,
     kills::kills_with_several_lanes_lose_and_double_nothing_and_keys_keep_their_order,
+    kills::kills_while_lanes_come_and_go_lose_and_double_nothing_and_keys_keep_their_order,
 );
 
 #[test]
 fn a_row_that_another_session_has_locked_stops_its_key_alone() {
     lanes::a_row_that_another_session_has_locked_stops_its_key_alone();
+}
+
+#[test]
+fn lanes_are_added_beside_one_that_waits_for_a_locked_row() {
+    lanes::lanes_are_added_beside_one_that_waits_for_a_locked_row();
+}
+
+#[test]
+fn lanes_that_cannot_be_added_hold_up_neither_records_nor_a_stop() {
+    lanes::lanes_that_cannot_be_added_hold_up_neither_records_nor_a_stop();
 }

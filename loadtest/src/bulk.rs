@@ -32,6 +32,8 @@ pub struct BulkPlan {
     pub forebay: PathBuf,
     /// The database. Of SQLite only the kind counts: its files are made in the directory.
     pub sink: Sink,
+    /// Transactions of the drain at a time, in a queue that keeps no order; `None` for one that keeps a strict order.
+    pub concurrency: Option<u32>,
     /// Rows in each round.
     pub records: u64,
     /// How many rounds.
@@ -280,9 +282,11 @@ impl Server {
         } else {
             String::new()
         };
+        let lanes = plan.concurrency.filter(|_| rate == "unlimited");
+        let lanes = lanes.map_or_else(String::new, |lanes| format!("order = \"none\"\nconcurrency = {lanes}\n"));
         let configuration = format!(
             "data_dir = {:?}\n[[listeners]]\naddress = \"127.0.0.1:{port}\"\n[admin]\n\
-             address = \"127.0.0.1:{admin_port}\"\n[queues.orders]\nrate = \"{rate}\"\nmax_backlog_bytes = \"1TiB\"\n\
+             address = \"127.0.0.1:{admin_port}\"\n[queues.orders]\nrate = \"{rate}\"\nmax_backlog_bytes = \"1TiB\"\n{lanes}\
              [queues.orders.sink]\ntype = \"{kind}\"\nurl = {url:?}\n{target}",
             data.display().to_string()
         );

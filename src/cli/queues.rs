@@ -21,7 +21,7 @@ pub struct QueuesArguments {
     target: Target,
 }
 
-/// Change the rate, the burst or the batches of a queue of a running forebay.
+/// Change the rate, the burst, the batches or the concurrency of a queue of a running forebay.
 ///
 /// The drain follows at once: nothing is lost, and no second sees more than the rates of its time allow. The change lasts
 /// until the next restart or SIGHUP, when the configuration counts again.
@@ -38,6 +38,9 @@ pub struct RateArguments {
     /// Records that may leave at once
     #[arg(long, value_name = "RECORDS")]
     burst: Option<u64>,
+    /// Transactions on their way at a time, up to 16; more than 1 in a queue without a strict order
+    #[arg(long, value_name = "LANES")]
+    concurrency: Option<u64>,
     /// Records of one transaction
     #[arg(long, value_name = "RECORDS")]
     batch_records_max: Option<u64>,
@@ -128,8 +131,10 @@ impl RateArguments {
         if let Some(rate) = &self.rate {
             patch.insert("rate".to_owned(), json!(rate));
         }
-        if let Some(burst) = self.burst {
-            patch.insert("burst".to_owned(), json!(burst));
+        for (key, value) in [("burst", self.burst), ("concurrency", self.concurrency)] {
+            if let Some(value) = value {
+                patch.insert(key.to_owned(), json!(value));
+            }
         }
         for (key, value) in [
             ("records_max", self.batch_records_max),

@@ -151,6 +151,9 @@ pub struct Shaping {
     pub burst: Option<u64>,
     /// Other ceilings by the time of day.
     pub schedule: Schedule,
+    /// Transactions that are on their way at a time, each on a connection of its own; more than 1 only if records may overtake
+    /// others.
+    pub concurrency: u32,
     /// How records are gathered into transactions.
     pub batch: Batch,
     /// How a sink in trouble gets less.
@@ -174,9 +177,6 @@ pub struct Ordering {
     pub delay_ms_max: u64,
     /// How far the drain looks ahead.
     pub window: Window,
-    /// Transactions that are on their way at a time, each on a connection of its own; more than 1 only if records may overtake
-    /// others.
-    pub concurrency: u32,
 }
 
 /// Which order a queue keeps.

@@ -19,12 +19,12 @@ const ORDERS: [(&str, Order); 3] = [("strict", Order::Strict), ("key", Order::Ke
 const SELECTORS: &str = "write \"key\" for Forebay-Key, a header such as \"header:X-Tenant\", or a JSON pointer into the \
                          body such as \"pointer:/tenant\"";
 
-pub(super) fn read_ordering(s: &mut Section<'_>) -> Ordering {
+/// `several_lanes` is the line that asks for more than one transaction at a time, if one does.
+pub(super) fn read_ordering(s: &mut Section<'_>, several_lanes: Option<usize>) -> Ordering {
     let order = s.choice("order", Order::Strict, &ORDERS);
     let fair_by = read_selector(s, "fair_by");
     let fair_weights = read_weights(s, fair_by.line.is_none());
     let delay = s.integer("delay_ms_max", limits::DELAY_MS_MAX, 0..=DELAY_MS_MAX);
-    let concurrency = s.integer("concurrency", limits::CONCURRENCY, 1..=limits::CONCURRENCY_MAX);
     let mut section = s.section("throttle");
     let throttle_line = (!section.is_absent()).then(|| section.line());
     let throttle = read_throttle(&mut section);
@@ -32,25 +32,23 @@ pub(super) fn read_ordering(s: &mut Section<'_>) -> Ordering {
     let window = read_window(s.section("window"));
     if order.sound && order.value == Order::Strict {
         let delay_line = delay.line.filter(|_| delay.value > 0);
-        let concurrency_line = concurrency.line.filter(|_| concurrency.value > 1);
         refuse_strict(
             s,
-            [
+            &[
                 ("fair_by", fair_by.line),
                 ("delay_ms_max", delay_line),
                 ("throttle", throttle_line),
-                ("concurrency", concurrency_line),
+                ("concurrency", several_lanes),
             ],
         );
     }
     let delay_ms_max = delay.value;
-    let concurrency = u32::try_from(concurrency.value).unwrap_or(u32::MAX);
-    Ordering { order: order.value, fair_by: fair_by.value, fair_weights, throttle, delay_ms_max, window, concurrency }
+    Ordering { order: order.value, fair_by: fair_by.value, fair_weights, throttle, delay_ms_max, window }
 }
 
 /// Reports what lets records overtake others, which a strict order does not allow.
-fn refuse_strict(s: &Section<'_>, given: [(&str, Option<usize>); 4]) {
-    for (key, line) in given {
+pub(super) fn refuse_strict(s: &Section<'_>, given: &[(&str, Option<usize>)]) {
+    for &(key, line) in given {
         let Some(line) = line else { continue };
         let key = s.key(key);
         let message = format!(

@@ -60,9 +60,10 @@ fn same_table(a: &Sink, b: &Sink) -> bool {
 
 fn read_queue(section: &mut Section<'_>, name: &str) -> Queue {
     let s = section;
+    let (shaping, several_lanes) = read_shaping(s);
     Queue {
-        shaping: read_shaping(s),
-        ordering: read_ordering(s),
+        shaping,
+        ordering: read_ordering(s, several_lanes),
         ack: s.choice("ack", Ack::Durable, &[("durable", Ack::Durable), ("memory", Ack::Memory)]).value,
         max_backlog_bytes: s.size("max_backlog_bytes", limits::MAX_BACKLOG_BYTES, 1..=BACKLOG_BYTES_MAX).value,
         idempotency_window_ms: s

@@ -5,8 +5,9 @@ use serde_json::{Map, Value, json};
 
 use super::context::{Context, Refused};
 use super::load::HOUR_MS;
+use super::ordering::refuse_strict;
 use super::reader::Section;
-use super::{Adaptive, AdaptiveMode, Batch, Retry, Shaping};
+use super::{Adaptive, AdaptiveMode, Batch, Order, Retry, Shaping};
 use crate::limits::{self, GIB, SCHEDULE_ENTRIES_MAX};
 use crate::rate::Rate;
 use crate::schedule::{Entry, LOCAL, Schedule, Zone};
@@ -33,23 +34,30 @@ const FIXED: [&str; 12] = [
 const MODES: [(&str, AdaptiveMode); 3] =
     [("aimd", AdaptiveMode::Aimd), ("gradient2", AdaptiveMode::Gradient2), ("off", AdaptiveMode::Off)];
 
-pub(super) fn read_shaping(section: &mut Section<'_>) -> Shaping {
-    Shaping {
-        rate: read_rate(section, "1000/s").unwrap_or(RATE),
-        burst: section.optional_integer("burst", 1..=limits::BURST_MAX).value,
-        schedule: read_schedule(section),
+/// What it says, and the line that asks for more than one transaction at a time, if one does: a strict order has no use for them.
+pub(super) fn read_shaping(section: &mut Section<'_>) -> (Shaping, Option<usize>) {
+    let rate = read_rate(section, "1000/s").unwrap_or(RATE);
+    let burst = section.optional_integer("burst", 1..=limits::BURST_MAX).value;
+    let schedule = read_schedule(section);
+    let concurrency = section.integer("concurrency", limits::CONCURRENCY, 1..=u64::from(limits::CONCURRENCY_MAX));
+    let shaping = Shaping {
+        rate,
+        burst,
+        schedule,
+        concurrency: u32::try_from(concurrency.value).unwrap_or(limits::CONCURRENCY_MAX),
         batch: read_batch(section.section("batch")),
         adaptive: read_adaptive(section.section("adaptive")),
         retry: read_retry(section.section("retry")),
-    }
+    };
+    (shaping, concurrency.line.filter(|_| concurrency.value > 1))
 }
 
-/// The shaping that follows if `patch` (a JSON merge patch, RFC 7396) is applied to `current`.
+/// The shaping that follows if `patch` (a JSON merge patch, RFC 7396) is applied to `current`, in a queue that keeps this order.
 ///
 /// # Errors
 ///
 /// Everything that is wrong with it, in sentences.
-pub fn patch(current: &Shaping, patch: &Value) -> Result<Shaping, Vec<String>> {
+pub fn patch(current: &Shaping, order: Order, patch: &Value) -> Result<Shaping, Vec<String>> {
     let Value::Object(changes) = patch else {
         return Err(vec!["must be a JSON object such as {\"rate\": \"8000/s\"}".to_owned()]);
     };
@@ -66,7 +74,10 @@ pub fn patch(current: &Shaping, patch: &Value) -> Result<Shaping, Vec<String>> {
     let context = Context::new(&text, "", &environment, &[]);
     let shaping = context.document(&text).ok().map(|document| {
         let mut root = Section::root(&context, &document);
-        let shaping = read_shaping(&mut root);
+        let (shaping, several_lanes) = read_shaping(&mut root);
+        if order == Order::Strict {
+            refuse_strict(&root, &[("concurrency", several_lanes)]);
+        }
         root.finish();
         shaping
     });
@@ -82,11 +93,12 @@ pub fn patch(current: &Shaping, patch: &Value) -> Result<Shaping, Vec<String>> {
 /// A shaping as a configuration would have it, under the same names.
 #[must_use]
 pub fn written(shaping: &Shaping) -> Value {
-    let Shaping { rate, burst, schedule, batch, adaptive, retry } = shaping;
+    let Shaping { rate, burst, schedule, concurrency, batch, adaptive, retry } = shaping;
     let mode = MODES.iter().find(|(_, mode)| *mode == adaptive.mode).map_or("", |(word, _)| word);
     let mut value = json!({
         "rate": rate.to_string(),
         "time_zone": schedule.zone.name,
+        "concurrency": concurrency,
         "batch": {
             "records_max": batch.records_max,
             "bytes_max": batch.bytes_max,
@@ -246,7 +258,7 @@ mod tests {
     use super::*;
 
     fn usual() -> Shaping {
-        patch(&patch_base(), &json!({})).unwrap()
+        patch(&patch_base(), Order::Strict, &json!({})).unwrap()
     }
 
     fn patch_base() -> Shaping {
@@ -254,6 +266,7 @@ mod tests {
             rate: RATE,
             burst: None,
             schedule: Schedule::default(),
+            concurrency: 1,
             batch: Batch { records_max: 10, bytes_max: 1000, linger_ms_max: 5 },
             adaptive: Adaptive { mode: AdaptiveMode::Gradient2, share_min_percent: 3 },
             retry: Retry {
@@ -273,16 +286,21 @@ mod tests {
             "rate": "0.1/s", "burst": 7, "time_zone": "Europe/Berlin", "batch": { "records_max": 3 },
             "schedule": [{ "from": "20:00", "to": "06:00", "rate": "unlimited" }],
         });
-        let changed = patch(&usual(), &wanted).unwrap();
+        let changed = patch(&usual(), Order::Strict, &wanted).unwrap();
         assert_eq!(changed.rate.to_string(), "6/min");
         assert_eq!((changed.burst, changed.batch.records_max, changed.batch.bytes_max), (Some(7), 3, 1000));
         assert_eq!(changed.schedule.entries.len(), 1);
-        assert_eq!(patch(&changed, &json!({})).unwrap(), changed);
-        let patient = patch(&changed, &json!({ "retry": { "attempts_max": null, "age_ms_max": 5000 } })).unwrap();
+        assert_eq!(patch(&changed, Order::Strict, &json!({})).unwrap(), changed);
+        let patient =
+            patch(&changed, Order::Strict, &json!({ "retry": { "attempts_max": null, "age_ms_max": 5000 } })).unwrap();
         assert_eq!((patient.retry.attempts_max, patient.retry.age_ms_max), (None, Some(5000)));
         // Null takes a key away, and the default is back.
-        let back = patch(&changed, &json!({ "burst": null, "schedule": null, "time_zone": null })).unwrap();
+        let back =
+            patch(&changed, Order::Strict, &json!({ "burst": null, "schedule": null, "time_zone": null })).unwrap();
         assert_eq!((back.burst, back.schedule), (None, Schedule::default()));
+        let wide = patch(&usual(), Order::Key, &json!({ "concurrency": 16 })).unwrap();
+        assert_eq!((wide.concurrency, written(&wide)["concurrency"].clone()), (16, json!(16)));
+        assert_eq!(patch(&wide, Order::None, &json!({ "concurrency": null })).unwrap(), usual());
     }
 
     #[test]
@@ -297,6 +315,8 @@ mod tests {
             (json!({ "ack": "memory" }), "`ack` cannot be changed while the server runs"),
             (json!({ "order": "none" }), "`order` cannot be changed while the server runs"),
             (json!({ "throttle": { "limit": 5 } }), "`throttle` cannot be changed while the server runs"),
+            (json!({ "concurrency": 2 }), "`concurrency` lets records leave before others"),
+            (json!({ "concurrency": 17 }), "from 1 to 16"),
             (json!({ "retry": { "backoff_ms_min": 2000 } }), "must be at least"),
             (json!({ "retry": { "attempts_max": 0 } }), "`retry.attempts_max` cannot be 0"),
             (json!({ "schedule": [{ "from": "8", "to": "25:00", "rate": "1/s" }] }), "`schedule.from` cannot be \"8\""),
@@ -306,7 +326,7 @@ mod tests {
             (json!({ "rate": "${HOME}" }), "HOME"),
             (json!([]), "must be a JSON object"),
         ] {
-            let errors = patch(&usual(), &changes).unwrap_err();
+            let errors = patch(&usual(), Order::Strict, &changes).unwrap_err();
             assert!(errors.iter().any(|error| error.contains(expected)), "{changes}: {errors:?}");
         }
     }

@@ -12,6 +12,7 @@
 mod delivery;
 mod dispatch;
 mod lane;
+mod lanes;
 mod redrive;
 mod reordering;
 mod shared;
@@ -21,8 +22,9 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use self::dispatch::{Assignment, Dispatcher, Done, InFlight, LaneEnd, run_together};
+use self::dispatch::{Dispatcher, Done, InFlight, RunningLanes};
 use self::lane::{Lane, Spoken};
+use self::lanes::{Admissions, NewLane};
 use self::redrive::Redrive;
 use self::reordering::Reordering;
 use self::shared::{Shared, Waiter};
@@ -53,8 +55,8 @@ pub struct Runner<S: Scheduler = System> {
     waiter: Waiter<S>,
     /// Until they run.
     lanes: Vec<Lane<S>>,
-    ends: Vec<LaneEnd>,
-    dispatcher: Dispatcher,
+    dispatcher: Dispatcher<S>,
+    admissions: Admissions<S>,
     /// The memory of a lot that was delivered.
     spare: Lot,
     /// What comes after the batch that is being delivered, read while the sink works on that one.
@@ -122,16 +124,20 @@ impl<S: Scheduler> Runner<S> {
         open: SinkOpener,
         stop: watch::Receiver<bool>,
     ) -> Self {
-        let lane_count = queue.config.ordering.concurrency;
-        let (dispatcher, ends) = Dispatcher::new(lane_count.max(1) as usize);
-        let shared = Arc::new(Shared::new(platform.clone(), Arc::clone(&queue), Arc::clone(&dead_letters), ends.len()));
+        let (lane_count, retry) = {
+            let shaping = &queue.instructions.borrow().shaping;
+            (shaping.concurrency.max(1), shaping.retry.clone())
+        };
+        let lanes = lane_count as usize;
+        let shared = Arc::new(Shared::new(platform.clone(), Arc::clone(&queue), Arc::clone(&dead_letters), lanes));
+        queue.drain.lanes.set(u64::from(lane_count));
+        let reordering = Reordering::new(&platform, &queue.config.ordering, lanes);
         let is_compared = dead_letters.redrive_id().is_none();
-        let redrive = Redrive::new(&queue.config.shaping.retry, is_compared, platform.monotonic_ns());
+        let redrive = Redrive::new(&retry, is_compared, platform.monotonic_ns());
         let others = (1..lane_count).map(|lane| (lane as usize, open(Subpart::Lane(lane))));
         let sinks = std::iter::once((0, sink)).chain(others);
         let lanes = sinks.map(|(number, sink)| Lane::new(number, sink, Waiter::new(&shared, stop.clone()))).collect();
         let (waiter, spare, ahead) = (Waiter::new(&shared, stop), Lot::default(), Lot::default());
-        let reordering = Reordering::new(&platform, &queue.config.ordering);
         Self {
             platform,
             queue,
@@ -142,8 +148,8 @@ impl<S: Scheduler> Runner<S> {
             shared,
             waiter,
             lanes,
-            ends,
-            dispatcher,
+            dispatcher: Dispatcher::new(),
+            admissions: Admissions::new(&retry),
             spare,
             ahead,
             reordering,
@@ -162,10 +168,14 @@ impl<S: Scheduler> Runner<S> {
     async fn drain(&mut self) -> Result<(), DrainError> {
         let Some(progress) = self.take_over().await? else { return Ok(()) };
         self.begin_at(progress).await?;
-        let lanes = std::mem::take(&mut self.lanes).into_iter().zip(std::mem::take(&mut self.ends));
-        let lanes = lanes.map(|(lane, end)| lane.run(end)).collect();
-        let mut lanes = run_together(self.dispatch(), lanes).await?;
-        if let Some(first) = lanes.first_mut()
+        let mut running = RunningLanes::new();
+        for lane in std::mem::take(&mut self.lanes) {
+            running.start(lane.run(self.dispatcher.add()));
+        }
+        while let Some((lane, end)) = running.run_beside(self.dispatch()).await? {
+            running.start(lane.run(end));
+        }
+        if let Some(mut first) = running.end().await?
             && self.shared.progress() != first.said
             && let Spoken::Failed(error) = first.speak_for_all().await?
         {
@@ -174,10 +184,9 @@ impl<S: Scheduler> Runner<S> {
         Ok(())
     }
 
-    /// Hands lots to lanes until a stop.
-    async fn dispatch(&mut self) -> Result<(), DrainError> {
+    /// Hands lots to lanes until there is another lane, which it returns, or until a stop.
+    async fn dispatch(&mut self) -> Result<Option<NewLane<S>>, DrainError> {
         while let Some(lane) = self.idle_lane().await {
-            self.shared.follow();
             if self.shared.state().course.told.is_paused {
                 self.wait_while_paused().await;
                 continue;
@@ -202,35 +211,48 @@ impl<S: Scheduler> Runner<S> {
             let last = lot.taken.sequences().max().unwrap_or(0);
             self.queue.drain.released.set(self.queue.drain.released.get().max(last));
             self.waiter.works_again();
-            self.dispatcher.assign(lane, Assignment { lot, is_released }, in_flight);
+            self.dispatcher.assign(lane, (lot, is_released), in_flight);
             self.look_ahead().await;
         }
-        self.dispatcher.close();
-        Ok(())
+        let admitted = self.admissions.admitted.take();
+        if admitted.is_none() {
+            self.dispatcher.close();
+        }
+        Ok(admitted)
     }
 
-    /// Waits for a lane that has nothing to do; `None` if a stop came first.
+    /// Follows what the drain is told, and waits for a lane that has nothing to do; `None` if there is another lane to be started,
+    /// or a stop came first.
     async fn idle_lane(&mut self) -> Option<usize> {
         loop {
             while let Some(done) = self.dispatcher.try_done() {
                 self.finish(done);
             }
-            if self.waiter.is_stopping() {
+            if self.waiter.is_stopping() || self.admissions.admitted.is_some() {
                 return None;
             }
-            if let Some(lane) = self.dispatcher.idle() {
+            self.shared.follow();
+            self.fit_lanes();
+            if let Some(lane) = self.dispatcher.idle(self.lanes_wanted()) {
                 return Some(lane);
             }
+            let wait = self.admission_wait();
             tokio::select! {
                 biased;
                 done = self.dispatcher.next_done() => self.finish(done),
+                () = Self::sleep_at_most(&self.platform, wait) => {}
+                _ = self.waiter.instructions.changed() => {}
                 _ = self.waiter.stop.changed() => {}
             }
         }
     }
 
-    /// A lane has delivered what it had.
-    fn finish(&mut self, Done { lane, lot }: Done) {
+    /// A lane has delivered what it had, or admitted another one.
+    fn finish(&mut self, done: Done<S>) {
+        let (lane, lot) = match done {
+            Done::Delivered { lane, lot } => (lane, lot),
+            Done::Admitted(admitted) => return self.note_admitted(admitted),
+        };
         let InFlight { keys, .. } = self.dispatcher.finish(lane);
         self.release(&keys);
         self.spare = lot;
@@ -406,16 +428,18 @@ impl<S: Scheduler> Runner<S> {
 
     async fn wait_while_paused(&mut self) {
         self.waiter.note_pause();
+        let wait = self.admission_wait();
         tokio::select! {
             biased;
             done = self.dispatcher.next_done() => self.finish(done),
+            () = Self::sleep_at_most(&self.platform, wait) => {}
             () = self.waiter.wait_while_paused() => {}
         }
     }
 
     /// Waits for records, or so long, or until there is something else to do.
     async fn wait_for_records(&mut self, wait: Option<Duration>) {
-        let wait = self.redrive_wait().into_iter().chain(wait).min();
+        let wait = self.redrive_wait().into_iter().chain(self.admission_wait()).chain(wait).min();
         // In a fixed order, so that nothing is left to chance that a simulation could not repeat.
         tokio::select! {
             biased;
@@ -444,7 +468,7 @@ impl<S: Scheduler> Runner<S> {
         };
         if due_ns > now_ns {
             let wait = Duration::from_nanos(due_ns - now_ns);
-            let wait = self.redrive_wait().map_or(wait, |redrive| redrive.min(wait));
+            let wait = self.redrive_wait().into_iter().chain(self.admission_wait()).fold(wait, Duration::min);
             let wait = self.waiter.until_look(wait);
             tokio::select! {
                 biased;

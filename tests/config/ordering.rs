@@ -8,6 +8,10 @@ fn ordering(keys: &str) -> Ordering {
     accepted(&format!("[queues.q]\n{keys}")).queues["q"].ordering.clone()
 }
 
+fn concurrency(keys: &str) -> u32 {
+    accepted(&format!("[queues.q]\n{keys}")).queues["q"].shaping.concurrency
+}
+
 #[test]
 fn a_queue_is_strict_and_fair_to_nobody_unless_it_says_so() {
     let window = Window { records_max: 100_000, bytes_max: 128 << 20 };
@@ -18,9 +22,9 @@ fn a_queue_is_strict_and_fair_to_nobody_unless_it_says_so() {
         throttle: None,
         delay_ms_max: 0,
         window,
-        concurrency: 1,
     };
     assert_eq!(ordering(""), usual);
+    assert_eq!((concurrency(""), concurrency("order = \"none\"\nconcurrency = 16")), (1, 16));
     assert_eq!(ordering("order = \"strict\"\ndelay_ms_max = 0\nconcurrency = 1\n[queues.q.window]"), usual);
     let full = ordering(
         "order = \"none\"\nfair_by = \"header:X-Tenant\"\nfair_weights = { \"tenant-a\" = 5, \"\" = 1000 }\n\
@@ -35,7 +39,6 @@ fn a_queue_is_strict_and_fair_to_nobody_unless_it_says_so() {
         throttle: Some(Throttle { by, limit: 7, period_ms: 60_000, burst: 3, keys_max: 10 }),
         delay_ms_max: 2_592_000_000,
         window: Window { records_max: 1, bytes_max: 4096 },
-        concurrency: 16,
     };
     assert_eq!(full, wanted);
     assert_eq!((full.fair_header(), full.throttle_header()), (Some("x-tenant"), None));

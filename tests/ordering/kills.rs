@@ -41,16 +41,39 @@ fn post(server: &Server, first: usize, count: usize) -> usize {
 }
 
 pub fn kills_under_load_lose_and_double_nothing_and_keys_keep_their_order(kind: Kind) {
-    kill_again_and_again(kind, "4000/s", &[1]);
+    kill_again_and_again(kind, "4000/s", &[1], &[]);
 }
 
 /// A life may have fewer lanes than the one before it, or one.
 pub fn kills_with_several_lanes_lose_and_double_nothing_and_keys_keep_their_order(kind: Kind) {
-    kill_again_and_again(kind, "unlimited", &[4, 4, 1, 4, 2]);
+    kill_again_and_again(kind, "unlimited", &[4, 4, 1, 4, 2], &[]);
 }
 
-/// Each life has as many transactions at a time as its turn of `concurrency` says.
-fn kill_again_and_again(kind: Kind, rate: &str, concurrency: &[u32]) {
+/// And within each life, while records flow.
+pub fn kills_while_lanes_come_and_go_lose_and_double_nothing_and_keys_keep_their_order(kind: Kind) {
+    kill_again_and_again(kind, "unlimited", &[1, 3], &[4, 2, 1]);
+}
+
+/// Changes the number of lanes again and again, each time once the last change has taken effect, until the server goes away;
+/// returns how many have.
+fn change_lanes(server: &Server, turns: &[u32]) -> usize {
+    for (changes, concurrency) in turns.iter().cycle().enumerate() {
+        loop {
+            let Ok(mut client) = Client::connect(server.admin()) else { return changes };
+            let body = format!("{{\"concurrency\": {concurrency}}}");
+            match client.request("PATCH", "/v1/queues/orders", &[], Some(body.as_bytes())) {
+                Ok(response) if response.json()["now"]["lanes"] == *concurrency => break,
+                Ok(response) => assert_eq!(response.status, 200, "{response:?}"),
+                Err(_) => return changes,
+            }
+            thread::sleep(Duration::from_millis(2));
+        }
+    }
+    0
+}
+
+/// Each life has as many transactions at a time as its turn of `concurrency` says, and then as those of `changes`.
+fn kill_again_and_again(kind: Kind, rate: &str, concurrency: &[u32], changes: &[u32]) {
     let options = |concurrency: u32| {
         format!(
             "rate = \"{rate}\"\norder = \"key\"\nfair_by = \"header:X-Tenant\"\nfair_weights = {{ a = 3 }}\ndelay_ms_max = \
@@ -63,7 +86,7 @@ fn kill_again_and_again(kind: Kind, rate: &str, concurrency: &[u32]) {
     let mut next = post(&server, 0, 1);
     stage.until_bodies(LINES);
     server.stop();
-    let (mut seed, mut kills_beyond) = (0x9e37_79b9_7f4a_7c15_u64, 0);
+    let (mut seed, mut kills_beyond, mut in_effect) = (0x9e37_79b9_7f4a_7c15_u64, 0, 0);
     for options in lives.take(KILLS) {
         stage.configure(&options);
         let server = stage.site.start();
@@ -72,9 +95,11 @@ fn kill_again_and_again(kind: Kind, rate: &str, concurrency: &[u32]) {
         let count = if (seed >> 32).is_multiple_of(4) { 5 } else { REQUESTS };
         next = thread::scope(|scope| {
             let client = scope.spawn(|| post(&server, next, count));
+            let changing = scope.spawn(|| change_lanes(&server, changes));
             // Up to half a second.
             thread::sleep(Duration::from_micros(seed >> 45));
             server.signal(Signal::KILL);
+            in_effect += changing.join().unwrap();
             client.join().unwrap()
         });
         server.kill9();
@@ -96,6 +121,7 @@ fn kill_again_and_again(kind: Kind, rate: &str, concurrency: &[u32]) {
         assert!(key == 0 || bodies.is_sorted(), "key {key} is out of order");
     }
     assert_eq!(stage.has_used_lanes(), concurrency.len() > 1);
+    assert_eq!(in_effect > KILLS, !changes.is_empty(), "{in_effect} changes took effect");
     assert!(!bodies.is_sorted() && kills_beyond > 0, "{kills_beyond} kills fell into deliveries out of order");
     server.stop();
     stage.assert_all_in_order((next * LINES) as u64);

@@ -74,7 +74,7 @@ impl fmt::Display for Total {
 
 /// What must come up in so many seeds, or the simulation tries less than it says.
 const SEEN_SEEDS_MIN: u64 = 2000;
-const SEEN: [&str; 21] = [
+const SEEN: [&str; 24] = [
     "acknowledged from memory and lost",
     "busy",
     "client gone",
@@ -93,6 +93,9 @@ const SEEN: [&str; 21] = [
     "too large",
     "turned away by a stop",
     "paused",
+    "told another number of lanes",
+    "a lane more",
+    "a lane less",
     "told another rate",
     "zombie committed",
     "zombie fenced",

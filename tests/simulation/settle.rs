@@ -1,5 +1,7 @@
 //! The end of a run: the faults stop, and everything that was promised must be kept before long.
 
+use forebay::queue::Queue;
+
 use crate::sink::Verdict;
 use crate::site::Site;
 use crate::world::World;
@@ -64,7 +66,11 @@ impl World {
             let Some(process) = &site.process else { return false };
             let must_halt = |queue| self.verdict(site.number, queue) == Verdict::MustHalt;
             let is_empty = |queue: usize| !must_halt(queue) && process.queues[queue].backlog_records() == 0;
-            let is_done = |queue: usize| site.is_halted(queue) || is_empty(queue);
+            let has_lanes = |queue: usize| {
+                let Queue { drain, instructions, .. } = &*process.queues[queue];
+                drain.lanes.get() == u64::from(instructions.borrow().shaping.concurrency)
+            };
+            let is_done = |queue: usize| site.is_halted(queue) || (is_empty(queue) && has_lanes(queue));
             let any_halted = (0..self.configs.len()).any(|queue| site.is_halted(queue));
             (any_halted || !site.clients.are_waiting()) && (0..self.configs.len()).all(is_done)
         })

@@ -367,7 +367,7 @@ impl Database {
         row.epoch += 1;
         let (epoch, progress) = (row.epoch, row.progress());
         let rows = self.parts[number].lanes.iter().filter(|lane| lane.epoch > 0).count();
-        let has_lanes = rows > 1 || queue.config.ordering.concurrency > 1;
+        let has_lanes = rows > 1 || queue.drain.lanes.get() > 1;
         let position = self.parts[number].progress().through();
         for (other, drains) in self.drains.iter_mut().enumerate() {
             if other != site && drains[number].verdict == Verdict::GoesOn {
@@ -400,7 +400,7 @@ impl Database {
         let part = &self.parts[number];
         let lanes = (0..).zip(&part.lanes).skip(1).filter(|(_, lane)| lane.epoch > 0);
         let lanes: Vec<_> = lanes.map(|(lane, _)| lane).collect();
-        let is_alone = lanes.is_empty() && queue.config.ordering.concurrency == 1;
+        let is_alone = lanes.is_empty() && queue.drain.lanes.get() == 1;
         let is_as_taken = part.lanes.first().is_some_and(|first| first.epoch == epoch);
         // The first row is then all that the drain has to ask for, and it looks before anybody else gets the processor.
         if is_alone && is_as_taken && part.progress().through() < queue.journal.trimmed.get() {

@@ -146,7 +146,8 @@ pub fn rate(random: &mut Random) -> Rate {
 }
 
 /// Lets records overtake others.
-pub fn reorder(random: &mut Random, ordering: &mut config::Ordering) {
+pub fn reorder(random: &mut Random, config: &mut config::Queue) {
+    let config::Queue { ordering, shaping, .. } = config;
     ordering.order = [Order::Key, Order::None][random.index(2)];
     ordering.fair_by = random.chance(5000).then_some(Selector::Key);
     ordering.fair_weights = (0..3).map(|client| (format!("c{client}"), 3)).collect();
@@ -157,7 +158,7 @@ pub fn reorder(random: &mut Random, ordering: &mut config::Ordering) {
         burst: 1 + random.below(3),
         keys_max: [1, 100][random.index(2)],
     });
-    ordering.concurrency = concurrency(random);
+    shaping.concurrency = concurrency(random);
     ordering.window.records_max = [1, 7, 1000][random.index(3)];
     ordering.window.bytes_max = [2000, 1_000_000][random.index(2)];
 }

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use forebay::config;
+use forebay::queue::Queue;
 use forebay::rate::Rate;
 
 use crate::disk::Disk;
@@ -79,7 +80,7 @@ impl World {
         let is_copied = matches!(weather.mishap, Some((Mishap::DirectorySetBack | Mishap::Copied, ..)));
         for config in &mut configs {
             if random.chance(4000) && !is_copied {
-                weather::reorder(&mut random, &mut config.ordering);
+                weather::reorder(&mut random, config);
                 // What was due soon by a clock that has been set back since would not be until the end.
                 config.ordering.delay_ms_max = if weather.clock_jumps { 0 } else { 1000 };
             }
@@ -251,7 +252,7 @@ impl World {
             for config in &mut self.configs {
                 config.shaping.rate = weather::rate(&mut self.random);
                 if config.ordering.is_reordering() {
-                    config.ordering.concurrency = weather::concurrency(&mut self.random);
+                    config.shaping.concurrency = weather::concurrency(&mut self.random);
                 }
             }
         }
@@ -350,7 +351,13 @@ impl World {
     pub(crate) fn run_drain(&mut self) {
         let queue = self.random.index(self.configs.len());
         let Some(process) = &mut self.site().process else { return };
+        let lanes = |process: &Process| process.queues[queue].drain.lanes.get();
+        let before = lanes(process);
         process.run_drain(queue);
+        let after = lanes(process);
+        if after != before {
+            self.database().model.see(if after > before { "a lane more" } else { "a lane less" });
+        }
         let position = self.database().position(queue);
         self.note("drain", queue as u64, position);
     }
@@ -394,15 +401,29 @@ impl World {
         }
     }
 
-    /// Somebody changes a queue's rate, pauses it, or lets it go on.
+    /// Somebody changes a queue's rate or how many lanes it has, pauses it, or lets it go on.
     fn instruct(&mut self) {
         if !self.weather.is_instructed {
             return;
         }
         let queue = self.random.index(self.configs.len());
+        if self.configs[queue].ordering.is_reordering() && self.random.chance(5000) {
+            return self.widen(queue);
+        }
         let rate = self.random.chance(6000).then(|| weather::rate(&mut self.random));
         let is_paused = rate.is_none() && self.random.chance(5000);
         self.tell(queue, rate, is_paused);
+    }
+
+    /// Tells a queue's drain how many lanes it is to have.
+    fn widen(&mut self, queue: usize) {
+        let concurrency = weather::concurrency(&mut self.random);
+        let Some(process) = &self.site().process else { return };
+        let Queue { instructions, drain, .. } = &*process.queues[queue];
+        instructions.send_modify(|told| told.shaping.concurrency = concurrency);
+        let lanes = drain.lanes.get();
+        self.database().model.see("told another number of lanes");
+        self.note("lanes", u64::from(concurrency), lanes);
     }
 
     /// Tells a queue's drain what to do; without a rate, the last one goes on.

@@ -19,6 +19,9 @@ pub struct DrainArguments {
     /// sqlite, or the URL of a PostgreSQL database whose tables `forebay_bulk` and `forebay_position` may be dropped
     #[arg(long, default_value = "sqlite")]
     sink: String,
+    /// Transactions of the drain at a time, up to 16, in a queue that keeps no order; by default one, in a strict order
+    #[arg(long, value_name = "LANES")]
+    concurrency: Option<u32>,
     /// Rows in each round
     #[arg(long, default_value_t = 500_000)]
     records: u64,
@@ -46,6 +49,7 @@ pub fn drain(arguments: &DrainArguments) -> Result<()> {
     let plan = BulkPlan {
         forebay: arguments.forebay.clone(),
         sink,
+        concurrency: arguments.concurrency,
         records: arguments.records,
         rounds: arguments.rounds,
         directory,

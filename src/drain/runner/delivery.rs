@@ -5,6 +5,7 @@ use std::sync::Arc;
 use futures_lite::future::yield_now;
 
 use super::DrainError;
+use super::dispatch::LaneEnd;
 use super::lane::Lane;
 use super::shared::Payment;
 use crate::drain::breaker;
@@ -75,7 +76,12 @@ enum Attempt {
 
 impl<S: Scheduler> Lane<S> {
     /// Commits what it is given; `false` if a stop came first.
-    pub(super) async fn deliver(&mut self, lot: &Lot, is_released: bool) -> Result<bool, DrainError> {
+    pub(super) async fn deliver(
+        &mut self,
+        lot: &Lot,
+        is_released: bool,
+        end: &mut LaneEnd<S>,
+    ) -> Result<bool, DrainError> {
         let Some(load) = self.load(lot).await? else { return Ok(false) };
         let mut paid_at = if is_released { self.take_released(load.deliveries.len() as u64) } else { None };
         let mut spans = vec![Span { from: 0, to: load.deliveries.len(), first: 0, end: load.taken.len() }];
@@ -110,7 +116,12 @@ impl<S: Scheduler> Lane<S> {
                 Attempt::Throttled => None,
             };
             match given_up {
-                None => spans.push(span),
+                None => {
+                    spans.push(span);
+                    if !self.admit_waiting(end).await? {
+                        return Ok(false);
+                    }
+                }
                 Some(_) if span.to - span.from > 1 => {
                     let (first, second) = load.part(span, span.from + (span.to - span.from) / 2);
                     spans.extend([second, first]);

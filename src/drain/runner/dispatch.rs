@@ -1,8 +1,8 @@
-//! How a runner hands lots to its lanes and gets their memory back.
+//! How a runner hands lots to its lanes and gets their memory back, and how they run beside it.
 
 use std::future::{Future, pending, poll_fn};
 use std::pin::{Pin, pin};
-use std::task::Poll;
+use std::task::{Context, Poll};
 
 use tokio::sync::mpsc;
 
@@ -10,24 +10,34 @@ use super::DrainError;
 use super::lane::Lane;
 use crate::drain::lot::Lot;
 use crate::drain::scheduler::Scheduler;
+use crate::limits::CONCURRENCY_MAX;
+use crate::sink::SinkError;
 
-/// A lot for a lane.
-pub(super) struct Assignment {
-    pub(super) lot: Lot,
-    /// Whether the pacer has said that it may leave.
-    pub(super) is_released: bool,
+/// A lot, and another lane that waits for its admission.
+const ASSIGNMENTS_MAX: usize = 2;
+/// A lot of each lane, and the lane that was to be admitted.
+const DONE_MAX: usize = CONCURRENCY_MAX as usize + 1;
+
+/// What a lane is to do.
+pub(super) enum Assignment<S: Scheduler> {
+    /// To deliver a lot, of which the pacer may have said that it may leave.
+    Deliver { lot: Lot, is_released: bool },
+    /// To admit another lane, which only the first one is asked for.
+    Admit(Box<Lane<S>>),
 }
 
-/// A lot whose fate is decided.
-pub(super) struct Done {
-    pub(super) lane: usize,
-    pub(super) lot: Lot,
+/// What a lane has done.
+pub(super) enum Done<S: Scheduler> {
+    /// The fate of its lot is decided.
+    Delivered { lane: usize, lot: Lot },
+    /// Another lane holds its row and may be started, or cannot be for this reason.
+    Admitted(Result<Box<Lane<S>>, SinkError>),
 }
 
 /// What a lane has of this.
-pub(super) struct LaneEnd {
-    pub(super) assignments: mpsc::Receiver<Assignment>,
-    pub(super) done: mpsc::Sender<Done>,
+pub(super) struct LaneEnd<S: Scheduler> {
+    pub(super) assignments: mpsc::Receiver<Assignment<S>>,
+    pub(super) done: mpsc::Sender<Done<S>>,
 }
 
 /// What is to be known of a lot that a lane has.
@@ -42,50 +52,87 @@ pub(super) struct InFlight {
 }
 
 /// Hands lots to lanes.
-pub(super) struct Dispatcher {
-    lanes: Vec<Assigned>,
-    done: mpsc::Receiver<Done>,
+pub(super) struct Dispatcher<S: Scheduler> {
+    lanes: Vec<Assigned<S>>,
+    /// Whether the first lane has been asked to admit another one.
+    is_admitting: bool,
+    done: mpsc::Receiver<Done<S>>,
+    /// For lanes to come.
+    done_in: mpsc::Sender<Done<S>>,
 }
 
-struct Assigned {
-    assignments: mpsc::Sender<Assignment>,
+struct Assigned<S: Scheduler> {
+    assignments: mpsc::Sender<Assignment<S>>,
     in_flight: Option<InFlight>,
 }
 
-impl Dispatcher {
-    /// With so many lanes, at least one, all of them idle.
-    pub(super) fn new(lanes: usize) -> (Self, Vec<LaneEnd>) {
-        let (done_in, done) = mpsc::channel(lanes);
-        let pair = |_| {
-            let (assignments_in, assignments) = mpsc::channel(1);
-            let assigned = Assigned { assignments: assignments_in, in_flight: None };
-            (assigned, LaneEnd { assignments, done: done_in.clone() })
-        };
-        let (lanes, ends) = (0..lanes).map(pair).unzip();
-        (Self { lanes, done }, ends)
+impl<S: Scheduler> Dispatcher<S> {
+    /// Without any lane.
+    pub(super) fn new() -> Self {
+        let (done_in, done) = mpsc::channel(DONE_MAX);
+        Self { lanes: Vec::new(), is_admitting: false, done, done_in }
     }
 
-    /// A lane that has nothing to do: the first one, so that a queue with little to do keeps to one connection.
-    pub(super) fn idle(&self) -> Option<usize> {
-        self.lanes.iter().position(|lane| lane.in_flight.is_none())
+    /// How many lanes there are.
+    pub(super) fn len(&self) -> usize {
+        self.lanes.len()
     }
 
-    /// Gives an idle lane a lot.
-    pub(super) fn assign(&mut self, lane: usize, assignment: Assignment, in_flight: InFlight) {
-        if let Some(assigned) = self.lanes.get_mut(lane) {
-            assigned.in_flight = Some(in_flight);
-            // A lane that takes nothing any more has seen the stop, and so will we.
-            let _ = assigned.assignments.try_send(assignment);
+    /// Whether the first lane has been asked to admit another one.
+    pub(super) fn is_admitting(&self) -> bool {
+        self.is_admitting
+    }
+
+    /// There is another lane, which is idle; returns its end.
+    pub(super) fn add(&mut self) -> LaneEnd<S> {
+        let (assignments_in, assignments) = mpsc::channel(ASSIGNMENTS_MAX);
+        self.lanes.push(Assigned { assignments: assignments_in, in_flight: None });
+        LaneEnd { assignments, done: self.done_in.clone() }
+    }
+
+    /// Ends the last lanes until there are no more than so many, at least one; whoever has a lot keeps its place until that is
+    /// decided.
+    pub(super) fn shrink(&mut self, lanes_max: usize) {
+        while self.lanes.len() > lanes_max.max(1) && self.lanes.last().is_some_and(|lane| lane.in_flight.is_none()) {
+            self.lanes.pop();
         }
     }
 
-    /// A lot that a lane has finished since; `None` if there is none.
-    pub(super) fn try_done(&mut self) -> Option<Done> {
+    /// One of so many lanes that has nothing to do: the first one, so that a queue with little to do keeps to one connection.
+    pub(super) fn idle(&self, lanes_max: usize) -> Option<usize> {
+        let is_idle =
+            |(number, lane): (usize, &Assigned<S>)| lane.in_flight.is_none() && !(number == 0 && self.is_admitting);
+        self.lanes.iter().enumerate().take(lanes_max).position(is_idle)
+    }
+
+    /// Gives an idle lane a lot.
+    pub(super) fn assign(&mut self, lane: usize, (lot, is_released): (Lot, bool), in_flight: InFlight) {
+        if let Some(assigned) = self.lanes.get_mut(lane) {
+            assigned.in_flight = Some(in_flight);
+            // A lane that takes nothing any more has seen the stop, and so will we.
+            let _ = assigned.assignments.try_send(Assignment::Deliver { lot, is_released });
+        }
+    }
+
+    /// Asks the first lane to admit another one, when it is idle or an attempt of its own has failed.
+    pub(super) fn admit(&mut self, lane: Box<Lane<S>>) {
+        if let Some(first) = self.lanes.first() {
+            self.is_admitting = first.assignments.try_send(Assignment::Admit(lane)).is_ok();
+        }
+    }
+
+    /// The first lane has done so, or cannot.
+    pub(super) fn note_admitted(&mut self) {
+        self.is_admitting = false;
+    }
+
+    /// What a lane has done since; `None` for nothing.
+    pub(super) fn try_done(&mut self) -> Option<Done<S>> {
         self.done.try_recv().ok()
     }
 
-    /// The next lot that a lane finishes. Nothing is lost by a wait that is given up.
-    pub(super) async fn next_done(&mut self) -> Done {
+    /// What a lane does next. Nothing is lost by a wait that is given up.
+    pub(super) async fn next_done(&mut self) -> Done<S> {
         match self.done.recv().await {
             Some(done) => done,
             None => pending().await,
@@ -108,44 +155,63 @@ impl Dispatcher {
     }
 }
 
-/// Runs a runner's own part beside its lanes, until all of them have ended; returns the lanes. The first error ends them all.
-/// Whoever wakes one of them wakes this, and all are polled in a fixed order, so that nothing is left to chance.
-pub(super) async fn run_together<S: Scheduler>(
-    dispatching: impl Future<Output = Result<(), DrainError>>,
-    lanes: Vec<impl Future<Output = Result<Lane<S>, DrainError>>>,
-) -> Result<Vec<Lane<S>>, DrainError> {
-    let mut dispatching = pin!(dispatching);
-    let mut is_dispatching = true;
-    let mut running: Vec<_> = lanes.into_iter().map(|lane| Some(Box::pin(lane))).collect();
-    let mut ended = Vec::new();
-    poll_fn(|context| {
-        let mut poll_lanes = |context: &mut std::task::Context<'_>| {
-            for slot in &mut running {
-                let Some(lane) = slot else { continue };
-                if let Poll::Ready(lane) = Pin::as_mut(lane).poll(context) {
-                    *slot = None;
-                    ended.push(lane?);
-                }
+/// Lanes that run. All are polled in a fixed order by the task of their runner, so that nothing is left to chance; whoever wakes
+/// one of them wakes all.
+pub(super) struct RunningLanes<S: Scheduler, L> {
+    running: Vec<Pin<Box<L>>>,
+    /// The first lane, once it has ended.
+    first: Option<Lane<S>>,
+}
+
+impl<S: Scheduler, L: Future<Output = Result<Lane<S>, DrainError>>> RunningLanes<S, L> {
+    pub(super) fn new() -> Self {
+        Self { running: Vec::new(), first: None }
+    }
+
+    pub(super) fn start(&mut self, lane: L) {
+        self.running.push(Box::pin(lane));
+    }
+
+    /// Runs a runner's own part beside its lanes, until that has ended. The first error ends them all.
+    pub(super) async fn run_beside<T>(
+        &mut self,
+        dispatching: impl Future<Output = Result<T, DrainError>>,
+    ) -> Result<T, DrainError> {
+        let mut dispatching = pin!(dispatching);
+        poll_fn(|context| {
+            self.poll(context)?;
+            let dispatched = dispatching.as_mut().poll(context)?;
+            // Again, so that what was assigned just now is on its way before anything else.
+            self.poll(context)?;
+            dispatched.map(Ok)
+        })
+        .await
+    }
+
+    /// Waits until all lanes have ended; returns the first one.
+    pub(super) async fn end(mut self) -> Result<Option<Lane<S>>, DrainError> {
+        poll_fn(|context| {
+            self.poll(context)?;
+            if self.running.is_empty() { Poll::Ready(Ok(())) } else { Poll::Pending }
+        })
+        .await
+        .map(|()| self.first)
+    }
+
+    /// Polls each lane once; the connections of those that have ended are closed, but not that of the first one.
+    fn poll(&mut self, context: &mut Context<'_>) -> Result<(), DrainError> {
+        let mut place = 0;
+        while let Some(lane) = self.running.get_mut(place) {
+            let Poll::Ready(ended) = lane.as_mut().poll(context) else {
+                place += 1;
+                continue;
+            };
+            drop(self.running.remove(place));
+            let ended = ended?;
+            if ended.number == 0 {
+                self.first = Some(ended);
             }
-            Ok(running.iter().all(Option::is_none))
-        };
-        if let Err(error) = poll_lanes(context) {
-            return Poll::Ready(Err(error));
         }
-        if is_dispatching && let Poll::Ready(result) = dispatching.as_mut().poll(context) {
-            is_dispatching = false;
-            if let Err(error) = result {
-                return Poll::Ready(Err(error));
-            }
-        }
-        // Again, so that what was assigned just now is on its way before anything else.
-        match poll_lanes(context) {
-            Err(error) => Poll::Ready(Err(error)),
-            Ok(true) if !is_dispatching => Poll::Ready(Ok(())),
-            Ok(_) => Poll::Pending,
-        }
-    })
-    .await?;
-    ended.sort_by_key(|lane| lane.number);
-    Ok(ended)
+        Ok(())
+    }
 }

@@ -46,15 +46,76 @@ impl<S: Scheduler> Lane<S> {
     }
 
     /// Delivers lots until there are no more, or a stop.
-    pub(super) async fn run(mut self, mut end: LaneEnd) -> Result<Self, DrainError> {
-        while let Some(Assignment { lot, is_released }) = end.assignments.recv().await {
-            if !self.deliver(&lot, is_released).await? {
-                break;
-            }
+    pub(super) async fn run(mut self, mut end: LaneEnd<S>) -> Result<Self, DrainError> {
+        while let Some(assignment) = end.assignments.recv().await {
+            let done = match assignment {
+                Assignment::Deliver { lot, is_released } => {
+                    if !self.deliver(&lot, is_released, &mut end).await? {
+                        break;
+                    }
+                    Done::Delivered { lane: self.number, lot }
+                }
+                Assignment::Admit(lane) => {
+                    let Some(admitted) = self.admit(lane).await? else { break };
+                    if admitted.is_ok() {
+                        self.works_again();
+                    }
+                    Done::Admitted(admitted)
+                }
+            };
             // Whoever stops does not ask what became of it.
-            let _ = end.done.send(Done { lane: self.number, lot }).await;
+            let _ = end.done.send(done).await;
         }
         Ok(self)
+    }
+
+    /// Admits the lane that waits for it, if one does, although a lot is not delivered: what holds that up may hold it up for
+    /// long. `false` if a stop came first.
+    pub(super) async fn admit_waiting(&mut self, end: &mut LaneEnd<S>) -> Result<bool, DrainError> {
+        let Ok(Assignment::Admit(lane)) = end.assignments.try_recv() else { return Ok(true) };
+        let Some(admitted) = self.admit(lane).await? else { return Ok(false) };
+        let _ = end.done.send(Done::Admitted(admitted)).await;
+        Ok(true)
+    }
+
+    /// Lets another lane take its row over, as the first lane that can say that this drain is the one that delivers. `None` if a
+    /// stop came first.
+    ///
+    /// It says so before, since a drain that is fenced without knowing it must not fence the lanes of the other. It says so
+    /// again, as a start does: whoever took the first row over before there was a row of the new lane has not asked for that.
+    async fn admit(&mut self, mut lane: Box<Self>) -> Result<Option<Result<Box<Self>, SinkError>>, DrainError> {
+        // From here on every transaction raises its epoch, by which others can tell what they speak for.
+        self.shared.state().expect_claim(lane.number);
+        match self.vouch().await? {
+            Some(Ok(())) => {}
+            Some(Err(error)) => return Ok(Some(Err(error))),
+            None => return Ok(None),
+        }
+        match lane.sink.take_over().await {
+            Ok(said) => lane.said = Arc::new(said),
+            Err(error) => return Ok(Some(Err(error))),
+        }
+        lane.note_claim();
+        Ok(self.vouch().await?.map(|vouched| vouched.map(|()| lane)))
+    }
+
+    /// Shows that its row is still held, by writing what all lanes have delivered; `None` if a stop came first. After a failure
+    /// it holds its row anew.
+    async fn vouch(&mut self) -> Result<Option<Result<(), SinkError>>, DrainError> {
+        let known = self.shared.progress();
+        let Spoken::Failed(error) = self.speak_for_all().await? else { return Ok(Some(Ok(()))) };
+        self.note_failure();
+        if !self.waiter.pause_after(&error).await {
+            return Ok(None);
+        }
+        let Some(found) = self.take_over().await else { return Ok(None) };
+        if found == *known {
+            self.said = known;
+        } else if found != *self.said {
+            let (after, through) = (self.said.through(), known.through());
+            return Err(DrainError::Moved { position: found.through(), after, through });
+        }
+        Ok(Some(Err(error)))
     }
 
     /// Connects and learns what its row says; `None` if a stop came first.

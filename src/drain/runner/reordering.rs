@@ -25,22 +25,19 @@ pub(super) struct Reordering {
 
 impl Reordering {
     /// `None` for a queue in which no record overtakes another.
-    pub(super) fn new<S: Scheduler>(platform: &S, ordering: &Ordering) -> Option<Self> {
+    pub(super) fn new<S: Scheduler>(platform: &S, ordering: &Ordering, lanes: usize) -> Option<Self> {
         if !ordering.is_reordering() {
             return None;
         }
+        // With one lane too: another one may be admitted while its lot is on its way.
+        let holds_keys = !is_planted(Bug::ShareKey) && (lanes > 1 || !is_planted(Bug::HoldKeysFromStart));
         let random = || platform.random().unwrap_or_default();
         Some(Self {
-            window: Window::new(limit(ordering), holds_keys(ordering), now(platform)),
+            window: Window::new(limit(ordering), holds_keys, now(platform)),
             selectors: Selectors::new(ordering, (random(), random())),
             read: Taken::default(),
         })
     }
-}
-
-/// Whether records of one key must not be on their way in several lanes.
-fn holds_keys(ordering: &Ordering) -> bool {
-    ordering.concurrency > 1 && !is_planted(Bug::ShareKey)
 }
 
 fn now<S: Scheduler>(platform: &S) -> Now {

@@ -30,7 +30,8 @@ pub(super) struct State {
     pub(super) meter: Meter,
     /// What of the queue the sink has, as of the last transactions whose fate is known.
     pub(super) progress: Arc<Progress>,
-    /// The row of each lane, as it was last known.
+    /// The row of each lane, as it was last known; of those that have ended too, since the others still speak for what they
+    /// delivered.
     pub(super) claims: Vec<Option<Claim>>,
     /// Transactions that are being committed.
     in_flight: u64,
@@ -54,6 +55,15 @@ pub(super) struct Waiter<S: Scheduler> {
     pub(super) instructions: watch::Receiver<Instructions>,
     /// How long whatever has failed is left alone.
     backoff: Backoff,
+}
+
+impl State {
+    /// There will be a lane with this number.
+    pub(super) fn expect_claim(&mut self, lane: usize) {
+        if self.claims.len() <= lane {
+            self.claims.resize(lane + 1, None);
+        }
+    }
 }
 
 impl<S: Scheduler> Shared<S> {

@@ -231,7 +231,6 @@ mod tests {
             throttle: None,
             delay_ms_max: DAY_MS,
             window: Window { records_max: 1, bytes_max: 1 },
-            concurrency: 1,
         }
     }
 
