@@ -40,7 +40,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         let part = Part { queue: name.clone(), id: format!("{name}/check"), reorders: queue.ordering.is_reordering() };
         // `serve` makes the data directory; until then, a database in it is an empty one anywhere.
         let home = nearest_existing(&config.data_dir).unwrap_or_else(|| config.data_dir.clone());
-        let mut sink = sink::open(&queue.sink.with_default_url(&home, name), part);
+        let mut sink = sink::open(&queue.sink.with_default_url(&home, name, None), part);
         let found = match runtime.block_on(sink.check()) {
             Ok(found) => found,
             Err(error) => vec![error.to_string()],

@@ -151,7 +151,7 @@ fn conclude(survey: &Survey, queue: &QueuePlace, cut_directory: &Path) -> anyhow
              docs/operating.md, A halted drain; the queue's part in forebay_position is {}.",
             grouped(report.records),
             grouped(report.lost),
-            survey.identity.part(&queue.name)
+            survey.identity.part(&queue.name, None)
         );
     }
     output::write_out(&text)?;

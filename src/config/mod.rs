@@ -132,6 +132,21 @@ pub struct Queue {
     pub idempotency_window_ms: u64,
     /// How many keys are remembered.
     pub idempotency_keys_max: usize,
+    /// Bytes of the main sink's dead-letter file.
+    pub dead_letters_bytes_max: u64,
+    /// Where the records go: the main sink, which tickets follow.
+    pub sink: Sink,
+    /// Where they go besides, by name.
+    pub sinks: BTreeMap<String, Outlet>,
+}
+
+/// One of the sinks of a queue, with how records leave for it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Outlet {
+    /// How records leave; all of it can be changed while the server runs.
+    pub shaping: Shaping,
+    /// Which records may leave before others.
+    pub ordering: Ordering,
     /// Bytes of the dead-letter file.
     pub dead_letters_bytes_max: u64,
     /// Where the records go.
@@ -281,7 +296,7 @@ pub struct Retry {
 pub struct Sink {
     /// Which kind of database.
     pub kind: SinkKind,
-    /// SQLite: a path, or empty for `<data_dir>/<queue>.db`. PostgreSQL: a connection URL.
+    /// SQLite: a path, or empty for what [`with_default_url`](Self::with_default_url) says. PostgreSQL: a connection URL.
     pub url: String,
     /// How a record becomes a row.
     pub target: Target,
@@ -347,6 +362,45 @@ pub enum Source {
     Body,
 }
 
+impl Queue {
+    /// What is configured of the queue's main sink.
+    #[must_use]
+    pub fn main_outlet(&self) -> Outlet {
+        let Self { shaping, ordering, dead_letters_bytes_max, sink, .. } = self.clone();
+        Outlet { shaping, ordering, dead_letters_bytes_max, sink }
+    }
+
+    /// How records leave for a sink of the queue; `None` is the main one. Nothing if it has no such sink.
+    #[must_use]
+    pub fn shaping_of(&self, sink: Option<&str>) -> Option<&Shaping> {
+        match sink {
+            None => Some(&self.shaping),
+            Some(name) => self.sinks.get(name).map(|outlet| &outlet.shaping),
+        }
+    }
+
+    /// As [`shaping_of`](Self::shaping_of), to be changed.
+    #[must_use]
+    pub fn shaping_of_mut(&mut self, sink: Option<&str>) -> Option<&mut Shaping> {
+        match sink {
+            None => Some(&mut self.shaping),
+            Some(name) => self.sinks.get_mut(name).map(|outlet| &mut outlet.shaping),
+        }
+    }
+
+    /// This queue, with each sink's records leaving as `other` has it.
+    #[must_use]
+    pub fn with_shaping_of(&self, other: &Self) -> Self {
+        let mut queue = Self { shaping: other.shaping.clone(), ..self.clone() };
+        for (name, outlet) in &mut queue.sinks {
+            if let Some(shaping) = other.shaping_of(Some(name)) {
+                outlet.shaping.clone_from(shaping);
+            }
+        }
+        queue
+    }
+}
+
 impl Ordering {
     /// Whether records may leave before others.
     #[must_use]
@@ -384,12 +438,14 @@ impl Selector {
 }
 
 impl Sink {
-    /// The same sink with an empty SQLite URL filled in: `<data_dir>/<queue>.db`.
+    /// The same sink with an empty SQLite URL filled in: `<data_dir>/<queue>.db`, or `<data_dir>/<queue>.<name>.db` for one
+    /// that is not the queue's main sink and so has a name.
     #[must_use]
-    pub fn with_default_url(&self, data_dir: &std::path::Path, queue: &str) -> Self {
+    pub fn with_default_url(&self, data_dir: &std::path::Path, queue: &str, name: Option<&str>) -> Self {
         let mut sink = self.clone();
         if sink.kind == SinkKind::Sqlite && sink.url.is_empty() {
-            sink.url = data_dir.join(format!("{queue}.db")).display().to_string();
+            let file = name.map_or_else(|| format!("{queue}.db"), |name| format!("{queue}.{name}.db"));
+            sink.url = data_dir.join(file).display().to_string();
         }
         sink
     }

@@ -71,5 +71,6 @@ fn read_queue(section: &mut Section<'_>, name: &str) -> Queue {
         idempotency_keys_max: s.integer("idempotency_keys_max", limits::IDEMPOTENCY_KEYS_MAX, 1..=100_000_000).count(),
         dead_letters_bytes_max: s.size("dead_letters_bytes_max", limits::DEAD_LETTERS_BYTES_MAX, 1..=1024 * GIB).value,
         sink: read_sink(s.section("sink"), name),
+        sinks: BTreeMap::new(),
     }
 }

@@ -20,6 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tracing::{Instrument as _, Span};
 
 use self::dispatch::{Assignment, Dispatcher, Done, InFlight, LaneEnd, run_together};
 use self::lane::{Lane, Spoken};
@@ -33,7 +34,7 @@ use super::scheduler::Scheduler;
 use crate::journal::platform::System;
 use crate::planted::{Bug, is_planted};
 use crate::progress::Progress;
-use crate::queue::{DrainState, Queue};
+use crate::queue::{DrainState, Outlet, Queue};
 use crate::rate::Rate;
 use crate::record::Sequence;
 use crate::sink::{Sink, SinkError, Subpart};
@@ -41,10 +42,11 @@ use crate::sink::{Sink, SinkError, Subpart};
 /// Opens the queue's sink for another position than that of its first lane.
 pub type SinkOpener = Box<dyn Fn(Subpart<'_>) -> Box<dyn Sink> + Send>;
 
-/// Drains one queue.
+/// Drains one queue into one of its sinks.
 pub struct Runner<S: Scheduler = System> {
     platform: S,
     queue: Arc<Queue>,
+    outlet: Arc<Outlet>,
     feed: Feed<S>,
     open: SinkOpener,
     dead_letters: Arc<DeadLetterFile<S>>,
@@ -115,26 +117,28 @@ impl<S: Scheduler> Runner<S> {
     #[must_use]
     pub fn new(
         platform: S,
-        queue: Arc<Queue>,
+        (queue, outlet): (Arc<Queue>, Arc<Outlet>),
         feed: Feed<S>,
         sink: Box<dyn Sink>,
         dead_letters: Arc<DeadLetterFile<S>>,
         open: SinkOpener,
         stop: watch::Receiver<bool>,
     ) -> Self {
-        let lane_count = queue.config.ordering.concurrency;
+        let lane_count = outlet.config.ordering.concurrency;
         let (dispatcher, ends) = Dispatcher::new(lane_count.max(1) as usize);
-        let shared = Arc::new(Shared::new(platform.clone(), Arc::clone(&queue), Arc::clone(&dead_letters), ends.len()));
+        let known = (Arc::clone(&queue), Arc::clone(&outlet));
+        let shared = Arc::new(Shared::new(platform.clone(), known, Arc::clone(&dead_letters), ends.len()));
         let is_compared = dead_letters.redrive_id().is_none();
-        let redrive = Redrive::new(&queue.config.shaping.retry, is_compared, platform.monotonic_ns());
+        let redrive = Redrive::new(&outlet.config.shaping.retry, is_compared, platform.monotonic_ns());
         let others = (1..lane_count).map(|lane| (lane as usize, open(Subpart::Lane(lane))));
         let sinks = std::iter::once((0, sink)).chain(others);
         let lanes = sinks.map(|(number, sink)| Lane::new(number, sink, Waiter::new(&shared, stop.clone()))).collect();
         let (waiter, spare, ahead) = (Waiter::new(&shared, stop), Lot::default(), Lot::default());
-        let reordering = Reordering::new(&platform, &queue.config.ordering);
+        let reordering = Reordering::new(&platform, &outlet.config.ordering);
         Self {
             platform,
             queue,
+            outlet,
             feed,
             open,
             dead_letters,
@@ -151,12 +155,18 @@ impl<S: Scheduler> Runner<S> {
     }
 
     /// Runs until a stop is asked for, or until it cannot go on without a person.
-    pub async fn run(mut self) {
+    pub async fn run(self) {
+        // So that what is logged of the queue says of which of its sinks.
+        let span = self.outlet.name.as_ref().map_or_else(Span::none, |name| tracing::error_span!("sink", name));
+        self.run_in_span().instrument(span).await;
+    }
+
+    async fn run_in_span(mut self) {
         if let Err(error) = self.drain().await {
-            self.queue.drain.set_state(DrainState::Halted);
+            self.outlet.drain.set_state(DrainState::Halted);
             tracing::error!(queue = self.queue.name, %error, "this queue is no longer delivered; records are still accepted");
         }
-        self.queue.drain.in_flight.set(0);
+        self.outlet.drain.in_flight.set(0);
     }
 
     async fn drain(&mut self) -> Result<(), DrainError> {
@@ -196,11 +206,11 @@ impl<S: Scheduler> Runner<S> {
                 };
                 (in_flight, is_released) = (taken, true);
             }
-            if self.queue.drain.state() == DrainState::Retrying {
-                self.queue.drain.set_state(DrainState::Running);
+            if self.outlet.drain.state() == DrainState::Retrying {
+                self.outlet.drain.set_state(DrainState::Running);
             }
             let last = lot.taken.sequences().max().unwrap_or(0);
-            self.queue.drain.released.set(self.queue.drain.released.get().max(last));
+            self.outlet.drain.released.set(self.outlet.drain.released.get().max(last));
             self.waiter.works_again();
             self.dispatcher.assign(lane, Assignment { lot, is_released }, in_flight);
             self.look_ahead().await;
@@ -284,7 +294,7 @@ impl<S: Scheduler> Runner<S> {
         } else {
             self.feed.skip_to(through + 1, self.queue.journal.durable_bytes.get());
         }
-        self.queue.drain.delivered_bytes.set(self.feed.position_bytes());
+        self.outlet.drain.delivered_bytes.set(self.feed.position_bytes());
         Ok(())
     }
 
@@ -378,7 +388,7 @@ impl<S: Scheduler> Runner<S> {
                 }
             }
         };
-        let drain = &self.queue.drain;
+        let drain = &self.outlet.drain;
         drain.released.set(position);
         drain.delivered_bytes.set(bytes);
         let is_forgotten = is_planted(Bug::ForgetBeyond);
@@ -414,8 +424,8 @@ impl<S: Scheduler> Runner<S> {
         tokio::select! {
             biased;
             done = self.dispatcher.next_done() => self.finish(done),
-            () = self.queue.durable_moved.notified() => {}
-            () = self.queue.dead_letters.redrive_asked.notified() => {}
+            () = self.outlet.durable_moved.notified() => {}
+            () = self.outlet.dead_letters.redrive_asked.notified() => {}
             () = Self::sleep_at_most(&self.platform, wait) => {}
             _ = self.waiter.instructions.changed() => {}
             _ = self.waiter.stop.changed() => {}
@@ -443,7 +453,7 @@ impl<S: Scheduler> Runner<S> {
             tokio::select! {
                 biased;
                 () = self.platform.sleep(wait) => {}
-                () = self.queue.dead_letters.redrive_asked.notified() => {}
+                () = self.outlet.dead_letters.redrive_asked.notified() => {}
                 _ = self.waiter.instructions.changed() => {}
                 _ = self.waiter.stop.changed() => {}
             }

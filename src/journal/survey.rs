@@ -82,7 +82,7 @@ impl Survey {
             name: name.to_owned(),
             directory: self.path.join("queues").join(name),
             id: self.identity.queue_id(name),
-            part: self.identity.part(name),
+            part: self.identity.part(name, None),
         }
     }
 

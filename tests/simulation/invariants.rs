@@ -23,7 +23,7 @@ impl World {
     }
 
     fn check_queue(&self, site: &Site, number: usize, queue: &Queue) -> Result<(), String> {
-        let (journal, drain) = (&queue.journal, &queue.drain);
+        let (journal, drain) = (&queue.journal, &queue.main.drain);
         let marks = [&journal.appended, &journal.durable, &drain.released, &drain.delivered, &journal.trimmed];
         let marks = marks.map(Mark::get);
         if !marks.is_sorted_by(|a, b| a >= b) {
@@ -37,7 +37,7 @@ impl World {
         // adds to the backlog what it had before.
         let in_flight_max = self.sizes.executors * self.sizes.limits.in_flight_max;
         let in_flight_bytes = in_flight_max as u64 * self.frame_bytes_max();
-        let bytes = queue.backlog_bytes();
+        let bytes = queue.main.backlog_bytes(journal);
         let is_known = drain.batches.get() > 0 && !self.sets_database_back();
         if is_known && bytes > queue.config.max_backlog_bytes + in_flight_bytes {
             return Err(format!("a backlog of {bytes} bytes is too large"));

@@ -42,7 +42,7 @@ impl Pace {
         if rows == 0 {
             return None;
         }
-        if queue.instructions.borrow().is_paused && !std::mem::take(&mut self.may_finish) {
+        if queue.main.instructions.borrow().is_paused && !std::mem::take(&mut self.may_finish) {
             return Some(format!("{rows} rows are sent during a pause"));
         }
         self.sends.push_back((now_ns, rows));

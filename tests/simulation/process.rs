@@ -127,7 +127,7 @@ impl Process {
         let (stop, stopped) = watch::channel(false);
         let (logs, parts): (Vec<_>, Vec<_>) =
             recovered.into_iter().map(|recovered| recovered.split(sizes.hot_ring_bytes)).unzip();
-        let drains = parts.into_iter().enumerate().map(|(number, part)| {
+        let drains = parts.into_iter().flatten().enumerate().map(|(number, part)| {
             let sink = Box::new(Connection::new(database, machine, (site, number), &part.queue));
             let open = sink.opener();
             let drain: Drain = Box::pin(part.runner(sink, open, stopped.clone()).run());

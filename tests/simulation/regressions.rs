@@ -189,7 +189,7 @@ fn a_database_that_was_set_back_gets_what_the_journal_still_has() {
         site.process.as_mut().unwrap().run_drain(0);
     }
     // The last tick of the maintenance thread stores the cursor, and the segments are all still there.
-    let delivered = site.process.as_ref().unwrap().queues[0].drain.delivered.get();
+    let delivered = site.process.as_ref().unwrap().queues[0].main.drain.delivered.get();
     assert!(site.process.as_ref().unwrap().catalogues[0].len() > 2, "several segments are delivered");
     cursor::save(&site.machine, Path::new("/data/queues/0"), delivered).unwrap();
     site.crash(false, &database);

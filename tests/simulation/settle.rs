@@ -63,7 +63,10 @@ impl World {
         self.sites.iter().all(|site| {
             let Some(process) = &site.process else { return false };
             let must_halt = |queue| self.verdict(site.number, queue) == Verdict::MustHalt;
-            let is_empty = |queue: usize| !must_halt(queue) && process.queues[queue].backlog_records() == 0;
+            let is_empty = |number: usize| {
+                let queue = &process.queues[number];
+                !must_halt(number) && queue.main.backlog_records(&queue.journal) == 0
+            };
             let is_done = |queue: usize| site.is_halted(queue) || is_empty(queue);
             let any_halted = (0..self.configs.len()).any(|queue| site.is_halted(queue));
             (any_halted || !site.clients.are_waiting()) && (0..self.configs.len()).all(is_done)

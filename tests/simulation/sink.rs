@@ -202,7 +202,7 @@ impl Database {
     /// A drain asks for something; one that must halt has nothing more to ask for.
     fn note_request(&mut self, from: &Life) {
         if self.drains[from.site][from.part].verdict == Verdict::MustHalt {
-            let delivered = from.queue.drain.delivered.get();
+            let delivered = from.queue.main.drain.delivered.get();
             self.model.complain(format!("part {}: the drain goes on at {delivered}, where it must halt", from.part));
         }
     }
@@ -256,7 +256,7 @@ impl Database {
         if transaction.lane > 0 && !transaction.rows.is_empty() {
             self.model.see("delivered in another lane");
         }
-        let is_dead = |sequence| queue.dead_letters.contains(sequence);
+        let is_dead = |sequence| queue.main.dead_letters.contains(sequence);
         self.model.delivered((site, number), (&before, &after), &transaction.rows, is_dead);
         Ok(())
     }

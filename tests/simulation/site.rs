@@ -127,7 +127,7 @@ impl Site {
 
     /// Whether the drain of a queue has halted.
     pub fn is_halted(&self, queue: usize) -> bool {
-        let state = |process: &Process| process.queues[queue].drain.state();
+        let state = |process: &Process| process.queues[queue].main.drain.state();
         self.process.as_ref().is_some_and(|process| state(process) == DrainState::Halted)
     }
 

@@ -409,7 +409,7 @@ impl World {
     pub(crate) fn tell(&mut self, queue: usize, rate: Option<Rate>, is_paused: bool) {
         let (number, now_ns) = (self.site().number, self.site().now_ns());
         let Some(process) = &self.site().process else { return };
-        let instructions = &process.queues[queue].instructions;
+        let instructions = &process.queues[queue].main.instructions;
         instructions.send_modify(|told| {
             told.shaping.rate = rate.unwrap_or(told.shaping.rate);
             told.is_paused = is_paused;
