@@ -74,8 +74,8 @@ pub enum DrainError {
     /// The sink's position is before what the journal still has.
     #[error(
         "the sink says that sequence {position} was the last one delivered, but the journal begins with {first}: the \
-         database was set back to an earlier state. If the records in between are not wanted any more, set \
-         forebay_position.position of this part to {}{} and restart", first - 1,
+         database was set back to an earlier state, or this sink was out of the configuration for a while. If the records in \
+         between are not wanted any more, set forebay_position.position of this part to {}{} and restart", first - 1,
         if *has_beyond { " and its beyond to NULL, which means nothing with another position," } else { "" }
     )]
     SinkBehind {
@@ -134,7 +134,7 @@ impl<S: Scheduler> Runner<S> {
         let sinks = std::iter::once((0, sink)).chain(others);
         let lanes = sinks.map(|(number, sink)| Lane::new(number, sink, Waiter::new(&shared, stop.clone()))).collect();
         let (waiter, spare, ahead) = (Waiter::new(&shared, stop), Lot::default(), Lot::default());
-        let reordering = Reordering::new(&platform, &outlet.config.ordering);
+        let reordering = Reordering::new(&platform, &outlet.config.ordering, &queue.config.ordering);
         Self {
             platform,
             queue,
@@ -315,7 +315,7 @@ impl<S: Scheduler> Runner<S> {
     /// Takes the rows of all lanes over, those of earlier lives too, and learns where to go on; `None` if a stop came first.
     async fn take_over(&mut self) -> Result<Option<Progress>, DrainError> {
         let count = self.lanes.len();
-        let Self { lanes, open, shared, waiter, queue, .. } = self;
+        let Self { lanes, open, shared, waiter, queue, outlet, .. } = self;
         let Some((first, others)) = lanes.split_first_mut() else { return Ok(None) };
         loop {
             // The first lane's row comes first and is looked at last: of two processes that start at the same time, one finds
@@ -347,7 +347,12 @@ impl<S: Scheduler> Runner<S> {
                 check_ahead(queue, &said)?;
                 progress.merge(&said);
             }
-            if count == 1 && found.is_empty() {
+            let begins_after = outlet.begins_after.get();
+            let is_new = progress.through() < begins_after;
+            if is_new {
+                progress.merge(&Progress::up_to(begins_after));
+            }
+            if count == 1 && found.is_empty() && !is_new {
                 return Ok(Some(progress));
             }
             check_behind(queue, &progress)?;

@@ -128,10 +128,32 @@ impl DataDirectory {
     }
 }
 
+/// The names of a queue's sinks that have a directory within the queue's, whether or not a configuration still has them, in
+/// order.
+///
+/// # Errors
+///
+/// The directory cannot be read.
+pub fn known_sinks<P: Platform>(platform: &P, queue: &Path) -> io::Result<Vec<String>> {
+    let paths = match platform.list(&queue.join(SINKS)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        listed => listed?,
+    };
+    let name = |path: PathBuf| Some(path.file_name()?.to_str()?.to_owned());
+    let mut names: Vec<_> = paths.into_iter().filter_map(name).collect();
+    names.sort_unstable();
+    Ok(names)
+}
+
 /// The directory of a queue's sink with this name, within the queue's. The main sink has none: its files are the queue's.
 #[must_use]
 pub fn sink_directory(queue: &Path, name: &str) -> PathBuf {
     queue.join(SINKS).join(name)
+}
+
+/// Identifies a sink with a name, beside the main one, whose part is `part`.
+pub(super) fn sink_part(part: &str, sink: &str) -> String {
+    format!("{part}/sink-{sink}")
 }
 
 impl Identity {
@@ -172,10 +194,7 @@ impl Identity {
     #[must_use]
     pub fn part(&self, queue: &str, sink: Option<&str>) -> String {
         let part = format!("{queue}/{}", hex(&self.id));
-        match sink {
-            None => part,
-            Some(sink) => format!("{part}/sink-{sink}"),
-        }
+        sink.map_or_else(|| part.clone(), |sink| sink_part(&part, sink))
     }
 }
 

@@ -15,7 +15,7 @@ use crate::drain::scheduler::Scheduler;
 use crate::journal::append::Appender;
 use crate::journal::catalogue::Catalogue;
 use crate::journal::cursor;
-use crate::journal::directory::{begin_epoch, sink_directory};
+use crate::journal::directory::{begin_epoch, known_sinks, sink_directory};
 use crate::journal::idempotency::IdempotencyIndex;
 use crate::journal::maintenance::{Kept, KeptOutlet};
 use crate::journal::platform::System;
@@ -107,6 +107,14 @@ impl<P: Scheduler> RecoveredQueue<P> {
         queue.journal.trimmed.set(trimmed);
         let outlet = |outlet| RecoveredOutlet::recover(&platform, &queue, outlet, &path, first_byte);
         let outlets = queue.outlets().map(outlet).collect::<Result<Vec<_>, _>>()?;
+        let known = known_sinks(&platform, &path).map_err(system("the directory of a queue's sinks"))?;
+        for sink in known.iter().filter(|sink| !config.sinks.contains_key(*sink)) {
+            tracing::warn!(
+                queue = name,
+                sink,
+                "this sink is no longer configured: nothing is delivered to it, and what it has not got is not kept for it. Its                  dead letters stay in its directory"
+            );
+        }
         tracing::info!(
             queue = name,
             durable,

@@ -23,15 +23,15 @@ pub(super) struct Reordering {
 }
 
 impl Reordering {
-    /// `None` for a queue in which no record overtakes another.
-    pub(super) fn new<S: Scheduler>(platform: &S, ordering: &Ordering) -> Option<Self> {
+    /// `None` where no record overtakes another. `kept` is the ordering that says what a record keeps.
+    pub(super) fn new<S: Scheduler>(platform: &S, ordering: &Ordering, kept: &Ordering) -> Option<Self> {
         if !ordering.is_reordering() {
             return None;
         }
         let random = || platform.random().unwrap_or_default();
         Some(Self {
             window: Window::new(limit(ordering), holds_keys(ordering), now(platform)),
-            selectors: Selectors::new(ordering, (random(), random())),
+            selectors: Selectors::new(ordering, kept, (random(), random())),
             read: Taken::default(),
         })
     }
