@@ -71,11 +71,9 @@ fn same_table(a: &Sink, b: &Sink) -> bool {
 
 fn read_queue(section: &mut Section<'_>, name: &str, tables: &mut Tables) -> Queue {
     let s = section;
-    let ordering = read_ordering(s);
-    let sink = read_sink(s.section("sink"), name);
-    tables.take(s.context(), (s.path(), s.line()), &sink);
-    Queue {
+    let mut queue = Queue {
         shaping: read_shaping(s),
+        ordering: read_ordering(s),
         ack: s.choice("ack", Ack::Durable, &[("durable", Ack::Durable), ("memory", Ack::Memory)]).value,
         max_backlog_bytes: s.size("max_backlog_bytes", limits::MAX_BACKLOG_BYTES, 1..=BACKLOG_BYTES_MAX).value,
         idempotency_window_ms: s
@@ -83,10 +81,12 @@ fn read_queue(section: &mut Section<'_>, name: &str, tables: &mut Tables) -> Que
             .value,
         idempotency_keys_max: s.integer("idempotency_keys_max", limits::IDEMPOTENCY_KEYS_MAX, 1..=100_000_000).count(),
         dead_letters_bytes_max: read_dead_letters_bytes_max(s),
-        sink,
-        sinks: read_sinks(s, name, &ordering, tables),
-        ordering,
-    }
+        sink: read_sink(s.section("sink"), name),
+        sinks: BTreeMap::new(),
+    };
+    tables.take(s.context(), (s.path(), s.line()), &queue.sink);
+    queue.sinks = read_sinks(s, name, &queue.ordering, tables);
+    queue
 }
 
 fn read_dead_letters_bytes_max(section: &mut Section<'_>) -> u64 {
