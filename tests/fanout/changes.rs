@@ -128,8 +128,16 @@ fn a_sink_that_was_removed_holds_nothing_back_and_is_not_taken_back_in_silence()
     stage.configure(FAST, Some(FAST));
     let server = stage.site.start();
     server.until_said("this sink was out of the configuration for a while");
-    let (_, last) = fill(&server, middle, 1);
+    let (end, last) = fill(&server, middle, 1);
     until_delivered_to_main(&server, &last);
+    let first = usize::try_from(trimmed(&server)).unwrap();
+    server.stop();
+    // As a new one it begins with what there is.
+    let had = stage.other.bodies();
+    fs::remove_dir_all(stage.site.queue("orders").join("sinks").join("analytics")).unwrap();
+    let server = stage.site.start();
+    until_analysed(&server, &last);
+    assert_eq!(stage.other.bodies(), [had, names(first..end)].concat());
     server.stop();
 }
 
