@@ -65,6 +65,10 @@ pub enum Bug {
     ForgetLanes,
     /// Records with one key are on their way in several lanes.
     ShareKey,
+    /// A segment goes back to the pool when the main sink has it, whether or not the others have.
+    RecycleForMain,
+    /// A restart takes each sink but the main one for a new one.
+    BeginAnew,
     /// The bell is armed before producers can see whom it wakes.
     ArmWithoutRelease,
     /// The journal looks at the rings, and then arms the bell.
@@ -87,7 +91,7 @@ pub enum Bug {
 
 impl Bug {
     /// Those that the simulation must find.
-    pub const SIMULATED: [Self; 27] = [
+    pub const SIMULATED: [Self; 29] = [
         Self::AcknowledgeBeforeSync,
         Self::RetryFailedSync,
         Self::AcceptStaleBatch,
@@ -115,6 +119,8 @@ impl Bug {
         Self::OvertakeKey,
         Self::ForgetLanes,
         Self::ShareKey,
+        Self::RecycleForMain,
+        Self::BeginAnew,
     ];
 
     /// Those that loom's models must find.

@@ -7,6 +7,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::journal::platform::{Mode, Platform, RandomAccessFile};
+use crate::planted::{Bug, is_planted};
 use crate::record::Sequence;
 
 const NAME: &str = "begin";
@@ -18,7 +19,9 @@ const NAME: &str = "begin";
 ///
 /// The directory cannot be made, or the file cannot be read or made durable; [`io::ErrorKind::InvalidData`] if it is garbled.
 pub fn load_or_store<P: Platform>(platform: &P, directory: &Path, trimmed: Sequence) -> io::Result<Sequence> {
-    if let Some(begins_after) = read(platform, directory)? {
+    if let Some(begins_after) = read(platform, directory)?
+        && !is_planted(Bug::BeginAnew)
+    {
         return Ok(begins_after);
     }
     make_directory(platform, directory)?;

@@ -167,6 +167,23 @@ pub fn concurrency(random: &mut Random) -> u32 {
     [1, 2, 3][random.index(3)]
 }
 
+/// The second sink of a queue, if it has one, and the start from which on it does.
+pub fn second(random: &mut Random, queue: &config::Queue) -> Option<(u64, config::Outlet)> {
+    if !random.chance(3500) {
+        return None;
+    }
+    let mut outlet = queue.main_outlet();
+    outlet.shaping.rate = rate(random);
+    outlet.shaping.batch.records_max = [1, 5, 100][random.index(3)];
+    outlet.ordering.order = Order::Strict;
+    outlet.ordering.throttle = None;
+    outlet.ordering.concurrency = 1;
+    if random.chance(3000) {
+        reorder(random, &mut outlet.ordering);
+    }
+    Some(([1, 1, 2, 4][random.index(4)], outlet))
+}
+
 /// What a queue's configuration promises.
 pub fn bounds(config: &config::Queue, sizes: &Sizes) -> Bounds {
     Bounds {
