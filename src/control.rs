@@ -15,21 +15,33 @@ use crate::config::{self, Config, Shaping};
 use crate::drain::dead_letters::{DeadLetterFile, LetterError};
 use crate::drain::pause;
 use crate::journal::platform::{Platform, System};
-use crate::queue::{DrainState, Queue};
+use crate::queue::{DrainState, Outlet, Queue};
 
-/// A queue and where its files are.
+/// One of a queue's sinks and where its files are.
 pub struct Controlled<P: Platform = System> {
-    /// What all threads see of it.
+    /// What all threads see of the queue.
     pub queue: Arc<Queue>,
+    /// What they see of the sink.
+    pub outlet: Arc<Outlet>,
     /// Where its files are.
     pub directory: PathBuf,
     /// Its dead letters.
     pub dead_letters: Arc<DeadLetterFile<P>>,
 }
 
+/// What is asked about, or to be changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Address {
+    /// The queue.
+    pub queue: String,
+    /// Which of its sinks; `None` for the main one, which stands for the queue.
+    pub sink: Option<String>,
+}
+
 /// Changes queues while they run.
 pub struct Control {
-    queues: Vec<Controlled>,
+    /// The sinks of all queues, those of one behind each other and its main one first.
+    outlets: Vec<Controlled>,
     /// What runs, and what counts as long as nothing else is asked for: without what has changed since the start.
     running: Mutex<Config>,
 }
@@ -45,6 +57,19 @@ pub enum ControlError {
         /// Those that there are.
         queues: Vec<String>,
     },
+    /// The queue has no such sink.
+    #[error("the queue `{queue}` has no sink `{name}` beside its main one; {}", match sinks.as_slice() {
+        [] => "it has none".to_owned(),
+        sinks => format!("it has {}", sinks.join(", ")),
+    })]
+    NoSink {
+        /// The queue.
+        queue: String,
+        /// The name that was given.
+        name: String,
+        /// Those that there are.
+        sinks: Vec<String>,
+    },
     /// What was asked for cannot be; nothing was changed.
     #[error("{}", .0.join("; "))]
     Refused(Vec<String>),
@@ -57,90 +82,105 @@ pub enum ControlError {
 }
 
 impl Control {
-    /// Control over these queues, which run with this configuration.
+    /// Control over these sinks, which run with this configuration. Those of one queue stand behind each other, the main one
+    /// first.
     #[must_use]
-    pub fn new(queues: Vec<Controlled>, config: Config) -> Self {
-        Self { queues, running: Mutex::new(config) }
+    pub fn new(outlets: Vec<Controlled>, config: Config) -> Self {
+        Self { outlets, running: Mutex::new(config) }
     }
 
     /// All queues as JSON.
     #[must_use]
     pub fn describe_all(&self) -> Value {
-        json!({ "queues": self.queues.iter().map(|of| describe(&of.queue)).collect::<Vec<_>>() })
+        json!({ "queues": self.mains().map(describe).collect::<Vec<_>>() })
     }
 
-    /// One queue as JSON.
+    /// A queue or one of its sinks as JSON.
     ///
     /// # Errors
     ///
     /// There is none with this name.
-    pub fn describe(&self, name: &str) -> Result<Value, ControlError> {
-        self.find(name).map(|of| describe(&of.queue))
+    pub fn describe(&self, address: &Address) -> Result<Value, ControlError> {
+        self.find(address).map(describe)
     }
 
-    /// Changes how a queue's records leave, by a JSON merge patch of its settings.
+    /// Changes how records leave for a sink, by a JSON merge patch of its settings.
     ///
     /// # Errors
     ///
     /// Nothing was changed.
-    pub fn change(&self, name: &str, patch: &Value, by: &str) -> Result<Value, ControlError> {
-        let queue = &self.find(name)?.queue;
+    pub fn change(&self, address: &Address, patch: &Value, by: &str) -> Result<Value, ControlError> {
+        let of = self.find(address)?;
         let _one_at_a_time = self.lock();
-        let current = queue.instructions.borrow().shaping.clone();
-        let shaping = config::patch(&current, queue.config.ordering.order, patch).map_err(ControlError::Refused)?;
-        tell(queue, shaping, by);
-        Ok(describe(queue))
+        let current = of.outlet.instructions.borrow().shaping.clone();
+        let shaping = config::patch(&current, of.outlet.config.ordering.order, patch).map_err(ControlError::Refused)?;
+        tell(of, shaping, by);
+        Ok(describe(of))
     }
 
-    /// Delivers nothing of a queue until somebody resumes it, across restarts too.
+    /// Delivers nothing to a sink until somebody resumes it, across restarts too.
     ///
     /// # Errors
     ///
-    /// The queue is not paused, unless it was.
-    pub fn pause(&self, name: &str, by: &str) -> Result<Value, ControlError> {
-        let Controlled { queue, directory, .. } = self.find(name)?;
+    /// The sink is not paused, unless it was.
+    pub fn pause(&self, address: &Address, by: &str) -> Result<Value, ControlError> {
+        let of = self.find(address)?;
         let _one_at_a_time = self.lock();
-        pause::mark(&System, directory, by).map_err(ControlError::Mark)?;
-        if queue.instructions.send_if_modified(|told| !std::mem::replace(&mut told.is_paused, true)) {
-            tracing::info!(queue = queue.name, by, "paused: nothing is delivered until somebody resumes");
+        pause::mark(&System, &of.directory, by).map_err(ControlError::Mark)?;
+        if of.outlet.instructions.send_if_modified(|told| !std::mem::replace(&mut told.is_paused, true)) {
+            let (queue, sink) = of.names();
+            tracing::info!(queue, sink, by, "paused: nothing is delivered until somebody resumes");
         }
-        Ok(describe(queue))
+        Ok(describe(of))
     }
 
     /// Delivers again.
     ///
     /// # Errors
     ///
-    /// The queue is still paused, if it was.
-    pub fn resume(&self, name: &str, by: &str) -> Result<Value, ControlError> {
-        let Controlled { queue, directory, .. } = self.find(name)?;
+    /// The sink is still paused, if it was.
+    pub fn resume(&self, address: &Address, by: &str) -> Result<Value, ControlError> {
+        let of = self.find(address)?;
         let _one_at_a_time = self.lock();
-        pause::clear(&System, directory).map_err(ControlError::Mark)?;
-        if queue.instructions.send_if_modified(|told| std::mem::replace(&mut told.is_paused, false)) {
-            tracing::info!(queue = queue.name, by, "resumed");
+        pause::clear(&System, &of.directory).map_err(ControlError::Mark)?;
+        if of.outlet.instructions.send_if_modified(|told| std::mem::replace(&mut told.is_paused, false)) {
+            let (queue, sink) = of.names();
+            tracing::info!(queue, sink, by, "resumed");
         }
-        Ok(describe(queue))
+        Ok(describe(of))
     }
 
     /// Takes over what a configuration says that can be taken over without a restart. Returns what needs one.
     #[must_use]
     pub fn reload(&self, config: &Config, by: &str) -> Vec<String> {
         let mut running = self.lock();
-        for of in &self.queues {
-            let queue = &of.queue;
-            let Some(wanted) = config.queues.get(&queue.name) else { continue };
-            tell(queue, wanted_now(queue, &wanted.shaping), by);
-            if let Some(running) = running.queues.get_mut(&queue.name) {
-                running.shaping = wanted.shaping.clone();
+        for of in &self.outlets {
+            let (queue, sink) = of.names();
+            let Some(wanted) = config.queues.get(queue).and_then(|queue| queue.shaping_of(sink)) else { continue };
+            tell(of, wanted_now(of, wanted), by);
+            if let Some(running) = running.queues.get_mut(queue).and_then(|queue| queue.shaping_of_mut(sink)) {
+                running.clone_from(wanted);
             }
         }
         needs_restart(&running, config)
     }
 
-    fn find(&self, name: &str) -> Result<&Controlled, ControlError> {
-        self.queues.iter().find(|of| of.queue.name == name).ok_or_else(|| ControlError::NoQueue {
-            name: name.chars().take(crate::limits::QUEUE_NAME_BYTES_MAX).collect(),
-            queues: self.queues.iter().map(|of| of.queue.name.clone()).collect(),
+    fn mains(&self) -> impl Iterator<Item = &Controlled> {
+        self.outlets.iter().filter(|of| of.outlet.name.is_none())
+    }
+
+    fn find(&self, address: &Address) -> Result<&Controlled, ControlError> {
+        let Address { queue, sink } = address;
+        let short = |name: &str| name.chars().take(crate::limits::QUEUE_NAME_BYTES_MAX).collect();
+        let mut of_queue = self.outlets.iter().filter(|of| of.queue.name == *queue).peekable();
+        if of_queue.peek().is_none() {
+            let queues = self.mains().map(|of| of.queue.name.clone()).collect();
+            return Err(ControlError::NoQueue { name: short(queue), queues });
+        }
+        of_queue.clone().find(|of| of.outlet.name == *sink).ok_or_else(|| ControlError::NoSink {
+            queue: queue.clone(),
+            name: short(sink.as_deref().unwrap_or_default()),
+            sinks: of_queue.filter_map(|of| of.outlet.name.clone()).collect(),
         })
     }
 
@@ -150,50 +190,72 @@ impl Control {
     }
 }
 
-/// What of a configuration's shaping can be taken over in the queue as it runs: the file may say another order than the one
+/// What of a configuration's shaping can be taken over in the sink as it runs: the file may say another order than the one
 /// that is kept until a restart.
-fn wanted_now(queue: &Queue, wanted: &Shaping) -> Shaping {
-    let is_strict = !queue.config.ordering.is_reordering();
+fn wanted_now(of: &Controlled, wanted: &Shaping) -> Shaping {
+    let is_strict = !of.outlet.config.ordering.is_reordering();
     Shaping { concurrency: if is_strict { 1 } else { wanted.concurrency }, ..wanted.clone() }
 }
 
-fn tell(queue: &Queue, shaping: Shaping, by: &str) {
-    let (before, after) = (config::written(&queue.instructions.borrow().shaping), config::written(&shaping));
-    let is_new = queue.instructions.send_if_modified(|told| {
+impl<P: Platform> Controlled<P> {
+    /// The queue's name and the sink's.
+    fn names(&self) -> (&str, Option<&str>) {
+        (&self.queue.name, self.outlet.name.as_deref())
+    }
+}
+
+fn tell(of: &Controlled, shaping: Shaping, by: &str) {
+    let instructions = &of.outlet.instructions;
+    let (before, after) = (config::written(&instructions.borrow().shaping), config::written(&shaping));
+    let is_new = instructions.send_if_modified(|told| {
         let is_new = told.shaping != shaping;
         told.shaping = shaping;
         is_new
     });
     if is_new {
-        tracing::info!(queue = queue.name, by, %before, %after, "changed");
+        let (queue, sink) = of.names();
+        tracing::info!(queue, sink, by, %before, %after, "changed");
     }
 }
 
-/// A queue's settings under the names of the configuration, and how it is now.
-fn describe(queue: &Queue) -> Value {
-    let told = queue.instructions.borrow().clone();
+/// A queue with all its sinks, or one that is not its main one.
+fn describe(Controlled { queue, outlet, .. }: &Controlled) -> Value {
+    let mut value = describe_outlet(queue, outlet);
+    if outlet.name.is_none() {
+        let others = queue.others.iter().filter_map(|other| Some((other.name.clone()?, describe_outlet(queue, other))));
+        value["sinks"] = Value::Object(others.collect());
+    }
+    value
+}
+
+/// A sink's settings under the names of the configuration, and how it is now.
+fn describe_outlet(queue: &Queue, outlet: &Outlet) -> Value {
+    let told = outlet.instructions.borrow().clone();
     let mut value = config::written(&told.shaping);
     value["queue"] = json!(queue.name);
+    if let Some(name) = &outlet.name {
+        value["sink"] = json!(name);
+    }
     value["paused"] = json!(told.is_paused);
-    let backlog = queue.backlog_records();
+    let (drain, backlog) = (&outlet.drain, outlet.backlog_records(&queue.journal));
     value["now"] = json!({
-        "state": state_name(queue.drain.state()),
-        "ceiling_per_second": Some(queue.ceiling().per_second()).filter(|rate| rate.is_finite()),
-        "rate_per_second": Some(queue.rate().per_second()).filter(|rate| rate.is_finite()),
-        "rate_measured_per_second": queue.drain.rate_measured.get(),
+        "state": state_name(drain.state()),
+        "ceiling_per_second": Some(outlet.ceiling().per_second()).filter(|rate| rate.is_finite()),
+        "rate_per_second": Some(outlet.rate().per_second()).filter(|rate| rate.is_finite()),
+        "rate_measured_per_second": drain.rate_measured.get(),
         "backlog_records": backlog,
-        "backlog_bytes": queue.backlog_bytes(),
-        "eta_ms": queue.eta_ms(backlog),
+        "backlog_bytes": outlet.backlog_bytes(&queue.journal),
+        "eta_ms": outlet.eta_ms(backlog),
         "durable_sequence": queue.journal.durable.get(),
-        "delivered_sequence": queue.drain.delivered.get(),
-        "beyond_records": queue.drain.beyond_records.get(),
-        "window_records": queue.drain.window_records.get(),
-        "window_bytes": queue.drain.window_bytes.get(),
-        "lanes": queue.drain.lanes.get(),
-        "in_flight": queue.drain.in_flight.get(),
-        "dead_letters": queue.dead_letters.count(),
-        "redriving": queue.dead_letters.redriving(),
-        "expired_records": queue.dead_letters.expired(),
+        "delivered_sequence": drain.delivered.get(),
+        "beyond_records": drain.beyond_records.get(),
+        "window_records": drain.window_records.get(),
+        "window_bytes": drain.window_bytes.get(),
+        "lanes": drain.lanes.get(),
+        "in_flight": drain.in_flight.get(),
+        "dead_letters": outlet.dead_letters.count(),
+        "redriving": outlet.dead_letters.redriving(),
+        "expired_records": outlet.dead_letters.expired(),
     });
     value
 }
@@ -226,8 +288,7 @@ fn needs_restart(running: &Config, wanted: &Config) -> Vec<String> {
         match wanted.queues.get(name) {
             None => differs(format!("queues.{name} (gone)"), true),
             Some(wanted) => {
-                let same = config::Queue { shaping: queue.shaping.clone(), ..wanted.clone() };
-                differs(format!("queues.{name}"), same != *queue);
+                differs(format!("queues.{name}"), wanted.with_shaping_of(queue) != *queue);
             }
         }
     }

@@ -16,7 +16,9 @@ pub const GIB: u64 = 1024 * MIB;
 
 /// Queues that one configuration may hold (fixed: the ring names a queue with 16 bits).
 pub const QUEUES_MAX: usize = 256;
-/// Length of a queue's name in bytes (fixed: it is a directory name and part of a ticket).
+/// Sinks that one queue may have, its main one included (fixed: each has a ring of [`HOT_RING_BYTES`] and holds segments back).
+pub const SINKS_MAX: usize = 8;
+/// Length of a queue's name, and of a sink's, in bytes (fixed: it is a directory name and part of a ticket).
 pub const QUEUE_NAME_BYTES_MAX: usize = 64;
 /// Listeners that one configuration may hold (fixed).
 pub const LISTENERS_MAX: usize = 64;

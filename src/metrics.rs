@@ -7,7 +7,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
@@ -15,7 +15,8 @@ use prometheus_client::registry::Registry;
 
 use crate::ingress::counters::{Counters, latency_histogram};
 use crate::ingress::http::problem::Problem;
-use crate::queue::{DrainState, Health, Queue};
+use crate::queue::{DrainState, Health, JournalMarks, Mark, Outlet, Queue};
+use crate::rate::Rate;
 
 /// What a scrape reads.
 pub struct Sources {
@@ -48,13 +49,11 @@ impl fmt::Debug for Scrape {
     }
 }
 
-type Labels = [(&'static str, String); 1];
-
 /// A metric with one value for each label.
-fn family<M: EncodeMetric>(
+fn family<L: EncodeLabelSet, M: EncodeMetric>(
     encoder: &mut DescriptorEncoder<'_>,
     (name, help): (&str, &str),
-    values: impl Iterator<Item = (Labels, M)>,
+    values: impl Iterator<Item = (L, M)>,
 ) -> fmt::Result {
     let mut values = values.peekable();
     let kind = values.peek().map_or(MetricType::Unknown, |(_, metric)| metric.metric_type());
@@ -74,9 +73,10 @@ impl Collector for Scrape {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         self.ingress(&mut encoder)?;
         self.latency(&mut encoder)?;
-        self.queue_counters(&mut encoder)?;
-        self.queue_gauges(&mut encoder)?;
-        self.queue_rates(&mut encoder)?;
+        self.queues(&mut encoder)?;
+        self.sink_counters(&mut encoder)?;
+        self.sink_gauges(&mut encoder)?;
+        self.sink_rates(&mut encoder)?;
         let failed = u64::from(self.0.health.is_journal_failed());
         single(&mut encoder, "forebay_journal_failed", "1 after a failed write or sync", &ConstGauge::new(failed))?;
         let full = u64::from(self.0.health.is_disk_full());
@@ -133,73 +133,99 @@ impl Scrape {
         family(encoder, (name, help), values)
     }
 
-    fn queue_counters(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let mut counter = |name, help, pick: fn(&Queue) -> u64| {
-            self.per_queue(encoder, name, help, |queue| ConstCounter::new(pick(queue)))
-        };
-        counter("forebay_requests_replayed", "Requests answered with an earlier ticket", |q| q.journal.replayed.get())?;
-        counter("forebay_idempotency_keys_evicted", "Keys forgotten before their window ended", |q| {
-            q.journal.keys_evicted.get()
-        })?;
-        counter("forebay_drain_batches", "Transactions that the sink committed", |q| q.drain.batches.get())?;
-        counter("forebay_dead_letters_redriven", "Dead letters that were delivered after all", |q| {
-            q.dead_letters.redriven()
-        })?;
-        counter("forebay_dead_letters_purged", "Dead letters that somebody gave up", |q| q.dead_letters.purged())?;
-        counter("forebay_dead_letters_edited", "Bodies of dead letters that somebody replaced", |q| {
-            q.dead_letters.edits()
-        })?;
-        counter("forebay_drain_expired_records", "Records dropped because nobody wanted them any more", |q| {
-            q.dead_letters.expired()
-        })?;
-        counter("forebay_drain_retries", "Attempts that failed and were repeated", |q| q.drain.retries.get())
+    /// One value for each sink. The main one has no label for itself, so that a queue with one sink reads as ever.
+    fn per_sink<M: EncodeMetric>(
+        &self,
+        encoder: &mut DescriptorEncoder<'_>,
+        name: &str,
+        help: &str,
+        pick: impl Fn(&Outlet, &JournalMarks) -> M,
+    ) -> fmt::Result {
+        let outlets = self.0.queues.iter().flat_map(|queue| queue.outlets().map(move |outlet| (queue, outlet)));
+        let values = outlets.map(|(queue, outlet)| {
+            let sink = outlet.name.iter().map(|name| ("sink", name.clone()));
+            let labels = std::iter::once(("queue", queue.name.clone())).chain(sink).collect();
+            (labels, pick(outlet, &queue.journal))
+        });
+        family::<Vec<_>, _>(encoder, (name, help), values)
     }
 
-    fn queue_gauges(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let mut gauge = |name, help, pick: fn(&Queue) -> u64| {
-            self.per_queue(encoder, name, help, |queue| ConstGauge::new(pick(queue)))
+    fn queues(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let mut counter = |name, help, pick: fn(&JournalMarks) -> &Mark| {
+            self.per_queue(encoder, name, help, |queue| ConstCounter::new(pick(&queue.journal).get()))
         };
-        gauge("forebay_appended_sequence", "The last sequence given out", |q| q.journal.appended.get())?;
-        gauge("forebay_durable_sequence", "The last sequence on disk", |q| q.journal.durable.get())?;
-        gauge("forebay_released_sequence", "The last sequence sent to the sink", |q| q.drain.released.get())?;
-        gauge("forebay_delivered_sequence", "The last sequence committed in the sink", |q| q.drain.delivered.get())?;
-        gauge("forebay_trimmed_sequence", "The last sequence that left the journal", |q| q.journal.trimmed.get())?;
-        gauge("forebay_backlog_records", "Undelivered records", Queue::backlog_records)?;
-        gauge("forebay_backlog_bytes", "Bytes of undelivered records", Queue::backlog_bytes)?;
-        gauge("forebay_drain_beyond_records", "Records committed in the sink although an earlier one is not", |q| {
-            q.drain.beyond_records.get()
+        counter("forebay_requests_replayed", "Requests answered with an earlier ticket", |j| &j.replayed)?;
+        counter("forebay_idempotency_keys_evicted", "Keys forgotten before their window ended", |j| &j.keys_evicted)?;
+        let mut gauge = |name, help, pick: fn(&JournalMarks) -> &Mark| {
+            self.per_queue(encoder, name, help, |queue| ConstGauge::new(pick(&queue.journal).get()))
+        };
+        gauge("forebay_appended_sequence", "The last sequence given out", |j| &j.appended)?;
+        gauge("forebay_durable_sequence", "The last sequence on disk", |j| &j.durable)?;
+        gauge("forebay_trimmed_sequence", "The last sequence that left the journal", |j| &j.trimmed)
+    }
+
+    fn sink_counters(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let mut counter = |name, help, pick: fn(&Outlet) -> u64| {
+            self.per_sink(encoder, name, help, |outlet, _| ConstCounter::new(pick(outlet)))
+        };
+        counter("forebay_drain_batches", "Transactions that the sink committed", |s| s.drain.batches.get())?;
+        counter("forebay_dead_letters_redriven", "Dead letters that were delivered after all", |s| {
+            s.dead_letters.redriven()
         })?;
-        gauge("forebay_drain_window_records", "Records that were read and wait for their turn", |q| {
-            q.drain.window_records.get()
+        counter("forebay_dead_letters_purged", "Dead letters that somebody gave up", |s| s.dead_letters.purged())?;
+        counter("forebay_dead_letters_edited", "Bodies of dead letters that somebody replaced", |s| {
+            s.dead_letters.edits()
         })?;
-        gauge("forebay_drain_window_bytes", "Bytes of the records that were read and wait for their turn", |q| {
-            q.drain.window_bytes.get()
+        counter("forebay_drain_expired_records", "Records dropped because nobody wanted them any more", |s| {
+            s.dead_letters.expired()
         })?;
-        gauge("forebay_drain_in_flight", "Transactions that are on their way to the sink", |q| {
-            q.drain.in_flight.get()
+        counter("forebay_drain_retries", "Attempts that failed and were repeated", |s| s.drain.retries.get())
+    }
+
+    fn sink_gauges(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let mut backlog = |name, help, pick: fn(&Outlet, &JournalMarks) -> u64| {
+            self.per_sink(encoder, name, help, |outlet, journal| ConstGauge::new(pick(outlet, journal)))
+        };
+        backlog("forebay_backlog_records", "Undelivered records", Outlet::backlog_records)?;
+        backlog("forebay_backlog_bytes", "Bytes of undelivered records", Outlet::backlog_bytes)?;
+        let mut gauge = |name, help, pick: fn(&Outlet) -> u64| {
+            self.per_sink(encoder, name, help, |outlet, _| ConstGauge::new(pick(outlet)))
+        };
+        gauge("forebay_released_sequence", "The last sequence sent to the sink", |s| s.drain.released.get())?;
+        gauge("forebay_delivered_sequence", "The last sequence committed in the sink", |s| s.drain.delivered.get())?;
+        gauge("forebay_drain_beyond_records", "Records committed in the sink although an earlier one is not", |s| {
+            s.drain.beyond_records.get()
         })?;
-        gauge("forebay_dead_letters", "Records that cannot be delivered", |q| q.dead_letters.count())?;
-        gauge("forebay_dead_letters_redriving", "Of these, those to be delivered again", |q| {
-            q.dead_letters.redriving()
+        gauge("forebay_drain_window_records", "Records that were read and wait for their turn", |s| {
+            s.drain.window_records.get()
         })?;
-        gauge("forebay_drain_running", "1 while the drain delivers or waits for records", |q| {
-            u64::from(q.drain.state() == DrainState::Running)
+        gauge("forebay_drain_window_bytes", "Bytes of the records that were read and wait for their turn", |s| {
+            s.drain.window_bytes.get()
         })?;
-        gauge("forebay_drain_paused", "1 while somebody has paused the drain", |q| {
-            u64::from(q.drain.state() == DrainState::Paused)
+        gauge("forebay_drain_in_flight", "Transactions that are on their way to the sink", |s| {
+            s.drain.in_flight.get()
         })?;
-        gauge("forebay_drain_halted", "1 when the drain needs a person", |q| {
-            u64::from(q.drain.state() == DrainState::Halted)
+        gauge("forebay_dead_letters", "Records that cannot be delivered", |s| s.dead_letters.count())?;
+        gauge("forebay_dead_letters_redriving", "Of these, those to be delivered again", |s| {
+            s.dead_letters.redriving()
+        })?;
+        gauge("forebay_drain_running", "1 while the drain delivers or waits for records", |s| {
+            u64::from(s.drain.state() == DrainState::Running)
+        })?;
+        gauge("forebay_drain_paused", "1 while somebody has paused the drain", |s| {
+            u64::from(s.drain.state() == DrainState::Paused)
+        })?;
+        gauge("forebay_drain_halted", "1 when the drain needs a person", |s| {
+            u64::from(s.drain.state() == DrainState::Halted)
         })
     }
 
-    fn queue_rates(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let mut gauge = |name, help, pick: fn(&Queue) -> f64| {
-            self.per_queue(encoder, name, help, |queue| ConstGauge::new(pick(queue)))
+    fn sink_rates(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let mut gauge = |name, help, pick: fn(&Outlet) -> Rate| {
+            self.per_sink(encoder, name, help, |outlet, _| ConstGauge::new(pick(outlet).per_second()))
         };
-        gauge("forebay_drain_ceiling", "Records a second that the configuration allows now; +Inf for no limit", |q| {
-            q.ceiling().per_second()
-        })?;
-        gauge("forebay_drain_rate_limit", "Of these, as many as the sink bears now", |q| q.rate().per_second())
+        let help = "Records a second that the configuration allows now; +Inf for no limit";
+        gauge("forebay_drain_ceiling", help, Outlet::ceiling)?;
+        gauge("forebay_drain_rate_limit", "Of these, as many as the sink bears now", Outlet::rate)
     }
 }

@@ -67,6 +67,10 @@ pub enum Bug {
     ShareKey,
     /// Keys of what is on its way are held only where there were several lanes at the start.
     HoldKeysFromStart,
+    /// A segment goes back to the pool when the main sink has it, whether or not the others have.
+    RecycleForMain,
+    /// A restart takes each sink but the main one for a new one.
+    BeginAnew,
     /// The bell is armed before producers can see whom it wakes.
     ArmWithoutRelease,
     /// The journal looks at the rings, and then arms the bell.
@@ -89,7 +93,7 @@ pub enum Bug {
 
 impl Bug {
     /// Those that the simulation must find.
-    pub const SIMULATED: [Self; 28] = [
+    pub const SIMULATED: [Self; 30] = [
         Self::AcknowledgeBeforeSync,
         Self::RetryFailedSync,
         Self::AcceptStaleBatch,
@@ -118,6 +122,8 @@ impl Bug {
         Self::ForgetLanes,
         Self::ShareKey,
         Self::HoldKeysFromStart,
+        Self::RecycleForMain,
+        Self::BeginAnew,
     ];
 
     /// Those that loom's models must find.

@@ -144,12 +144,14 @@ impl Server {
         }
 
         let (chores, chores_out) = mpsc::channel();
-        let controlled = recovered.iter().map(RecoveredQueue::controlled).collect();
+        let controlled = recovered.iter().flat_map(RecoveredQueue::controlled).collect();
         let control = Arc::new(Control::new(controlled, config.clone()));
         let kept = recovered.iter().map(RecoveredQueue::kept).collect();
         let maintenance = Maintenance::new(System, Arc::clone(&pool), kept, chores_out);
         let maintenance = spawn("maintenance", &others, move || maintenance.run())?;
-        let (logs, drains) = recovered.into_iter().map(|queue| queue.split(journal.hot_ring_bytes)).unzip();
+        let (logs, drains): (_, Vec<_>) =
+            recovered.into_iter().map(|queue| queue.split(journal.hot_ring_bytes)).unzip();
+        let drains = drains.into_iter().flatten().collect();
         let writer = WriterParts {
             epoch: directory.epoch,
             logs,
@@ -334,10 +336,11 @@ fn start_drain(
     let runners: Vec<Runner> = drains
         .into_iter()
         .map(|parts| {
-            let queue = &parts.queue;
-            let reorders = queue.config.ordering.is_reordering();
-            let part = Part { queue: queue.name.clone(), id: directory.identity.part(&queue.name), reorders };
-            let (config, data_dir) = (queue.config.sink.clone(), data_dir.to_owned());
+            let (queue, outlet) = (&parts.queue.name, &parts.outlet);
+            let reorders = outlet.config.ordering.is_reordering();
+            let id = directory.identity.part(queue, outlet.name.as_deref());
+            let part = Part { queue: queue.clone(), sink: outlet.name.clone(), id, reorders };
+            let (config, data_dir) = (outlet.config.sink.clone(), data_dir.to_owned());
             let sink = sink::open(&config, part.clone(), &data_dir);
             let open = Box::new(move |subpart: Subpart<'_>| sink::open(&config, part.subpart(subpart), &data_dir));
             parts.runner(sink, open, stop.clone())

@@ -13,6 +13,8 @@
 
 #[path = "config/ordering.rs"]
 mod ordering;
+#[path = "config/sinks.rs"]
+mod sinks;
 #[path = "config/values.rs"]
 mod values;
 #[path = "config/variables.rs"]
@@ -79,6 +81,8 @@ fn leaves(table: &DeTable<'_>, path: &str, found: &mut BTreeSet<String>) {
         let name = if path == "queues" { "*" } else { name.get_ref() };
         let path = if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
         match value.get_ref() {
+            // They have keys that stand above them already.
+            DeValue::Table(_) if name == "sinks" => {}
             DeValue::Table(_) if ["columns", "parameters", "fair_weights"].contains(&name) => {
                 found.insert(path);
             }

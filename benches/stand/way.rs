@@ -33,7 +33,7 @@ const CONNECTION: usize = 3;
 pub fn queue() -> Queue {
     let tickets = TicketCodec::new(QUEUE, SECRET, vec![EpochStart { epoch: 1, first_sequence: 1 }]);
     let queue = Queue::new(0, 7, QUEUE, configuration().queues[QUEUE].clone(), tickets);
-    queue.drain.set_state(DrainState::Running);
+    queue.main.drain.set_state(DrainState::Running);
     queue
 }
 
@@ -128,7 +128,7 @@ impl Way {
         self.log.committed(sealed);
         // Larger than any batch of a stand, so that each batch lies in one segment.
         self.log.make_room(1 << 20);
-        for marks in [&self.queue.journal.durable, &self.queue.drain.delivered] {
+        for marks in [&self.queue.journal.durable, &self.queue.main.drain.delivered] {
             marks.set(sealed.next_sequence - 1);
         }
         for completion in self.gathered.drain(..) {

@@ -2,7 +2,7 @@
 #![no_main]
 
 use forebay::config::{Config, ConfigError, Order, parse};
-use forebay::limits::BLOCK_BYTES;
+use forebay::limits::{BLOCK_BYTES, SINKS_MAX};
 use forebay::sink::{Dialect, KINDS};
 use forebay::sink::mapping::Plan;
 use libfuzzer_sys::fuzz_target;
@@ -76,10 +76,13 @@ fn check_config(text: &str, config: &Config) {
         let overtakes = ordering.fair_by.is_some() || ordering.throttle.is_some() || ordering.delay_ms_max > 0;
         assert!(ordering.order != Order::Strict || !overtakes, "a strict order that is none");
         assert!(ordering.fair_weights.is_empty() || ordering.fair_by.is_some());
-        assert!(!queue.sink.kind.url.is_required || !queue.sink.url.is_empty());
-        for dialect in [Dialect::Sqlite, Dialect::Postgres] {
-            if let Err(message) = Plan::new(&queue.sink.target, name, dialect) {
-                assert!(!message.is_empty());
+        assert!(queue.sinks.len() < SINKS_MAX);
+        for sink in std::iter::once(&queue.sink).chain(queue.sinks.values().map(|outlet| &outlet.sink)) {
+            assert!(!sink.kind.url.is_required || !sink.url.is_empty());
+            for dialect in [Dialect::Sqlite, Dialect::Postgres] {
+                if let Err(message) = Plan::new(&sink.target, name, dialect) {
+                    assert!(!message.is_empty());
+                }
             }
         }
     }

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::queues::{BODY_BYTES_MAX, outcome, parse, problem, read};
 use super::{Answer, Refusal};
-use crate::control::{Control, ControlError};
+use crate::control::{Address, Control, ControlError};
 use crate::record::Sequence;
 
 /// What is asked for.
@@ -36,7 +36,7 @@ pub(super) fn allowed(rest: &[&str]) -> Option<&'static str> {
 /// Answers a request that [`allowed`] lets through.
 pub(super) async fn answer(
     control: &Arc<Control>,
-    queue: &str,
+    address: Address,
     rest: &[&str],
     by: String,
     request: Request<Incoming>,
@@ -45,9 +45,9 @@ pub(super) async fn answer(
         Ok(action) => action,
         Err(refusal) => return *refusal,
     };
-    let (control, queue) = (Arc::clone(control), queue.to_owned());
+    let control = Arc::clone(control);
     // It waits for the disk, and there is one thread for all of the admin address.
-    let done = tokio::task::spawn_blocking(move || act(&control, &queue, action, &by)).await;
+    let done = tokio::task::spawn_blocking(move || act(&control, &address, action, &by)).await;
     match done {
         Ok(done) => outcome(done),
         Err(error) => problem(StatusCode::INTERNAL_SERVER_ERROR, "internal", &error.to_string()),
@@ -73,15 +73,15 @@ async fn action(control: &Control, rest: &[&str], request: Request<Incoming>) ->
     })
 }
 
-fn act(control: &Control, queue: &str, action: Action, by: &str) -> Result<Value, ControlError> {
+fn act(control: &Control, address: &Address, action: Action, by: &str) -> Result<Value, ControlError> {
     match action {
-        Action::List { after, limit } => control.list_letters(queue, after, limit),
-        Action::Show(sequence) => control.show_letter(queue, sequence),
-        Action::Edit(sequence, body) => control.edit_letter(queue, sequence, &body, by),
-        Action::PurgeOne(sequence) => control.purge_letter(queue, sequence, by),
-        Action::Redrive(body) => control.redrive_letters(queue, &body, by),
-        Action::Cancel => control.cancel_redrive(queue, by),
-        Action::Purge(body) => control.purge_letters(queue, &body, by),
+        Action::List { after, limit } => control.list_letters(address, after, limit),
+        Action::Show(sequence) => control.show_letter(address, sequence),
+        Action::Edit(sequence, body) => control.edit_letter(address, sequence, &body, by),
+        Action::PurgeOne(sequence) => control.purge_letter(address, sequence, by),
+        Action::Redrive(body) => control.redrive_letters(address, &body, by),
+        Action::Cancel => control.cancel_redrive(address, by),
+        Action::Purge(body) => control.purge_letters(address, &body, by),
     }
 }
 

@@ -123,15 +123,18 @@ fn readiness(sources: &Sources) -> Answer {
     } else {
         (StatusCode::OK, "ready\n".to_owned())
     };
-    for queue in sources.queues.iter() {
-        let drain = match queue.drain.state() {
+    let outlets = sources.queues.iter().flat_map(|queue| queue.outlets().map(move |outlet| (queue, outlet)));
+    for (queue, outlet) in outlets {
+        let drain = match outlet.drain.state() {
             DrainState::Connecting => "connecting to the sink",
             DrainState::Running => "delivering",
             DrainState::Retrying => "retrying",
             DrainState::Paused => "paused",
             DrainState::Halted => "halted, see the log",
         };
-        lines += &format!("queue {}: {drain}, backlog {} records\n", queue.name, queue.backlog_records());
+        let sink = outlet.name.as_ref().map_or_else(String::new, |name| format!(", sink {name}"));
+        let backlog = outlet.backlog_records(&queue.journal);
+        lines += &format!("queue {}{sink}: {drain}, backlog {backlog} records\n", queue.name);
     }
     text(status, lines)
 }

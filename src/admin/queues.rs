@@ -10,7 +10,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use serde_json::{Value, json};
 
 use super::{Answer, Refusal, dead_letters, full};
-use crate::control::{Control, ControlError};
+use crate::control::{Address, Control, ControlError};
 use crate::drain::dead_letters::{DeadLetterError, LetterError};
 
 /// Bytes of a change; more were hardly meant.
@@ -26,17 +26,26 @@ pub(super) const PATH: &str = "/v1/queues";
 pub(super) async fn answer(control: &Arc<Control>, peer: &str, request: Request<Incoming>) -> Answer {
     let path = request.uri().path().to_owned();
     let parts: Vec<&str> = path[PATH.len()..].split('/').skip(1).collect();
-    let allowed = match parts.as_slice() {
-        [] => Some("GET"),
-        [_] => Some("GET, PATCH"),
-        [_, "pause" | "resume"] => Some("POST"),
-        [_, "dead-letters", rest @ ..] => dead_letters::allowed(rest),
+    let (address, rest) = match parts.as_slice() {
+        [] => (None, &[][..]),
+        [queue, "sinks", sink, rest @ ..] => (Some((queue, Some(sink))), rest),
+        [queue, rest @ ..] => (Some((queue, None)), rest),
+    };
+    let address = address.map(|(queue, sink): (&&str, Option<&&str>)| Address {
+        queue: (*queue).to_owned(),
+        sink: sink.map(|sink| (*sink).to_owned()),
+    });
+    let allowed = match (&address, rest) {
+        (None, _) => Some("GET"),
+        (_, []) => Some("GET, PATCH"),
+        (_, ["pause" | "resume"]) => Some("POST"),
+        (_, ["dead-letters", rest @ ..]) => dead_letters::allowed(rest),
         _ => None,
     };
     let Some(allowed) = allowed else {
         let detail = format!(
-            "the paths are {PATH}, {PATH}/QUEUE, …/pause, …/resume, …/dead-letters, …/dead-letters/SEQUENCE, \
-             …/dead-letters/redrive and …/dead-letters/purge"
+            "the paths are {PATH}, {PATH}/QUEUE, {PATH}/QUEUE/sinks/SINK, and below the last two …/pause, …/resume, \
+             …/dead-letters, …/dead-letters/SEQUENCE, …/dead-letters/redrive and …/dead-letters/purge"
         );
         return problem(StatusCode::NOT_FOUND, "not-found", &detail);
     };
@@ -52,19 +61,19 @@ pub(super) async fn answer(control: &Arc<Control>, peer: &str, request: Request<
         return problem(StatusCode::FORBIDDEN, "forbidden", "changes are not taken from web pages");
     }
     let by = actor(&request, peer);
-    outcome(match parts.as_slice() {
-        [queue, "dead-letters", rest @ ..] => return dead_letters::answer(control, queue, rest, by, request).await,
-        [] => Ok(control.describe_all()),
-        [queue] if method == Method::GET => control.describe(queue),
-        [queue] => {
+    let Some(address) = address else { return outcome(Ok(control.describe_all())) };
+    outcome(match rest {
+        ["dead-letters", rest @ ..] => return dead_letters::answer(control, address, rest, by, request).await,
+        [] if method == Method::GET => control.describe(&address),
+        [] => {
             let read = read(request, BODY_BYTES_MAX).await;
             match read.and_then(|body| parse(&body, r#"{"rate": "8000/s"}"#)) {
-                Ok(changes) => control.change(queue, &changes, &by),
+                Ok(changes) => control.change(&address, &changes, &by),
                 Err(refusal) => return *refusal,
             }
         }
-        [queue, "pause"] => control.pause(queue, &by),
-        [queue, ..] => control.resume(queue, &by),
+        ["pause"] => control.pause(&address, &by),
+        _ => control.resume(&address, &by),
     })
 }
 
@@ -72,7 +81,9 @@ pub(super) async fn answer(control: &Arc<Control>, peer: &str, request: Request<
 pub(super) fn outcome(outcome: Result<Value, ControlError>) -> Answer {
     match outcome {
         Ok(value) => json_response(StatusCode::OK, "application/json", &value),
-        Err(error @ ControlError::NoQueue { .. }) => problem(StatusCode::NOT_FOUND, "not-found", &error.to_string()),
+        Err(error @ (ControlError::NoQueue { .. } | ControlError::NoSink { .. })) => {
+            problem(StatusCode::NOT_FOUND, "not-found", &error.to_string())
+        }
         Err(error @ ControlError::Refused(_)) => {
             problem(StatusCode::UNPROCESSABLE_ENTITY, "not-applicable", &error.to_string())
         }

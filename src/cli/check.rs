@@ -36,19 +36,26 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     println!("{}: the configuration is well-formed", arguments.config.display());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
     let mut problems = check_data_dir(&config.data_dir);
-    for (name, queue) in &config.queues {
-        let part = Part { queue: name.clone(), id: format!("{name}/check"), reorders: queue.ordering.is_reordering() };
+    let mains = config.queues.iter().map(|(name, queue)| (name, None, queue.main_outlet()));
+    let others = config.queues.iter().flat_map(|(name, queue)| {
+        queue.sinks.iter().map(move |(sink, outlet)| (name, Some(sink.as_str()), outlet.clone()))
+    });
+    for (queue, name, outlet) in mains.chain(others) {
+        let place = name.map_or_else(|| format!("queue {queue}"), |name| format!("queue {queue}, sink {name}"));
+        let id = name.map_or_else(|| format!("{queue}/check"), |name| format!("{queue}/check/sink-{name}"));
+        let part =
+            Part { queue: queue.clone(), sink: name.map(str::to_owned), id, reorders: outlet.ordering.is_reordering() };
         // `serve` makes the data directory; until then, a database in it is an empty one anywhere.
         let home = nearest_existing(&config.data_dir).unwrap_or_else(|| config.data_dir.clone());
-        let mut sink = sink::open(&queue.sink, part, &home);
+        let mut sink = sink::open(&outlet.sink, part, &home);
         let found = match runtime.block_on(sink.check()) {
             Ok(found) => found,
             Err(error) => vec![error.to_string()],
         };
         if found.is_empty() {
-            println!("queue {name}: the sink is ready");
+            println!("{place}: the sink is ready");
         }
-        problems.extend(found.into_iter().map(|problem| format!("queue {name}: {problem}")));
+        problems.extend(found.into_iter().map(|problem| format!("{place}: {problem}")));
     }
     problems.extend(check_backlog_fits(&config));
     for problem in &problems {

@@ -39,7 +39,7 @@ pub struct Arguments {
 enum Action {
     /// Say which there are and why
     List {
-        /// Which queue
+        /// Which queue; QUEUE/SINK for one of its sinks beside the main one
         queue: String,
         /// Those behind this sequence
         #[arg(long, value_name = "SEQ", default_value_t = 0)]
@@ -55,7 +55,7 @@ enum Action {
     },
     /// Show one with its body
     Show {
-        /// Which queue
+        /// Which queue; QUEUE/SINK for one of its sinks beside the main one
         queue: String,
         /// Which letter
         sequence: Sequence,
@@ -67,7 +67,7 @@ enum Action {
     },
     /// Put another body in the place of a letter's, which stays in the file
     Edit {
-        /// Which queue
+        /// Which queue; QUEUE/SINK for one of its sinks beside the main one
         queue: String,
         /// Which letter
         sequence: Sequence,
@@ -89,7 +89,7 @@ enum Action {
     },
     /// Leave the letters where they are that wait to be delivered again
     Cancel {
-        /// Which queue
+        /// Which queue; QUEUE/SINK for one of its sinks beside the main one
         queue: String,
         #[command(flatten)]
         target: Target,
@@ -109,7 +109,7 @@ enum Action {
 /// Which letters.
 #[derive(clap::Args)]
 struct Which {
-    /// Which queue
+    /// Which queue; QUEUE/SINK for one of its sinks beside the main one
     queue: String,
     /// These letters
     #[arg(value_name = "SEQ", required_unless_present = "all")]

@@ -13,7 +13,7 @@ use serde::Serialize;
 use super::output;
 use crate::drain::dead_letters::{self, Account};
 use crate::journal::records::{Missing, visit};
-use crate::journal::survey::{QueuePlace, Survey};
+use crate::journal::survey::{QueuePlace, SinkPlace, Survey};
 use crate::record::Sequence;
 use crate::record_text::{RecordText, rfc3339};
 
@@ -24,8 +24,8 @@ use crate::record_text::{RecordText, rfc3339};
 /// body: `body` if it is UTF-8 text, `body_base64` if not. A dead letter has its reason too. What is or was a
 /// dead letter, or has expired, is not undelivered.
 ///
-/// Where the undelivered records begin stands in the queue's database (the table `forebay_position`), which is not asked. The
-/// journal has a lower bound of it, its cursor, which is at most about half a second old; without --from the export begins
+/// Where the undelivered records begin stands in the sink's database (the table `forebay_position`), which is not asked. The
+/// data directory has a lower bound of it, the sink's cursor, which is at most about half a second old; without --from the export begins
 /// behind that. So the first records may be in the database already. For an exact export, read the position there and
 /// give --from the number behind it.
 ///
@@ -51,6 +51,9 @@ pub struct Arguments {
     /// The last sequence; without it, the last that there is
     #[arg(long, value_name = "SEQ")]
     to: Option<Sequence>,
+    /// What one of the queue's sinks beside its main one has not got, or (with --dead) has refused
+    #[arg(long, value_name = "NAME")]
+    sink: Option<String>,
     /// Export the dead letters instead
     #[arg(long)]
     dead: bool,
@@ -98,8 +101,16 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         Ok(queues) => queues.into_iter().next().context("the queue is gone")?,
         Err(refused) => return Ok(refused),
     };
+    let sinks = queue.sinks().with_context(|| queue.directory.display().to_string())?;
+    let Some(sink) = sinks.iter().find(|sink| sink.name == arguments.sink) else {
+        let known: Vec<_> = sinks.iter().filter_map(|sink| sink.name.as_deref()).collect();
+        let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+        let wanted = arguments.sink.as_deref().unwrap_or_default();
+        let error = format!("queue {} has no sink {wanted:?} beside its main one; it has: {known}", queue.name);
+        return Ok(output::refuse_usage(&error));
+    };
     let first =
-        arguments.from.unwrap_or_else(|| if arguments.dead { 1 } else { queue.delivered_min().saturating_add(1) });
+        arguments.from.unwrap_or_else(|| if arguments.dead { 1 } else { queue.delivered_min(sink).saturating_add(1) });
     let range = first..=arguments.to.unwrap_or(Sequence::MAX);
     if arguments.from.is_some() && range.is_empty() {
         return Ok(output::refuse_usage(&"--from is behind --to"));
@@ -112,15 +123,15 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         }
     };
     let exported = if arguments.dead {
-        export_dead_letters(&queue, &range, &mut out)
+        export_dead_letters(sink, &range, &mut out)
     } else {
-        export_records(&survey, &queue, &range, &mut out)
+        export_records(&survey, (&queue, sink), &range, &mut out)
     };
     let outcome = match exported.and_then(|outcome| Ok(out.flush().map(|()| outcome)?)) {
         Err(error) if is_broken_pipe(&error) => return Ok(ExitCode::SUCCESS),
         exported => exported?,
     };
-    report(arguments, &queue, first, &outcome);
+    report(arguments, sink, first, &outcome);
     Ok(if outcome.is_complete() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -131,13 +142,13 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 
 fn export_records(
     survey: &Survey,
-    queue: &QueuePlace,
+    (queue, sink): (&QueuePlace, &SinkPlace),
     range: &RangeInclusive<Sequence>,
     out: &mut dyn Write,
 ) -> anyhow::Result<Outcome> {
     let mut outcome = Outcome::default();
     let mut dead = Account::default();
-    if let Err(error) = dead.read(&queue.directory) {
+    if let Err(error) = dead.read(&sink.directory) {
         let unread =
             format!("{error}; records that are dead letters or have expired may be among those that were written");
         outcome.unread_letters.push(unread);
@@ -172,13 +183,13 @@ fn export_records(
 }
 
 fn export_dead_letters(
-    queue: &QueuePlace,
+    sink: &SinkPlace,
     range: &RangeInclusive<Sequence>,
     out: &mut dyn Write,
 ) -> anyhow::Result<Outcome> {
     let mut outcome = Outcome::default();
-    let account = Account::of(&queue.directory)?;
-    dead_letters::read(&queue.directory, |offset, line| {
+    let account = Account::of(&sink.directory)?;
+    dead_letters::read(&sink.directory, |offset, line| {
         let letter = match line {
             Ok(dead_letters::Line::Letter(letter)) => letter,
             Ok(dead_letters::Line::Event(_)) => return Ok(()),
@@ -216,9 +227,10 @@ impl Outcome {
     }
 }
 
-fn report(arguments: &Arguments, queue: &QueuePlace, first: Sequence, outcome: &Outcome) {
+fn report(arguments: &Arguments, sink: &SinkPlace, first: Sequence, outcome: &Outcome) {
     let what = if arguments.dead { "dead letters" } else { "records" };
-    eprintln!("{} {what} of queue {} written", grouped(outcome.written), queue.name);
+    let whose = sink.name.as_ref().map_or_else(String::new, |sink| format!(", sink {sink},"));
+    eprintln!("{} {what} of queue {}{whose} written", grouped(outcome.written), arguments.queue);
     if outcome.dead > 0 {
         eprintln!(
             "{} left out because they are dead letters, or were; --dead exports those that are",
@@ -240,13 +252,13 @@ fn report(arguments: &Arguments, queue: &QueuePlace, first: Sequence, outcome: &
         eprintln!("not written: {which}: {}{place}", missing.cause);
     }
     for unread in &outcome.unread_letters {
-        eprintln!("not read: {}: {unread}", dead_letters::path(&queue.directory).display());
+        eprintln!("not read: {}: {unread}", dead_letters::path(&sink.directory).display());
     }
     if !arguments.dead && arguments.from.is_none() {
         eprintln!(
-            "began with sequence {first}, behind the queue's cursor, which is a lower bound of what is delivered. The exact position is in \
-             the queue's database: SELECT position FROM forebay_position WHERE part = '{}'; give --from the number behind it",
-            queue.part
+            "began with sequence {first}, behind the sink's cursor, which is a lower bound of what is delivered. The exact position is in \
+             its database: SELECT position FROM forebay_position WHERE part = '{}'; give --from the number behind it",
+            sink.part
         );
     }
 }

@@ -1,7 +1,7 @@
 //! `forebay inspect`: what a data directory holds.
 
 use std::fmt::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use crate::drain::dead_letters::{self, Account, DeadLetter, Line};
 use crate::journal::directory::read_epoch;
 use crate::journal::summary::{QueueSummary, SegmentState, summarize};
 use crate::journal::survey::{QueuePlace, Survey};
+use crate::record::Sequence;
 
 /// Segments that the text shows of a queue unless all are asked for: the oldest and the youngest.
 const SEGMENTS_SHOWN_MAX: usize = 8;
@@ -64,6 +65,25 @@ struct QueueReport {
     summary: QueueSummary,
     /// How long ago the oldest record that may be undelivered was received.
     oldest_age_s: Option<u64>,
+    /// Of the main sink.
+    #[serde(flatten)]
+    letters: Letters,
+    /// The other sinks that have a directory.
+    sinks: Vec<SinkReport>,
+}
+
+#[derive(Serialize)]
+struct SinkReport {
+    sink: String,
+    part: String,
+    delivered_sequence_min: Sequence,
+    #[serde(flatten)]
+    letters: Letters,
+}
+
+/// What a sink did not take.
+#[derive(Serialize)]
+struct Letters {
     dead_letters: u64,
     last_dead_letter: Option<DeadLetter>,
     /// Records that were dropped because nobody wanted them any more.
@@ -105,11 +125,26 @@ fn look(survey: &Survey, queues: &[QueuePlace]) -> anyhow::Result<Report> {
 }
 
 fn look_at_queue(queue: &QueuePlace) -> anyhow::Result<QueueReport> {
-    let summary = summarize(queue).with_context(|| queue.directory.display().to_string())?;
+    let place = || queue.directory.display().to_string();
+    let summary = summarize(queue).with_context(place)?;
+    let age_s = |us: u64| clock::unix_us().saturating_sub(us) / 1_000_000;
+    let oldest_age_s = summary.oldest_received_at_us.map(age_s);
+    let mut sinks = Vec::new();
+    for sink in queue.sinks().with_context(place)? {
+        let delivered_sequence_min = queue.delivered_min(&sink);
+        // What there is of the main one stands above.
+        let Some(name) = sink.name else { continue };
+        let letters = look_at_letters(&sink.directory)?;
+        sinks.push(SinkReport { sink: name, part: sink.part, delivered_sequence_min, letters });
+    }
+    Ok(QueueReport { summary, oldest_age_s, letters: look_at_letters(&queue.directory)?, sinks })
+}
+
+fn look_at_letters(directory: &Path) -> anyhow::Result<Letters> {
     let (mut count, mut last, mut expired_records) = (0, None, 0);
-    let read = Account::of(&queue.directory).and_then(|account| {
+    let read = Account::of(directory).and_then(|account| {
         expired_records = account.expired.count();
-        dead_letters::read(&queue.directory, |_, line| {
+        dead_letters::read(directory, |_, line| {
             if let Ok(Line::Letter(letter)) = line
                 && let Some(letter) = account.current(letter)
             {
@@ -119,10 +154,8 @@ fn look_at_queue(queue: &QueuePlace) -> anyhow::Result<QueueReport> {
             Ok(())
         })
     });
-    read.with_context(|| dead_letters::path(&queue.directory).display().to_string())?;
-    let age_s = |us: u64| clock::unix_us().saturating_sub(us) / 1_000_000;
-    let oldest_age_s = summary.oldest_received_at_us.map(age_s);
-    Ok(QueueReport { summary, oldest_age_s, dead_letters: count, last_dead_letter: last, expired_records })
+    read.with_context(|| dead_letters::path(directory).display().to_string())?;
+    Ok(Letters { dead_letters: count, last_dead_letter: last, expired_records })
 }
 
 impl Report {
@@ -155,6 +188,18 @@ fn line(text: &mut String, name: &str, value: &str) {
     let _ = writeln!(text, "{name:<18}{value}");
 }
 
+impl Letters {
+    fn write(&self, text: &mut String) {
+        let last = self.last_dead_letter.as_ref();
+        let last = last.map(|letter| format!("; the last is sequence {}: {}", letter.sequence, letter.reason));
+        line(text, "  dead letters", &format!("{}{}", grouped(self.dead_letters), last.unwrap_or_default()));
+        if self.expired_records > 0 {
+            let expired = format!("{} records, dropped when their turn came", grouped(self.expired_records));
+            line(text, "  expired", &expired);
+        }
+    }
+}
+
 impl QueueReport {
     fn write(&self, text: &mut String, all_segments: bool) {
         let summary = &self.summary;
@@ -169,17 +214,17 @@ impl QueueReport {
             let attributes: String = summary.oldest_attributes.iter().map(|words| format!(", {words}")).collect();
             line(text, "  oldest", &format!("{age} ago{attributes}"));
         }
-        line(text, "  dead letters", &self.letters());
-        if self.expired_records > 0 {
-            line(
-                text,
-                "  expired",
-                &format!("{} records, dropped when their turn came", grouped(self.expired_records)),
-            );
-        }
+        self.letters.write(text);
         let keys = format!("{} keys in {} files, beside those in memory", summary.saved_keys, summary.key_files);
         line(text, "  idempotency", &keys);
         self.write_segments(text, all_segments);
+        for sink in &self.sinks {
+            let _ = writeln!(text, "  sink {}", sink.sink);
+            line(text, "  part", &format!("{} (its row in forebay_position)", sink.part));
+            let delivered = sink.delivered_sequence_min;
+            line(text, "  delivered", &format!("at least up to {delivered}; its database knows exactly"));
+            sink.letters.write(text);
+        }
     }
 
     fn sequences(&self) -> String {
@@ -193,12 +238,6 @@ impl QueueReport {
     fn backlog(&self) -> String {
         let bytes = self.summary.backlog_bytes_max.map_or("unknown size".to_owned(), |b| ByteSize::b(b).to_string());
         format!("at most {} records, {bytes}", grouped(self.summary.backlog_records_max))
-    }
-
-    fn letters(&self) -> String {
-        let last = self.last_dead_letter.as_ref();
-        let last = last.map(|letter| format!("; the last is sequence {}: {}", letter.sequence, letter.reason));
-        format!("{}{}", grouped(self.dead_letters), last.unwrap_or_default())
     }
 
     fn write_segments(&self, text: &mut String, all: bool) {

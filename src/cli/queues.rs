@@ -12,7 +12,7 @@ use super::admin_client::Target;
 /// Say what the queues of a running forebay do.
 #[derive(clap::Args)]
 pub struct QueuesArguments {
-    /// This queue alone
+    /// This queue alone, or one of its sinks: QUEUE/SINK
     queue: Option<String>,
     /// As JSON, with all settings that can be changed
     #[arg(long)]
@@ -28,10 +28,11 @@ pub struct QueuesArguments {
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  \
     forebay rate orders 8000/s\n  \
+    forebay rate orders/analytics 500/s\n  \
     forebay rate orders --burst 100 --batch-records-max 500\n  \
     forebay rate orders --set '{\"schedule\": [{\"from\": \"20:00\", \"to\": \"23:00\", \"rate\": \"500/s\"}]}'")]
 pub struct RateArguments {
-    /// Which queue
+    /// Which queue; QUEUE/SINK for one of its sinks beside the main one
     queue: String,
     /// The new ceiling: "5000/s", "0.1/s", "300/min", "10/h" or "unlimited"
     rate: Option<String>,
@@ -60,7 +61,7 @@ pub struct RateArguments {
 /// Which queue.
 #[derive(clap::Args)]
 pub struct PauseArguments {
-    /// Which queue
+    /// Which queue; QUEUE/SINK for one of its sinks beside the main one
     queue: String,
     #[command(flatten)]
     target: Target,
@@ -156,11 +157,20 @@ impl RateArguments {
     }
 }
 
-/// A name that no queue can have must not become another path.
-pub(super) fn path_of(queue: &str) -> String {
-    let sound = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
-    let name: String = queue.chars().filter(|c| sound(*c)).collect();
-    format!("/v1/queues/{name}")
+/// The path of `QUEUE`, or of `QUEUE/SINK`. A name that no queue or sink can have must not become another path.
+pub(super) fn path_of(address: &str) -> String {
+    let sound = |c: &char| c.is_ascii_alphanumeric() || *c == '-' || *c == '_';
+    let name = |text: &str| text.chars().filter(sound).collect::<String>();
+    match address.split_once('/') {
+        None => format!("/v1/queues/{}", name(address)),
+        Some((queue, sink)) => format!("/v1/queues/{}/sinks/{}", name(queue), name(sink)),
+    }
+}
+
+/// A queue, and behind it its sinks beside the main one.
+fn with_sinks(queue: &Value) -> impl Iterator<Item = &Value> {
+    let sinks = queue["sinks"].as_object().into_iter().flat_map(serde_json::Map::values);
+    std::iter::once(queue).chain(sinks)
 }
 
 fn table(queues: &[Value]) -> String {
@@ -168,8 +178,10 @@ fn table(queues: &[Value]) -> String {
         "{:<20} {:<10} {:>12} {:>12} {:>12} {:>12} {:>10} {:>6} {:>8}\n",
         "QUEUE", "STATE", "RATE", "MEASURED/S", "BACKLOG", "BYTES", "EMPTY IN", "DEAD", "EXPIRED"
     );
-    for queue in queues {
+    for queue in queues.iter().flat_map(with_sinks) {
         let now = &queue["now"];
+        let sink = queue["sink"].as_str().map_or_else(String::new, |sink| format!("/{sink}"));
+        let name = queue["queue"].as_str().unwrap_or_default().to_owned() + &sink;
         let number = |name: &str| now[name].as_u64().map_or_else(|| "-".to_owned(), |number| number.to_string());
         let empty_in = now["eta_ms"].as_u64().map_or_else(
             || "-".to_owned(),
@@ -179,7 +191,7 @@ fn table(queues: &[Value]) -> String {
         let _ = writeln!(
             text,
             "{:<20} {:<10} {:>12} {:>12} {:>12} {:>12} {:>10} {:>6} {:>8}",
-            queue["queue"].as_str().unwrap_or_default(),
+            name,
             now["state"].as_str().unwrap_or_default(),
             queue["rate"].as_str().unwrap_or_default(),
             number("rate_measured_per_second"),
@@ -200,6 +212,7 @@ mod tests {
     #[test]
     fn no_name_leads_to_another_path() {
         assert_eq!(path_of("orders"), "/v1/queues/orders");
-        assert_eq!(path_of("../../metrics?x=/y"), "/v1/queues/metricsxy");
+        assert_eq!(path_of("orders/analytics"), "/v1/queues/orders/sinks/analytics");
+        assert_eq!(path_of("../../metrics?x=/y"), "/v1/queues//sinks/metricsxy");
     }
 }

@@ -148,10 +148,11 @@ fn conclude(survey: &Survey, queue: &QueuePlace, cut_directory: &Path) -> anyhow
         let _ = writeln!(
             text,
             "The queue is intact now. Records: {}; marks of lost ones: {}. If the log of the next start says that the delivery has halted, see \
-             docs/operating.md, A halted drain; the queue's part in forebay_position is {}.",
+             docs/operating.md, A halted drain; the queue's part in forebay_position is {}, \
+             with /sink-NAME behind it in a sink beside the main one.",
             grouped(report.records),
             grouped(report.lost),
-            survey.identity.part(&queue.name)
+            survey.identity.part(&queue.name, None)
         );
     }
     output::write_out(&text)?;

@@ -1,6 +1,6 @@
 //! `forebay verify`: reads and checks everything in a data directory.
 
-use std::io::IsTerminal as _;
+use std::io::{self, IsTerminal as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -11,10 +11,12 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
 use super::output;
+use crate::drain::begin;
 use crate::drain::dead_letters::{self, Event, Line};
 use crate::journal::directory::DirectoryError;
 use crate::journal::findings::{Damage, Finding};
-use crate::journal::survey::{QueuePlace, Survey};
+use crate::journal::platform::System;
+use crate::journal::survey::{QueuePlace, SinkPlace, Survey};
 use crate::journal::verify::{Report, verify_directory, verify_queue};
 use crate::record::Sequence;
 
@@ -107,16 +109,30 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
 }
 
 fn verify_one(queue: &QueuePlace, report: &mut Report, on_bytes: impl FnMut(u64)) -> anyhow::Result<()> {
+    let sinks = queue.sinks().with_context(|| queue.directory.display().to_string())?;
     // Before the segments, which may grow meanwhile.
-    let highest = verify_dead_letters(queue, report);
+    let highest: Vec<_> = sinks.iter().map(|sink| verify_dead_letters(sink, report)).collect();
+    sinks.iter().for_each(|sink| verify_begin(sink, report));
     let end = verify_queue(queue, report, on_bytes).with_context(|| queue.directory.display().to_string())?;
-    if let (Some((sequence, offset)), Some(end)) = (highest, end)
-        && sequence >= end.next_sequence
-    {
-        let damage = Damage::BeyondEnd { sequence, end: end.next_sequence.saturating_sub(1) };
-        report.find(&dead_letters::path(&queue.directory), Some(offset), damage);
+    for (sink, highest) in sinks.iter().zip(highest) {
+        if let (Some((sequence, offset)), Some(end)) = (highest, end)
+            && sequence >= end.next_sequence
+        {
+            let damage = Damage::BeyondEnd { sequence, end: end.next_sequence.saturating_sub(1) };
+            report.find(&dead_letters::path(&sink.directory), Some(offset), damage);
+        }
     }
     Ok(())
+}
+
+/// Checks where a sink begins that is not the main one.
+fn verify_begin(sink: &SinkPlace, report: &mut Report) {
+    let path = begin::path(&sink.directory);
+    match begin::read(&System, &sink.directory) {
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => report.find(&path, None, Damage::SmallFile),
+        Err(error) => report.find(&path, None, Damage::Unreadable(error.to_string())),
+    }
 }
 
 /// As text each finding is said when it is found; JSON comes at the end.
@@ -160,10 +176,10 @@ fn progress(queues: &[QueuePlace]) -> ProgressBar {
 
 /// Checks each dead letter and what has expired, of which the journal does not know. Returns the highest sequence that
 /// they name, and where.
-fn verify_dead_letters(queue: &QueuePlace, report: &mut Report) -> Option<(Sequence, u64)> {
-    let path = dead_letters::path(&queue.directory);
+fn verify_dead_letters(sink: &SinkPlace, report: &mut Report) -> Option<(Sequence, u64)> {
+    let path = dead_letters::path(&sink.directory);
     let mut highest = None;
-    let read = dead_letters::read(&queue.directory, |offset, line| {
+    let read = dead_letters::read(&sink.directory, |offset, line| {
         match line {
             Err(error) => report.find(&path, Some(offset), Damage::DeadLetter(error.to_string())),
             Ok(Line::Letter(letter)) => highest = highest.max(Some((letter.sequence, offset))),

@@ -136,6 +136,21 @@ pub struct Queue {
     pub idempotency_window_ms: u64,
     /// How many keys are remembered.
     pub idempotency_keys_max: usize,
+    /// Bytes of the main sink's dead-letter file.
+    pub dead_letters_bytes_max: u64,
+    /// Where the records go: the main sink, which tickets follow.
+    pub sink: Sink,
+    /// Where they go besides, by name.
+    pub sinks: BTreeMap<String, Outlet>,
+}
+
+/// One of the sinks of a queue, with how records leave for it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Outlet {
+    /// How records leave; all of it can be changed while the server runs.
+    pub shaping: Shaping,
+    /// Which records may leave before others.
+    pub ordering: Ordering,
     /// Bytes of the dead-letter file.
     pub dead_letters_bytes_max: u64,
     /// Where the records go.
@@ -344,6 +359,45 @@ pub enum Source {
     ContentType,
     /// `$body`
     Body,
+}
+
+impl Queue {
+    /// What is configured of the queue's main sink.
+    #[must_use]
+    pub fn main_outlet(&self) -> Outlet {
+        let Self { shaping, ordering, dead_letters_bytes_max, sink, .. } = self.clone();
+        Outlet { shaping, ordering, dead_letters_bytes_max, sink }
+    }
+
+    /// How records leave for a sink of the queue; `None` is the main one. Nothing if it has no such sink.
+    #[must_use]
+    pub fn shaping_of(&self, sink: Option<&str>) -> Option<&Shaping> {
+        match sink {
+            None => Some(&self.shaping),
+            Some(name) => self.sinks.get(name).map(|outlet| &outlet.shaping),
+        }
+    }
+
+    /// As [`shaping_of`](Self::shaping_of), to be changed.
+    #[must_use]
+    pub fn shaping_of_mut(&mut self, sink: Option<&str>) -> Option<&mut Shaping> {
+        match sink {
+            None => Some(&mut self.shaping),
+            Some(name) => self.sinks.get_mut(name).map(|outlet| &mut outlet.shaping),
+        }
+    }
+
+    /// This queue, with each sink's records leaving as `other` has it.
+    #[must_use]
+    pub fn with_shaping_of(&self, other: &Self) -> Self {
+        let mut queue = Self { shaping: other.shaping.clone(), ..self.clone() };
+        for (name, outlet) in &mut queue.sinks {
+            if let Some(shaping) = other.shaping_of(Some(name)) {
+                outlet.shaping.clone_from(shaping);
+            }
+        }
+        queue
+    }
 }
 
 impl Ordering {

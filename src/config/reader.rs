@@ -204,14 +204,30 @@ impl<'a> Section<'a> {
     /// The sections that the user names, as `[key.NAME]`, in the file's order. If there are none, the error
     /// says `missing`, and one without a name stands for them all.
     pub(super) fn named(&mut self, key: &'static str, missing: &str) -> Vec<(String, Section<'a>)> {
-        let pattern = join(&join(&self.pattern, key), "*");
-        let path = self.key(key);
         let found = self.find(key);
         let line = found.as_ref().map_or(self.line, |found| found.line);
         let Some(table) = found.and_then(|found| found.value.as_table()).filter(|table| !table.is_empty()) else {
             self.wrong(line, key, missing);
-            return vec![(String::new(), Section::absent(self.context, path, pattern, line))];
+            let pattern = join(&join(&self.pattern, key), "*");
+            return vec![(String::new(), Section::absent(self.context, self.key(key), pattern, line))];
         };
+        self.named_in(key, table)
+    }
+
+    /// As [`named`](Self::named), where there may be none.
+    pub(super) fn optional_named(&mut self, key: &'static str) -> Vec<(String, Section<'a>)> {
+        let Some(found) = self.find(key) else { return Vec::new() };
+        let Some(table) = found.value.as_table() else {
+            let path = self.key(key);
+            self.wrong(found.line, key, &format!("holds sections; write `[{path}.NAME]`, with a name of your own"));
+            return Vec::new();
+        };
+        self.named_in(key, table)
+    }
+
+    fn named_in(&self, key: &str, table: &'a DeTable<'a>) -> Vec<(String, Section<'a>)> {
+        let pattern = join(&join(&self.pattern, key), "*");
+        let path = self.key(key);
         let mut sections = Vec::new();
         for (name, value) in in_file_order(table) {
             let line = self.context.line(name.span().start);

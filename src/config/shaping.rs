@@ -15,7 +15,7 @@ use crate::schedule::{Entry, LOCAL, Schedule, Zone};
 /// The rate of a queue that asks for none: what a small PostgreSQL takes without effort.
 const RATE: Rate = Rate::Limited { records: 1, period_ns: 1_000_000 };
 /// Keys of a queue that take effect with a restart only.
-const FIXED: [&str; 12] = [
+const FIXED: [&str; 13] = [
     "ack",
     "order",
     "fair_by",
@@ -28,6 +28,7 @@ const FIXED: [&str; 12] = [
     "idempotency_keys_max",
     "dead_letters_bytes_max",
     "sink",
+    "sinks",
 ];
 
 /// The rules of the adaptive limit; the first is the default.

@@ -5,12 +5,11 @@
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Control, ControlError};
+use super::{Address, Control, ControlError, Controlled};
 use crate::clock;
 use crate::dead_letter_index::{Entry, LetterState};
 use crate::drain::dead_letters::{Changed, DeadLetter, Request, Selection};
 use crate::limits::{DEAD_LETTERS_PAGE, DEAD_LETTERS_PAGE_BYTES, DEAD_LETTERS_PAGE_MAX, REDRIVE_RATE};
-use crate::queue::Queue;
 use crate::rate::Rate;
 use crate::record::Sequence;
 
@@ -46,13 +45,18 @@ impl Control {
     /// # Errors
     ///
     /// There is no such queue, or a letter cannot be read.
-    pub fn list_letters(&self, name: &str, after: Sequence, limit: Option<usize>) -> Result<Value, ControlError> {
-        let of = self.find(name)?;
+    pub fn list_letters(
+        &self,
+        address: &Address,
+        after: Sequence,
+        limit: Option<usize>,
+    ) -> Result<Value, ControlError> {
+        let of = self.find(address)?;
         let limit = limit.unwrap_or(DEAD_LETTERS_PAGE).clamp(1, DEAD_LETTERS_PAGE_MAX);
         let letters = of.dead_letters.page(after, limit, DEAD_LETTERS_PAGE_BYTES).map_err(ControlError::Letter)?;
         let last = letters.last().map(|(_, letter)| letter.sequence);
-        let next_after = last.filter(|last| !of.queue.dead_letters.page(*last, 1).is_empty());
-        let mut value = counts(&of.queue);
+        let next_after = last.filter(|last| !of.outlet.dead_letters.page(*last, 1).is_empty());
+        let mut value = counts(of);
         value["next_after"] = json!(next_after);
         value["dead_letters"] = letters.iter().map(|(entry, letter)| head(*entry, letter)).collect();
         Ok(value)
@@ -63,8 +67,8 @@ impl Control {
     /// # Errors
     ///
     /// There is none, or it cannot be read.
-    pub fn show_letter(&self, name: &str, sequence: Sequence) -> Result<Value, ControlError> {
-        let (entry, letter) = self.find(name)?.dead_letters.letter(sequence).map_err(ControlError::Letter)?;
+    pub fn show_letter(&self, address: &Address, sequence: Sequence) -> Result<Value, ControlError> {
+        let (entry, letter) = self.find(address)?.dead_letters.letter(sequence).map_err(ControlError::Letter)?;
         let mut value = head(entry, &letter);
         for (key, part) in [("body", letter.parts.body), ("body_base64", letter.parts.body_base64)] {
             if let Some(part) = part {
@@ -79,14 +83,27 @@ impl Control {
     /// # Errors
     ///
     /// Nothing was changed.
-    pub fn edit_letter(&self, name: &str, sequence: Sequence, body: &[u8], by: &str) -> Result<Value, ControlError> {
-        let of = self.find(name)?;
+    pub fn edit_letter(
+        &self,
+        address: &Address,
+        sequence: Sequence,
+        body: &[u8],
+        by: &str,
+    ) -> Result<Value, ControlError> {
+        let of = self.find(address)?;
         if body.is_empty() {
             return Err(refused("the body is what the letter is to have, and it is empty".to_owned()));
         }
         of.dead_letters.edit(sequence, body, now(by)).map_err(ControlError::Letter)?;
-        tracing::info!(queue = of.queue.name, by, sequence, bytes = body.len(), "a dead letter has another body");
-        self.show_letter(name, sequence)
+        tracing::info!(
+            queue = of.queue.name,
+            sink = of.outlet.name,
+            by,
+            sequence,
+            bytes = body.len(),
+            "a dead letter has another body"
+        );
+        self.show_letter(address, sequence)
     }
 
     /// Has dead letters delivered again.
@@ -94,15 +111,15 @@ impl Control {
     /// # Errors
     ///
     /// Nothing was changed.
-    pub fn redrive_letters(&self, name: &str, body: &Value, by: &str) -> Result<Value, ControlError> {
-        let of = self.find(name)?;
+    pub fn redrive_letters(&self, address: &Address, body: &Value, by: &str) -> Result<Value, ControlError> {
+        let of = self.find(address)?;
         let mut asked = Asked::read(body)?;
         let which = asked.selection()?;
         let rate = asked.rate.map_or(Ok(REDRIVE_RATE), |rate| rate.parse());
         let rate: Rate = rate.map_err(|error| refused(format!("`rate`: {error}")))?;
         let changed = of.dead_letters.redrive(&which, rate, now(by)).map_err(ControlError::Letter)?;
-        tracing::info!(queue = of.queue.name, by, count = changed.count, %rate, "dead letters are to be redriven");
-        let mut value = answer(&of.queue, changed);
+        tracing::info!(queue = of.queue.name, sink = of.outlet.name, by, count = changed.count, %rate, "dead letters are to be redriven");
+        let mut value = answer(of, changed);
         value["rate"] = json!(rate.to_string());
         Ok(value)
     }
@@ -112,13 +129,19 @@ impl Control {
     /// # Errors
     ///
     /// Nothing was changed.
-    pub fn cancel_redrive(&self, name: &str, by: &str) -> Result<Value, ControlError> {
-        let of = self.find(name)?;
+    pub fn cancel_redrive(&self, address: &Address, by: &str) -> Result<Value, ControlError> {
+        let of = self.find(address)?;
         let changed = of.dead_letters.cancel(now(by)).map_err(ControlError::Letter)?;
         if changed.count > 0 {
-            tracing::info!(queue = of.queue.name, by, count = changed.count, "a redrive was cancelled");
+            tracing::info!(
+                queue = of.queue.name,
+                sink = of.outlet.name,
+                by,
+                count = changed.count,
+                "a redrive was cancelled"
+            );
         }
-        Ok(answer(&of.queue, changed))
+        Ok(answer(of, changed))
     }
 
     /// Gives dead letters up, as a request's body says.
@@ -126,12 +149,12 @@ impl Control {
     /// # Errors
     ///
     /// Nothing was changed.
-    pub fn purge_letters(&self, name: &str, body: &Value, by: &str) -> Result<Value, ControlError> {
+    pub fn purge_letters(&self, address: &Address, body: &Value, by: &str) -> Result<Value, ControlError> {
         let mut asked = Asked::read(body)?;
         if asked.rate.is_some() {
             return Err(refused("a purge has no `rate`".to_owned()));
         }
-        self.purge(name, &asked.selection()?, by)
+        self.purge(address, &asked.selection()?, by)
     }
 
     /// Gives one dead letter up.
@@ -139,8 +162,8 @@ impl Control {
     /// # Errors
     ///
     /// Nothing was changed.
-    pub fn purge_letter(&self, name: &str, sequence: Sequence, by: &str) -> Result<Value, ControlError> {
-        self.purge(name, &Selection::These(vec![sequence]), by)
+    pub fn purge_letter(&self, address: &Address, sequence: Sequence, by: &str) -> Result<Value, ControlError> {
+        self.purge(address, &Selection::These(vec![sequence]), by)
     }
 
     /// Bytes of the body that a letter may be given.
@@ -149,11 +172,18 @@ impl Control {
         self.lock().ingress.record_bytes_max
     }
 
-    fn purge(&self, name: &str, which: &Selection, by: &str) -> Result<Value, ControlError> {
-        let of = self.find(name)?;
+    fn purge(&self, address: &Address, which: &Selection, by: &str) -> Result<Value, ControlError> {
+        let of = self.find(address)?;
         let changed = of.dead_letters.purge(which, now(by)).map_err(ControlError::Letter)?;
-        tracing::warn!(queue = of.queue.name, by, count = changed.count, ?which, "dead letters were purged");
-        Ok(answer(&of.queue, changed))
+        tracing::warn!(
+            queue = of.queue.name,
+            sink = of.outlet.name,
+            by,
+            count = changed.count,
+            ?which,
+            "dead letters were purged"
+        );
+        Ok(answer(of, changed))
     }
 }
 
@@ -165,23 +195,27 @@ fn refused(why: String) -> ControlError {
     ControlError::Refused(vec![why])
 }
 
-fn answer(queue: &Queue, changed: Changed) -> Value {
-    let mut value = counts(queue);
+fn answer(of: &Controlled, changed: Changed) -> Value {
+    let mut value = counts(of);
     value["count"] = json!(changed.count);
     value["skipped"] = json!(changed.skipped);
     value
 }
 
 /// How many letters there are, and what became of the others.
-fn counts(queue: &Queue) -> Value {
-    let letters = &queue.dead_letters;
-    json!({
-        "queue": queue.name,
+fn counts(of: &Controlled) -> Value {
+    let letters = &of.outlet.dead_letters;
+    let mut value = json!({
+        "queue": of.queue.name,
         "dead": letters.count().saturating_sub(letters.redriving()),
         "redriving": letters.redriving(),
         "redriven": letters.redriven(),
         "purged": letters.purged(),
-    })
+    });
+    if let Some(name) = &of.outlet.name {
+        value["sink"] = json!(name);
+    }
+    value
 }
 
 fn head(entry: Entry, letter: &DeadLetter) -> Value {

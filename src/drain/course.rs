@@ -7,7 +7,7 @@ use super::pacer::{Pace, Pacer, Tolerance};
 use crate::config;
 use crate::limits::{PACER_CATCH_UP_MS, PACER_SLACK_MS};
 use crate::planted::{Bug, is_planted};
-use crate::queue::{DrainState, Instructions, Queue};
+use crate::queue::{DrainState, Instructions, Outlet};
 
 /// What a drain keeps to.
 pub(super) struct Course {
@@ -26,9 +26,9 @@ pub(super) struct Course {
 }
 
 impl Course {
-    /// The course of a queue's drain from now on.
-    pub(super) fn new(queue: &Queue, now_ns: u64, unix_us: u64) -> Self {
-        let instructions = queue.instructions.subscribe();
+    /// The course of a sink's drain from now on.
+    pub(super) fn new(outlet: &Outlet, now_ns: u64, unix_us: u64) -> Self {
+        let instructions = outlet.instructions.subscribe();
         let told = instructions.borrow().clone();
         let config::Adaptive { mode, share_min_percent } = told.shaping.adaptive;
         let pace = ceiling(&told.shaping, unix_us);
@@ -43,7 +43,7 @@ impl Course {
     }
 
     /// Does from here on what it is told, what the time of day says, and what the sink bears.
-    pub(super) fn follow(&mut self, queue: &Queue, now_ns: u64, unix_us: u64) {
+    pub(super) fn follow(&mut self, outlet: &Outlet, now_ns: u64, unix_us: u64) {
         if self.is_told_otherwise() {
             let told = self.instructions.borrow_and_update().clone();
             self.changes += 1;
@@ -52,7 +52,7 @@ impl Course {
             if was_paused && !self.told.is_paused {
                 // What could have left meanwhile is lost, or the database would see more than the rate now.
                 self.pacer.change(self.pace, now_ns);
-                queue.drain.set_state(DrainState::Running);
+                outlet.drain.set_state(DrainState::Running);
             }
         }
         let ceiling = ceiling(&self.told.shaping, unix_us);
@@ -62,8 +62,8 @@ impl Course {
             self.pace = pace;
             self.changes += 1;
         }
-        queue.drain.interval_ps.set(pace.rate.interval_ps());
-        queue.drain.ceiling_interval_ps.set(ceiling.rate.interval_ps());
+        outlet.drain.interval_ps.set(pace.rate.interval_ps());
+        outlet.drain.ceiling_interval_ps.set(ceiling.rate.interval_ps());
     }
 
     /// Whether there is something new to follow.

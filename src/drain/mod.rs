@@ -4,10 +4,11 @@
 //! [`retry`] (when again), [`breaker`] (how much then), [`meter`] (how fast it was), all of
 //! it kept together by `course`. What acts: [`feed`] (where records come from), `lot` (what
 //! goes at once), [`dead_letters`] (where refused ones go), [`pause`] (the mark that nothing is
-//! to leave), [`scheduler`] (how it waits) and [`runner`] (all of it, for one queue).
+//! to leave), [`begin`] (where a new sink begins), [`scheduler`] (how it waits) and [`runner`] (all of it, for one queue).
 
 pub mod adaptive;
 pub mod breaker;
+pub mod begin;
 mod course;
 pub mod dead_letters;
 pub mod feed;

@@ -21,6 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tracing::{Instrument as _, Span};
 
 use self::dispatch::{Dispatcher, Done, InFlight, RunningLanes};
 use self::lane::{Lane, Spoken};
@@ -35,7 +36,7 @@ use super::scheduler::Scheduler;
 use crate::journal::platform::System;
 use crate::planted::{Bug, is_planted};
 use crate::progress::Progress;
-use crate::queue::{DrainState, Queue};
+use crate::queue::{DrainState, Outlet, Queue};
 use crate::rate::Rate;
 use crate::record::Sequence;
 use crate::sink::{Sink, SinkError, Subpart};
@@ -43,10 +44,11 @@ use crate::sink::{Sink, SinkError, Subpart};
 /// Opens the queue's sink for another position than that of its first lane.
 pub type SinkOpener = Box<dyn Fn(Subpart<'_>) -> Box<dyn Sink> + Send>;
 
-/// Drains one queue.
+/// Drains one queue into one of its sinks.
 pub struct Runner<S: Scheduler = System> {
     platform: S,
     queue: Arc<Queue>,
+    outlet: Arc<Outlet>,
     feed: Feed<S>,
     open: SinkOpener,
     dead_letters: Arc<DeadLetterFile<S>>,
@@ -74,8 +76,8 @@ pub enum DrainError {
     /// The sink's position is before what the journal still has.
     #[error(
         "the sink says that sequence {position} was the last one delivered, but the journal begins with {first}: the \
-         database was set back to an earlier state. If the records in between are not wanted any more, set \
-         forebay_position.position of this part to {}{} and restart", first - 1,
+         database was set back to an earlier state, or this sink was out of the configuration for a while. If the records in \
+         between are not wanted any more, set forebay_position.position of this part to {}{} and restart", first - 1,
         if *has_beyond { " and its beyond to NULL, which means nothing with another position," } else { "" }
     )]
     SinkBehind {
@@ -117,7 +119,7 @@ impl<S: Scheduler> Runner<S> {
     #[must_use]
     pub fn new(
         platform: S,
-        queue: Arc<Queue>,
+        (queue, outlet): (Arc<Queue>, Arc<Outlet>),
         feed: Feed<S>,
         sink: Box<dyn Sink>,
         dead_letters: Arc<DeadLetterFile<S>>,
@@ -125,13 +127,14 @@ impl<S: Scheduler> Runner<S> {
         stop: watch::Receiver<bool>,
     ) -> Self {
         let (lane_count, retry) = {
-            let shaping = &queue.instructions.borrow().shaping;
+            let shaping = &outlet.instructions.borrow().shaping;
             (shaping.concurrency.max(1), shaping.retry.clone())
         };
         let lanes = lane_count as usize;
-        let shared = Arc::new(Shared::new(platform.clone(), Arc::clone(&queue), Arc::clone(&dead_letters), lanes));
-        queue.drain.lanes.set(u64::from(lane_count));
-        let reordering = Reordering::new(&platform, &queue.config.ordering, lanes);
+        let known = (Arc::clone(&queue), Arc::clone(&outlet));
+        let shared = Arc::new(Shared::new(platform.clone(), known, Arc::clone(&dead_letters), lanes));
+        outlet.drain.lanes.set(u64::from(lane_count));
+        let reordering = Reordering::new(&platform, &outlet.config.ordering, &queue.config.ordering, lanes);
         let is_compared = dead_letters.redrive_id().is_none();
         let redrive = Redrive::new(&retry, is_compared, platform.monotonic_ns());
         let others = (1..lane_count).map(|lane| (lane as usize, open(Subpart::Lane(lane))));
@@ -141,6 +144,7 @@ impl<S: Scheduler> Runner<S> {
         Self {
             platform,
             queue,
+            outlet,
             feed,
             open,
             dead_letters,
@@ -157,12 +161,18 @@ impl<S: Scheduler> Runner<S> {
     }
 
     /// Runs until a stop is asked for, or until it cannot go on without a person.
-    pub async fn run(mut self) {
+    pub async fn run(self) {
+        // So that what is logged of the queue says of which of its sinks.
+        let span = self.outlet.name.as_ref().map_or_else(Span::none, |name| tracing::error_span!("sink", name));
+        self.run_in_span().instrument(span).await;
+    }
+
+    async fn run_in_span(mut self) {
         if let Err(error) = self.drain().await {
-            self.queue.drain.set_state(DrainState::Halted);
+            self.outlet.drain.set_state(DrainState::Halted);
             tracing::error!(queue = self.queue.name, %error, "this queue is no longer delivered; records are still accepted");
         }
-        self.queue.drain.in_flight.set(0);
+        self.outlet.drain.in_flight.set(0);
     }
 
     async fn drain(&mut self) -> Result<(), DrainError> {
@@ -205,11 +215,11 @@ impl<S: Scheduler> Runner<S> {
                 };
                 (in_flight, is_released) = (taken, true);
             }
-            if self.queue.drain.state() == DrainState::Retrying {
-                self.queue.drain.set_state(DrainState::Running);
+            if self.outlet.drain.state() == DrainState::Retrying {
+                self.outlet.drain.set_state(DrainState::Running);
             }
             let last = lot.taken.sequences().max().unwrap_or(0);
-            self.queue.drain.released.set(self.queue.drain.released.get().max(last));
+            self.outlet.drain.released.set(self.outlet.drain.released.get().max(last));
             self.waiter.works_again();
             self.dispatcher.assign(lane, (lot, is_released), in_flight);
             self.look_ahead().await;
@@ -306,7 +316,7 @@ impl<S: Scheduler> Runner<S> {
         } else {
             self.feed.skip_to(through + 1, self.queue.journal.durable_bytes.get());
         }
-        self.queue.drain.delivered_bytes.set(self.feed.position_bytes());
+        self.outlet.drain.delivered_bytes.set(self.feed.position_bytes());
         Ok(())
     }
 
@@ -327,7 +337,7 @@ impl<S: Scheduler> Runner<S> {
     /// Takes the rows of all lanes over, those of earlier lives too, and learns where to go on; `None` if a stop came first.
     async fn take_over(&mut self) -> Result<Option<Progress>, DrainError> {
         let count = self.lanes.len();
-        let Self { lanes, open, shared, waiter, queue, .. } = self;
+        let Self { lanes, open, shared, waiter, queue, outlet, .. } = self;
         let Some((first, others)) = lanes.split_first_mut() else { return Ok(None) };
         loop {
             // The first lane's row comes first and is looked at last: of two processes that start at the same time, one finds
@@ -359,11 +369,13 @@ impl<S: Scheduler> Runner<S> {
                 check_ahead(queue, &said)?;
                 progress.merge(&said);
             }
-            // What the journal has given up was delivered, and a position that is kept beside it may not know that any more.
-            let trimmed = Progress::up_to(queue.journal.trimmed.get());
-            let is_behind = first.sink.is_position_kept_here() && progress.through() < trimmed.through();
+            // What the journal has given up was delivered, and a position that is kept beside it may not know that any more. A
+            // sink that was added later begins behind what had been given up before.
+            let trimmed = if first.sink.is_position_kept_here() { queue.journal.trimmed.get() } else { 0 };
+            let begin = Progress::up_to(trimmed.max(outlet.begins_after.get()));
+            let is_behind = progress.through() < begin.through();
             if is_behind {
-                progress.merge(&trimmed);
+                progress.merge(&begin);
             }
             if count == 1 && found.is_empty() && !is_behind {
                 return Ok(Some(progress));
@@ -406,7 +418,7 @@ impl<S: Scheduler> Runner<S> {
                 }
             }
         };
-        let drain = &self.queue.drain;
+        let drain = &self.outlet.drain;
         drain.released.set(position);
         drain.delivered_bytes.set(bytes);
         let is_forgotten = is_planted(Bug::ForgetBeyond);
@@ -444,8 +456,8 @@ impl<S: Scheduler> Runner<S> {
         tokio::select! {
             biased;
             done = self.dispatcher.next_done() => self.finish(done),
-            () = self.queue.durable_moved.notified() => {}
-            () = self.queue.dead_letters.redrive_asked.notified() => {}
+            () = self.outlet.durable_moved.notified() => {}
+            () = self.outlet.dead_letters.redrive_asked.notified() => {}
             () = Self::sleep_at_most(&self.platform, wait) => {}
             _ = self.waiter.instructions.changed() => {}
             _ = self.waiter.stop.changed() => {}
@@ -473,7 +485,7 @@ impl<S: Scheduler> Runner<S> {
             tokio::select! {
                 biased;
                 () = self.platform.sleep(wait) => {}
-                () = self.queue.dead_letters.redrive_asked.notified() => {}
+                () = self.outlet.dead_letters.redrive_asked.notified() => {}
                 _ = self.waiter.instructions.changed() => {}
                 _ = self.waiter.stop.changed() => {}
             }

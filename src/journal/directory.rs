@@ -5,7 +5,8 @@
 //! identity               a random id and two secrets, made once
 //! epoch                  counts the starts; it and `epochs` each have a `.spare` beside them
 //! pool/                  spare segments
-//! queues/<name>/         one queue: *.seg, *.keys, epochs, cursor, dead-letters.ndjson
+//! queues/<name>/         one queue: *.seg, *.keys, epochs, and of its main sink: cursor, dead-letters.ndjson, paused
+//! queues/<name>/sinks/<sink>/   each of its other sinks: begin, cursor, dead-letters.ndjson, paused
 //! ```
 
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -20,6 +21,8 @@ use crate::limits::BLOCK_BYTES;
 use crate::record::Sequence;
 use crate::ticket::EpochStart;
 
+/// Holds the directories of a queue's sinks, but for its main one.
+const SINKS: &str = "sinks";
 /// The secrets are in these files; nobody else need read any of them.
 const PRIVATE: Mode = Mode::Replace { permissions: 0o600 };
 
@@ -125,6 +128,34 @@ impl DataDirectory {
     }
 }
 
+/// The names of a queue's sinks that have a directory within the queue's, whether or not a configuration still has them, in
+/// order.
+///
+/// # Errors
+///
+/// The directory cannot be read.
+pub fn known_sinks<P: Platform>(platform: &P, queue: &Path) -> io::Result<Vec<String>> {
+    let paths = match platform.list(&queue.join(SINKS)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        listed => listed?,
+    };
+    let name = |path: PathBuf| Some(path.file_name()?.to_str()?.to_owned());
+    let mut names: Vec<_> = paths.into_iter().filter_map(name).collect();
+    names.sort_unstable();
+    Ok(names)
+}
+
+/// The directory of a queue's sink with this name, within the queue's. The main sink has none: its files are the queue's.
+#[must_use]
+pub fn sink_directory(queue: &Path, name: &str) -> PathBuf {
+    queue.join(SINKS).join(name)
+}
+
+/// Identifies a sink with a name, beside the main one, whose part is `part`.
+pub(super) fn sink_part(part: &str, sink: &str) -> String {
+    format!("{part}/sink-{sink}")
+}
+
 impl Identity {
     /// Reads the identity of a data directory, without touching it.
     ///
@@ -159,10 +190,11 @@ impl Identity {
         hasher.finish()
     }
 
-    /// Identifies a queue of this directory in a sink.
+    /// Identifies a queue of this directory in its main sink, or, with that one's name, in another of its sinks.
     #[must_use]
-    pub fn part(&self, name: &str) -> String {
-        format!("{name}/{}", hex(&self.id))
+    pub fn part(&self, queue: &str, sink: Option<&str>) -> String {
+        let part = format!("{queue}/{}", hex(&self.id));
+        sink.map_or_else(|| part.clone(), |sink| sink_part(&part, sink))
     }
 }
 

@@ -15,7 +15,7 @@ use super::keys_file;
 use super::platform::{Platform, System};
 use super::pool::Pool;
 use crate::planted::{Bug, is_planted};
-use crate::queue::{DrainState, Queue};
+use crate::queue::{DrainState, Outlet, Queue};
 use crate::record::Sequence;
 
 /// How often delivered segments are looked for, and how far delivery is stored.
@@ -45,8 +45,23 @@ pub struct Kept {
     pub queue: Arc<Queue>,
     /// Its directory.
     pub directory: PathBuf,
+    /// Its outlets as the maintenance thread sees them.
+    pub outlets: Vec<KeptOutlet>,
     /// Its segments.
     pub catalogue: Arc<Catalogue>,
+}
+
+/// One of a queue's outlets.
+pub struct KeptOutlet {
+    /// What all threads see of it.
+    pub outlet: Arc<Outlet>,
+    /// Its directory; the main one's is the queue's.
+    pub directory: PathBuf,
+    /// How far it was delivered when that was last stored.
+    cursor: Sequence,
+    /// Whether the sink has told how far it is delivered. Before that the cursor of the last start says so,
+    /// and a database that was set back needs more of the journal than that.
+    has_position: bool,
 }
 
 /// The state of the maintenance thread.
@@ -55,10 +70,6 @@ pub struct Maintenance<P = System> {
     pool: Arc<Pool<P>>,
     queues: Vec<Kept>,
     chores: Receiver<Chore>,
-    cursors: Vec<Sequence>,
-    /// Which queues the sink has told how far they are delivered. Before that the cursor of the last start says so,
-    /// and a database that was set back needs more of the journal than that.
-    have_position: Vec<bool>,
     /// Keys that could not be saved yet; their segments stay until they are.
     unsaved: Vec<Unsaved>,
     /// Whether spares are missing.
@@ -70,18 +81,7 @@ impl<P: Platform> Maintenance<P> {
     /// Prepares the thread's state.
     #[must_use]
     pub fn new(platform: P, pool: Arc<Pool<P>>, queues: Vec<Kept>, chores: Receiver<Chore>) -> Self {
-        let (cursors, have_position) = (vec![0; queues.len()], vec![false; queues.len()]);
-        Self {
-            platform,
-            pool,
-            queues,
-            chores,
-            cursors,
-            have_position,
-            unsaved: Vec::new(),
-            wants_spares: false,
-            replenish_failed: false,
-        }
+        Self { platform, pool, queues, chores, unsaved: Vec::new(), wants_spares: false, replenish_failed: false }
     }
 
     /// Runs until nobody is left who could send a chore, and stores the cursors at the end.
@@ -152,12 +152,12 @@ impl<P: Platform> Maintenance<P> {
 
     fn tidy(&mut self) {
         self.save_keys();
-        for ((kept, cursor), has_position) in self.queues.iter().zip(&mut self.cursors).zip(&mut self.have_position) {
-            // The state is published behind the position and is looked at before it.
-            *has_position |=
-                matches!(kept.queue.drain.state(), DrainState::Running | DrainState::Retrying | DrainState::Paused);
-            if *has_position {
-                give_back_delivered(&self.platform, &self.pool, kept, cursor);
+        for kept in &mut self.queues {
+            for outlet in &mut kept.outlets {
+                outlet.look(&self.platform, &kept.queue.name);
+            }
+            if kept.outlets.iter().all(|outlet| outlet.has_position) {
+                give_back_delivered(&self.pool, kept);
             }
             if let Err(error) = expire_keys(&self.platform, kept) {
                 tracing::warn!(queue = kept.queue.name, %error, "old idempotency keys could not be removed");
@@ -170,16 +170,34 @@ impl<P: Platform> Maintenance<P> {
     }
 }
 
-/// Stores how far a queue is delivered, and gives the segments up to there back to the pool.
-fn give_back_delivered<P: Platform>(platform: &P, pool: &Pool<P>, kept: &Kept, cursor: &mut Sequence) {
-    let delivered = kept.queue.drain.delivered.get();
-    if delivered != *cursor {
-        match cursor::save(platform, &kept.directory, delivered) {
-            Ok(()) => *cursor = delivered,
-            Err(error) => tracing::warn!(queue = kept.queue.name, %error, "the cursor could not be stored"),
+impl KeptOutlet {
+    /// An outlet of whose sink nothing is known yet.
+    #[must_use]
+    pub fn new(outlet: Arc<Outlet>, directory: PathBuf) -> Self {
+        Self { outlet, directory, cursor: 0, has_position: false }
+    }
+
+    /// Stores how far it is delivered, once its sink has told.
+    fn look<P: Platform>(&mut self, platform: &P, queue: &str) {
+        // The state is published behind the position and is looked at before it.
+        self.has_position |=
+            matches!(self.outlet.drain.state(), DrainState::Running | DrainState::Retrying | DrainState::Paused);
+        let delivered = self.outlet.drain.delivered.get();
+        if !self.has_position || delivered == self.cursor {
+            return;
+        }
+        match cursor::save(platform, &self.directory, delivered) {
+            Ok(()) => self.cursor = delivered,
+            Err(error) => {
+                tracing::warn!(queue, sink = self.outlet.name, %error, "the cursor could not be stored");
+            }
         }
     }
-    let done = delivered + u64::from(is_planted(Bug::RecycleSegmentEarly));
+}
+
+/// Gives the segments that every sink has back to the pool.
+fn give_back_delivered<P: Platform>(pool: &Pool<P>, kept: &Kept) {
+    let done = kept.queue.delivered_to_all() + u64::from(is_planted(Bug::RecycleSegmentEarly));
     while let Some(segment) = kept.catalogue.pop_delivered(done) {
         kept.queue.journal.trimmed.set(segment.sealed_next.unwrap_or(1) - 1);
         if let Err(error) = pool.give_back(&segment.path) {

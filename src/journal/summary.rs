@@ -6,6 +6,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
+use super::cursor;
 use super::format::{Footer, SegmentIdentity};
 use super::keys_file;
 use super::listing::QueueFiles;
@@ -31,7 +32,7 @@ pub struct QueueSummary {
     pub trimmed_sequence: Sequence,
     /// The last sequence that is on disk.
     pub durable_sequence: Sequence,
-    /// The lower bound of what is delivered: the queue's cursor. The sink's database may be further.
+    /// The lower bound of what is delivered to the main sink: its cursor. The sink's database may be further.
     pub delivered_sequence_min: Sequence,
     /// Records behind it. As many are undelivered at most.
     pub backlog_records_max: u64,
@@ -85,7 +86,7 @@ pub enum SegmentState {
 ///
 /// A file cannot be read.
 pub fn summarize<P: Platform>(queue: &QueuePlace<P>) -> io::Result<QueueSummary> {
-    let delivered = queue.delivered_min();
+    let delivered = cursor::load(&queue.platform, &queue.directory);
     let (files, segments) = summarize_segments(queue)?;
     let trimmed = segments.first().map_or(0, |first| first.first_sequence.saturating_sub(1));
     let durable = segments.last().map_or(0, |last| last.next_sequence.saturating_sub(1));

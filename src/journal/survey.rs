@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::cursor;
-use super::directory::{DirectoryError, Identity, read_epochs};
+use super::directory::{DirectoryError, Identity, known_sinks, read_epochs, sink_directory, sink_part};
 use super::listing::QueueFiles;
 use super::platform::{Platform, System};
 use super::segment_image::{self, Behind, Neighbours, SegmentImage};
@@ -35,7 +35,18 @@ pub struct QueuePlace<P = System> {
     pub directory: PathBuf,
     /// Identifies it in its segments.
     pub id: u64,
-    /// Names it in its sink's table `forebay_position`.
+    /// Names it in the table `forebay_position` of its main sink.
+    pub part: String,
+}
+
+/// Where the files of one of a queue's sinks are.
+#[derive(Clone, Debug)]
+pub struct SinkPlace {
+    /// Its name; `None` for the main one.
+    pub name: Option<String>,
+    /// Its directory.
+    pub directory: PathBuf,
+    /// Names it in its table `forebay_position`.
     pub part: String,
 }
 
@@ -82,7 +93,7 @@ impl Survey {
             name: name.to_owned(),
             directory: self.path.join("queues").join(name),
             id: self.identity.queue_id(name),
-            part: self.identity.part(name),
+            part: self.identity.part(name, None),
         }
     }
 
@@ -162,11 +173,26 @@ impl<P: Platform> QueuePlace<P> {
         Ok(files)
     }
 
-    /// Everything up to here is delivered for certain, as the queue's cursor says. The sink's own
+    /// Its sinks, the main one first and then by name, whether or not a configuration still has them.
+    ///
+    /// # Errors
+    ///
+    /// The directory cannot be read.
+    pub fn sinks(&self) -> io::Result<Vec<SinkPlace>> {
+        let main = SinkPlace { name: None, directory: self.directory.clone(), part: self.part.clone() };
+        let others = known_sinks(&self.platform, &self.directory)?.into_iter().map(|name| SinkPlace {
+            directory: sink_directory(&self.directory, &name),
+            part: sink_part(&self.part, &name),
+            name: Some(name),
+        });
+        Ok(std::iter::once(main).chain(others).collect())
+    }
+
+    /// Everything up to here is delivered to a sink for certain, as its cursor says. The sink's own
     /// position, which only its database knows, may be further on.
     #[must_use]
-    pub fn delivered_min(&self) -> Sequence {
-        cursor::load(&self.platform, &self.directory)
+    pub fn delivered_min(&self, sink: &SinkPlace) -> Sequence {
+        cursor::load(&self.platform, &sink.directory)
     }
 
     /// Reads the `index`th segment of a listing; `None` if the journal has taken it away meanwhile.

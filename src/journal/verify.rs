@@ -17,7 +17,7 @@ use super::platform::Platform;
 use super::salvage::{records_of, salvage};
 use super::scan::{Piece, Scan};
 use super::segment_image::SegmentImage;
-use super::survey::QueuePlace;
+use super::survey::{QueuePlace, SinkPlace};
 use crate::limits::BLOCK_BYTES;
 use crate::record::Sequence;
 
@@ -90,7 +90,8 @@ pub fn verify_queue<P: Platform>(
 ) -> io::Result<Option<End>> {
     let platform = &queue.platform;
     // First, because the journal and the cursor may both move on meanwhile.
-    let cursor = cursor::read(platform, &queue.directory);
+    let cursor = |sink: SinkPlace| (cursor::read(platform, &sink.directory), sink.directory);
+    let cursors: Vec<_> = queue.sinks()?.into_iter().map(cursor).collect();
     let files = queue.files()?;
     let mut epochs = Epochs::new();
     let mut end: Option<End> = None;
@@ -115,7 +116,9 @@ pub fn verify_queue<P: Platform>(
     }
     verify_keys(platform, &files, report);
     verify_epochs(platform, &queue.directory, &epochs, report);
-    verify_cursor(&queue.directory, cursor, end, report);
+    for (cursor, directory) in cursors {
+        verify_cursor(&directory, cursor, end, report);
+    }
     Ok(end)
 }
 

@@ -29,7 +29,7 @@ use super::uring::{CommitError, Write};
 use crate::config::Ack;
 use crate::limits::BLOCK_BYTES;
 use crate::planted::{Bug, is_planted};
-use crate::queue::{Health, Queue};
+use crate::queue::{Health, Outlet, Queue};
 use crate::ring::{Bell, Completion, FrameHeader, JournalEnd, Outcome, wait_for_frames};
 use crate::sync::Producer;
 
@@ -45,12 +45,13 @@ pub struct QueueLog<P: Platform = System> {
     catalogue: Arc<Catalogue>,
     appender: Appender,
     file: Option<P::File>,
-    hot: Producer<u8>,
+    /// Leads to the drain of each of the queue's outlets.
+    hot: Vec<(Arc<Outlet>, Producer<u8>)>,
     sealed: Option<SealedBatch>,
 }
 
 impl<P: Platform> QueueLog<P> {
-    /// Goes on where recovery ended; `hot` leads to the queue's drain.
+    /// Goes on where recovery ended; `hot` has a ring to the drain of each of the queue's outlets.
     #[must_use]
     pub fn new(
         queue: Arc<Queue>,
@@ -58,7 +59,7 @@ impl<P: Platform> QueueLog<P> {
         catalogue: Arc<Catalogue>,
         appender: Appender,
         file: Option<P::File>,
-        hot: Producer<u8>,
+        hot: Vec<(Arc<Outlet>, Producer<u8>)>,
     ) -> Self {
         Self { queue, directory, catalogue, appender, file, hot, sealed: None }
     }
@@ -479,20 +480,23 @@ impl<P: Platform> QueueLog<P> {
         Some(Write { file: self.file.as_ref()?, offset: sealed.offset, bytes: self.appender.batch(sealed) })
     }
 
-    /// The batch is on disk: says so, and hands it to the drain if that keeps up.
+    /// The batch is on disk: says so, and hands it to each drain that keeps up.
     fn publish(&mut self) {
         let Some(sealed) = self.sealed.take() else { return };
         if is_planted(Bug::DurableBeforeHot) {
             self.queue.journal.durable.set(sealed.next_sequence - 1);
         }
-        // If it does not fit, the drain reads it from the segment when it gets there.
-        let _ = self.hot.push_entire_slice(&self.appender.batch(&sealed)[..sealed.bytes]);
+        let batch = &self.appender.batch(&sealed)[..sealed.bytes];
+        for (_, hot) in &mut self.hot {
+            // If it does not fit, the drain reads it from the segment when it gets there.
+            let _ = hot.push_entire_slice(batch);
+        }
         self.appender.committed(&sealed);
         self.queue.journal.keys_evicted.set(self.appender.keys_evicted());
         self.queue.journal.durable_bytes.set(sealed.end_byte);
         self.queue.journal.durable.set(sealed.next_sequence - 1);
         if !is_planted(Bug::LoseWakeUp) {
-            self.queue.durable_moved.notify_one();
+            self.hot.iter().for_each(|(outlet, _)| outlet.durable_moved.notify_one());
         }
     }
 

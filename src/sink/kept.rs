@@ -72,7 +72,7 @@ pub(super) struct Kept<C> {
 
 impl<C: Carrier> Kept<C> {
     pub(super) fn new(carrier: C, sink: &config::Sink, part: Part, data_dir: &Path) -> Self {
-        let path = data_dir.join(format!("{}.positions.db", part.queue));
+        let path = data_dir.join(part.file_name("positions.db"));
         let positions = Sqlite::of_positions(path, part, Duration::from_millis(sink.commit_timeout_ms));
         Self { carrier, positions, outcome: Outcome::default() }
     }

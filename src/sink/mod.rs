@@ -141,6 +141,8 @@ pub trait Sink: Send {
 pub struct Part {
     /// The queue's name, for `$queue` and messages.
     pub queue: String,
+    /// Its name among the queue's sinks; `None` for the main one.
+    pub sink: Option<String>,
     /// Identifies this queue of this data directory in the sink: `<queue>/<journal id>`. A data
     /// directory that was thrown away must not inherit the old one's position.
     pub id: String,
@@ -168,7 +170,15 @@ impl Part {
             Subpart::Lane(lane) => (format!("{}{LANE}{lane}", self.id), true),
             Subpart::Redrive(id) => (format!("{}/redrive-{id}", self.id), false),
         };
-        Self { queue: self.queue.clone(), id, reorders }
+        Self { queue: self.queue.clone(), sink: self.sink.clone(), id, reorders }
+    }
+
+    /// The name of a file of its own in the data directory: `<queue>.<extension>`, or `<queue>.<sink>.<extension>`.
+    fn file_name(&self, extension: &str) -> String {
+        match &self.sink {
+            None => format!("{}.{extension}", self.queue),
+            Some(sink) => format!("{}.{sink}.{extension}", self.queue),
+        }
     }
 
     /// With what the parts of its lanes begin.

@@ -73,11 +73,11 @@ struct Open {
 }
 
 impl Sqlite {
-    /// A sink for the file that the configuration names, or `<data_dir>/<queue>.db`; nothing is opened yet.
+    /// A sink for the file that the configuration names, or one of its own in the data directory; nothing is opened yet.
     fn new(sink: &config::Sink, part: Part, data_dir: &Path) -> Self {
         let path = sink.url.strip_prefix("sqlite:").unwrap_or(&sink.url);
         let path = path.strip_prefix("//").unwrap_or(path);
-        let path = if path.is_empty() { data_dir.join(format!("{}.db", part.queue)) } else { PathBuf::from(path) };
+        let path = if path.is_empty() { data_dir.join(part.file_name("db")) } else { PathBuf::from(path) };
         let plan = Plan::new(&sink.target, &part.queue, Dialect::Sqlite).map(Arc::new);
         let commit_timeout = Duration::from_millis(sink.commit_timeout_ms);
         Self { file: File { path, commit_timeout, is_synced: true }, plan, part, open: None }

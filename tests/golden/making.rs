@@ -116,7 +116,7 @@ impl Life {
         let epoch = directory.epoch;
         let rings = vec![journal_end];
         let writer = Writer::new(machine.clone(), epoch, logs, rings, bell, pool, Arc::default(), chores).unwrap();
-        let drains = drains.into_iter().map(Some).collect();
+        let drains = drains.into_iter().flatten().map(Some).collect();
         Self { directory, queues, writer, ring, maintenance, drains, config, attributes: Vec::new() }
     }
 
@@ -173,7 +173,8 @@ impl Life {
     fn deliver(&mut self, queue: &str, expected: &mut Expected) {
         let index = self.queues.iter().position(|known| known.name == queue).unwrap();
         let queue = Arc::clone(&self.queues[index]);
-        let part = Part { queue: queue.name.clone(), id: self.directory.identity.part(&queue.name), reorders: false };
+        let id = self.directory.identity.part(&queue.name, None);
+        let part = Part { queue: queue.name.clone(), sink: None, id, reorders: false };
         let sink = sink::open(&self.config.queues[&queue.name].sink, part, &self.config.data_dir);
         let (stop, stopped) = watch::channel(false);
         let no_redrives = Box::new(|_: forebay::sink::Subpart<'_>| panic!("nobody has asked for a redrive"));
@@ -181,7 +182,7 @@ impl Life {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let local = tokio::task::LocalSet::new();
         let task = local.spawn_local(runner.run());
-        let is_done = || queue.drain.delivered.get() == queue.journal.durable.get();
+        let is_done = || queue.main.drain.delivered.get() == queue.journal.durable.get();
         eventually("the delivery", || {
             local.block_on(&runtime, tokio::task::yield_now());
             is_done().then_some(())
@@ -189,8 +190,8 @@ impl Life {
         stop.send_replace(true);
         local.block_on(&runtime, task).unwrap();
         let expected = expected.queues.get_mut(&queue.name).unwrap();
-        expected.delivered = queue.drain.delivered.get();
-        let dead = |record: &&ExpectedRecord| queue.dead_letters.contains(record.sequence);
+        expected.delivered = queue.main.drain.delivered.get();
+        let dead = |record: &&ExpectedRecord| queue.main.dead_letters.contains(record.sequence);
         expected.dead = expected.records.iter().filter(dead).map(|record| record.sequence).collect();
     }
 

@@ -31,18 +31,18 @@ fn marks_are_seen_in_order() {
         let queue = Arc::clone(&queue);
         spawn(move || {
             let durable = queue.journal.durable.get();
-            queue.drain.released.set(durable);
-            queue.drain.delivered_bytes.set(durable * 100);
-            queue.drain.delivered.set(durable);
+            queue.main.drain.released.set(durable);
+            queue.main.drain.delivered_bytes.set(durable * 100);
+            queue.main.drain.delivered.set(durable);
         })
     };
-    let delivered = queue.drain.delivered.get();
-    let released = queue.drain.released.get();
+    let delivered = queue.main.drain.delivered.get();
+    let released = queue.main.drain.released.get();
     let durable = queue.journal.durable.get();
     let appended = queue.journal.appended.get();
     assert!(delivered <= released && released <= durable && durable <= appended, "a mark is ahead of its cause");
     assert!(queue.journal.durable_bytes.get() >= durable * 100, "bytes are published before their records");
-    assert!(queue.drain.delivered_bytes.get() >= delivered * 100, "bytes are published before their records");
+    assert!(queue.main.drain.delivered_bytes.get() >= delivered * 100, "bytes are published before their records");
     journal.join().unwrap();
     drain.join().unwrap();
 }
@@ -62,15 +62,15 @@ fn set_aside(letters: &DeadLetterIndex) {
 /// The drain notes what has become of a record and passes it, while a client asks for its ticket.
 fn what_is_passed_over_is_never_taken_for_delivered(pass_over: fn(&DeadLetterIndex)) {
     let queue = queue();
-    attach_reasons(&queue.dead_letters);
+    attach_reasons(&queue.main.dead_letters);
     let drain = {
         let queue = Arc::clone(&queue);
         spawn(move || {
-            pass_over(&queue.dead_letters);
-            queue.drain.delivered.set(1);
+            pass_over(&queue.main.dead_letters);
+            queue.main.drain.delivered.set(1);
         })
     };
-    let (position, fate) = queue.position_and_fate(1).unwrap();
+    let (position, fate) = queue.main.position_and_fate(1).unwrap();
     assert!(position == 1 || fate.is_some(), "what the drain has passed over is taken for delivered");
     drain.join().unwrap();
 }
@@ -78,20 +78,20 @@ fn what_is_passed_over_is_never_taken_for_delivered(pass_over: fn(&DeadLetterInd
 /// A letter is purged and the file rewritten without it, while a client asks for its ticket.
 fn a_purged_letter_has_a_fate_at_every_moment() {
     let queue = queue();
-    attach_reasons(&queue.dead_letters);
-    set_aside(&queue.dead_letters);
-    queue.drain.delivered.set(1);
+    attach_reasons(&queue.main.dead_letters);
+    set_aside(&queue.main.dead_letters);
+    queue.main.drain.delivered.set(1);
     let purge = {
         let queue = Arc::clone(&queue);
         spawn(move || {
-            queue.dead_letters.settle(&[1], LetterState::Purged);
+            queue.main.dead_letters.settle(&[1], LetterState::Purged);
             let rewritten = DeadLetterIndex::default();
             attach_reasons(&rewritten);
             rewritten.settle(&[1], LetterState::Purged);
-            queue.dead_letters.replace(rewritten);
+            queue.main.dead_letters.replace(rewritten);
         })
     };
-    let fate = queue.position_and_fate(1).unwrap().1;
+    let fate = queue.main.position_and_fate(1).unwrap().1;
     assert!(fate.is_some(), "a purged letter is taken for delivered");
     purge.join().unwrap();
 }

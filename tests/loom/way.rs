@@ -84,7 +84,8 @@ fn parts() -> Parts {
     let recovered = RecoveredQueue::recover(machine.clone(), start).unwrap();
     let pool = Pool::open(machine.clone(), &PathBuf::from("/data/pool"), SEGMENT_BYTES, 1).unwrap();
     pool.prepare().unwrap();
-    let (log, drain) = recovered.split(COMMIT_BYTES_MAX);
+    let (log, mut drains) = recovered.split(COMMIT_BYTES_MAX);
+    let drain = drains.remove(0);
     let (ring, journal_end) = ring(400, CONFIG.ingress.in_flight_max, Arc::clone(&bell));
     let journal = {
         let (machine, bell, health) = (machine.clone(), Arc::clone(&bell), Arc::clone(&health));
@@ -125,7 +126,7 @@ fn a_record_goes_all_the_way() {
     journal.join().unwrap();
     stop.send_replace(true);
     drain.join().unwrap();
-    assert_eq!(queue.drain.delivered.get(), 1, "what is committed is delivered");
+    assert_eq!(queue.main.drain.delivered.get(), 1, "what is committed is delivered");
 }
 
 fn a_failed_sync_is_told() {

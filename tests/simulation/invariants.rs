@@ -1,6 +1,6 @@
 //! What must hold behind every step.
 
-use forebay::queue::{DrainState, Mark, Queue};
+use forebay::queue::{DrainState, Mark, Outlet, Queue};
 
 use crate::sink::Verdict;
 use crate::site::Site;
@@ -15,30 +15,39 @@ impl World {
         for site in &self.sites {
             let Some(process) = &site.process else { continue };
             for (number, queue) in process.queues.iter().enumerate() {
-                self.check_queue(site, number, queue).map_err(|what| format!("queue {number}: {what}"))?;
+                let parts = [number, process.queues.len() + number];
+                for (part, outlet) in parts.into_iter().zip(queue.outlets()) {
+                    self.check_outlet((site, part), queue, outlet).map_err(|what| format!("part {part}: {what}"))?;
+                }
+                self.check_backlog(queue).map_err(|what| format!("queue {number}: {what}"))?;
             }
             self.check_site(site)?;
         }
         Ok(())
     }
 
-    fn check_queue(&self, site: &Site, number: usize, queue: &Queue) -> Result<(), String> {
-        let (journal, drain) = (&queue.journal, &queue.drain);
+    fn check_outlet(&self, (site, part): (&Site, usize), queue: &Queue, outlet: &Outlet) -> Result<(), String> {
+        let (journal, drain) = (&queue.journal, &outlet.drain);
         let marks = [&journal.appended, &journal.durable, &drain.released, &drain.delivered, &journal.trimmed];
         let marks = marks.map(Mark::get);
         if !marks.is_sorted_by(|a, b| a >= b) {
             return Err(format!("the watermarks are out of order: {marks:?}"));
         }
-        let verdict = self.verdict(site.number, number);
+        let verdict = self.verdict(site.number, part);
         if drain.state() == DrainState::Halted && verdict == Verdict::GoesOn && !self.database().model.is_damaged {
             return Err(format!("the drain has halted at {}", drain.delivered.get()));
         }
-        // What was let in before anything of it counted as backlog is in flight. A database that was set back
-        // adds to the backlog what it had before.
+        Ok(())
+    }
+
+    fn check_backlog(&self, queue: &Queue) -> Result<(), String> {
+        // What was let in before anything of it counted as backlog is in flight. A database that was set back, or a sink that
+        // is new, adds to the backlog what it had before.
         let in_flight_max = self.sizes.executors * self.sizes.limits.in_flight_max;
         let in_flight_bytes = in_flight_max as u64 * self.frame_bytes_max();
-        let bytes = queue.backlog_bytes();
-        let is_known = drain.batches.get() > 0 && !self.sets_database_back();
+        let bytes = queue.slowest().backlog_bytes(&queue.journal);
+        let are_known = queue.outlets().all(|outlet| outlet.drain.batches.get() > 0);
+        let is_known = are_known && !self.sets_database_back() && !self.adds_sinks();
         if is_known && bytes > queue.config.max_backlog_bytes + in_flight_bytes {
             return Err(format!("a backlog of {bytes} bytes is too large"));
         }

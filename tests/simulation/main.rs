@@ -5,6 +5,7 @@
 
 mod clients;
 mod disk;
+mod echo;
 mod extremes;
 mod invariants;
 mod ledger;

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use forebay::drain::pacer::CATCH_UP_PERCENT;
 use forebay::limits::{PACER_CATCH_UP_MS, PACER_SLACK_MS};
-use forebay::queue::Queue;
+use forebay::queue::Outlet;
 use forebay::rate::Rate;
 
 /// Sends that are looked back at.
@@ -38,22 +38,22 @@ impl Pace {
     }
 
     /// It sends rows; returns what is wrong with that.
-    pub fn send(&mut self, queue: &Queue, rows: u64, now_ns: u64) -> Option<String> {
+    pub fn send(&mut self, outlet: &Outlet, rows: u64, now_ns: u64) -> Option<String> {
         if rows == 0 {
             return None;
         }
-        if queue.instructions.borrow().is_paused && !std::mem::take(&mut self.may_finish) {
+        if outlet.instructions.borrow().is_paused && !std::mem::take(&mut self.may_finish) {
             return Some(format!("{rows} rows are sent during a pause"));
         }
         self.sends.push_back((now_ns, rows));
         if self.sends.len() > SENDS_KEPT {
             self.sends.pop_front();
         }
-        self.excess(queue, now_ns)
+        self.excess(outlet, now_ns)
     }
 
-    fn excess(&self, queue: &Queue, now_ns: u64) -> Option<String> {
-        let tolerance_ns = (queue.config.shaping.batch.linger_ms_max + PACER_SLACK_MS) * 1_000_000;
+    fn excess(&self, outlet: &Outlet, now_ns: u64) -> Option<String> {
+        let tolerance_ns = (outlet.config.shaping.batch.linger_ms_max + PACER_SLACK_MS) * 1_000_000;
         let (mut total, mut rate, mut known) = (0, None, self.rates.len());
         for (from_ns, sent) in self.sends.iter().rev() {
             total += sent;

@@ -18,7 +18,7 @@ use forebay::journal::platform::Platform as _;
 use forebay::journal::pool::Pool;
 use forebay::journal::recovery::RecoveryError;
 use forebay::journal::writer::{Turn, Writer};
-use forebay::queue::{Health, Queue};
+use forebay::queue::{Health, Outlet, Queue};
 use forebay::ring::{Bell, ring};
 use forebay::server::StartError;
 use forebay::server::recovered::{QueueStart, RecoveredQueue};
@@ -127,13 +127,17 @@ impl Process {
         let (stop, stopped) = watch::channel(false);
         let (logs, parts): (Vec<_>, Vec<_>) =
             recovered.into_iter().map(|recovered| recovered.split(sizes.hot_ring_bytes)).unzip();
-        let drains = parts.into_iter().enumerate().map(|(number, part)| {
-            let sink = Box::new(Connection::new(database, machine, (site, number), &part.queue));
-            let open = sink.opener();
-            let drain: Drain = Box::pin(part.runner(sink, open, stopped.clone()).run());
-            Some(drain)
-        });
-        let drains = drains.collect();
+        // Those of the main sinks first, and then those of the second ones, if there are any.
+        let mut drains: Vec<Option<Drain>> = (0..2 * parts.len()).map(|_| None).collect();
+        let count = parts.len();
+        for (number, parts) in parts.into_iter().enumerate() {
+            for (part, place) in parts.into_iter().zip([number, count + number]) {
+                let known = (&part.queue, &part.outlet);
+                let sink = Box::new(Connection::new(database, machine, (site, place), known));
+                let open = sink.opener();
+                drains[place] = Some(Box::pin(part.runner(sink, open, stopped.clone()).run()));
+            }
+        }
         let maintenance = Maintenance::new(machine.clone(), Arc::clone(&pool), kept, chores_out);
         let (bell_in, health_in) = (Arc::clone(&bell), Arc::clone(&health));
         let writer = Writer::new(machine.clone(), epoch, logs, journal_ends, bell_in, pool, health_in, chores).unwrap();
@@ -183,7 +187,15 @@ impl Process {
         true
     }
 
-    /// A queue's drain gets the processor for a moment.
+    /// What the drain of a part is told and has done; `None` if its queue has no second sink.
+    pub fn outlet(&self, part: usize) -> Option<&Arc<Outlet>> {
+        match part.checked_sub(self.queues.len()) {
+            None => Some(&self.queues[part].main),
+            Some(queue) => self.queues[queue].others.first(),
+        }
+    }
+
+    /// The drain of a part gets the processor for a moment.
     pub fn run_drain(&mut self, number: usize) {
         let mut context = Context::from_waker(Waker::noop());
         if let Some(drain) = &mut self.drains[number]

@@ -59,7 +59,7 @@ fn a_full_disk_is_looked_at_again_under_load() {
     let (mut sizes, configs) = (weather::sizes(&mut random), [weather::config(&mut random)]);
     sizes.spare_segments = 0;
     let model = Model::new(&[weather::bounds(&configs[0], &sizes)], 0);
-    let database = Arc::new(Mutex::new(Database::new(1, model)));
+    let database = Arc::new(Mutex::new(Database::new(model)));
     let mut site = Site::new(0, Machine::new(Random::new(2)), 4, (40, 3), &sizes);
     site.pass(0, &database);
     site.start(&configs, &sizes, &database);
@@ -88,7 +88,7 @@ fn a_start_on_a_full_disk_comes_up() {
     let mut random = Random::new(1);
     let (sizes, configs) = (weather::sizes(&mut random), [weather::config(&mut random)]);
     let model = Model::new(&[weather::bounds(&configs[0], &sizes)], 0);
-    let database = Arc::new(Mutex::new(Database::new(1, model)));
+    let database = Arc::new(Mutex::new(Database::new(model)));
     let mut site = Site::new(0, Machine::new(Random::new(2)), 4, (400, 3), &sizes);
     for epoch in 1..5 {
         site.machine.state().disk.faults.full = epoch > 1;
@@ -137,7 +137,7 @@ fn delivered_segments_are_used_again() {
     (config.shaping.rate, config.ack) = (Rate::Unlimited, Ack::Durable);
     let configs = [config];
     let model = Model::new(&[weather::bounds(&configs[0], &sizes)], 0);
-    let database = Arc::new(Mutex::new(Database::new(1, model)));
+    let database = Arc::new(Mutex::new(Database::new(model)));
     let mut site = Site::new(0, Machine::new(Random::new(2)), 4, (2000, 3), &sizes);
     site.pass(0, &database);
     site.start(&configs, &sizes, &database);
@@ -176,7 +176,7 @@ fn a_database_that_was_set_back_gets_what_the_journal_still_has() {
     config.max_backlog_bytes = 10_000_000;
     let configs = [config];
     let model = Model::new(&[weather::bounds(&configs[0], &sizes)], 0);
-    let database = Arc::new(Mutex::new(Database::new(1, model)));
+    let database = Arc::new(Mutex::new(Database::new(model)));
     let mut site = Site::new(0, Machine::new(Random::new(2)), 4, (2000, 3), &sizes);
     site.pass(0, &database);
     site.start(&configs, &sizes, &database);
@@ -189,7 +189,7 @@ fn a_database_that_was_set_back_gets_what_the_journal_still_has() {
         site.process.as_mut().unwrap().run_drain(0);
     }
     // The last tick of the maintenance thread stores the cursor, and the segments are all still there.
-    let delivered = site.process.as_ref().unwrap().queues[0].drain.delivered.get();
+    let delivered = site.process.as_ref().unwrap().queues[0].main.drain.delivered.get();
     assert!(site.process.as_ref().unwrap().catalogues[0].len() > 2, "several segments are delivered");
     cursor::save(&site.machine, Path::new("/data/queues/0"), delivered).unwrap();
     site.crash(false, &database);

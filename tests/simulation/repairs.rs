@@ -30,7 +30,7 @@ fn with_backlog(seed: u64) -> Machine {
     (sizes.executors, config.ack) = (1, Ack::Durable);
     let configs = [config];
     let model = Model::new(&[weather::bounds(&configs[0], &sizes)], 0);
-    let database = Arc::new(Mutex::new(Database::new(1, model)));
+    let database = Arc::new(Mutex::new(Database::new(model)));
     let mut site = Site::new(0, Machine::new(Random::new(random.next())), 4, (400, 3), &sizes);
     site.pass(0, &database);
     site.start(&configs, &sizes, &database);

@@ -74,12 +74,13 @@ impl fmt::Display for Total {
 
 /// What must come up in so many seeds, or the simulation tries less than it says.
 const SEEN_SEEDS_MIN: u64 = 2000;
-const SEEN: [&str; 24] = [
+const SEEN: [&str; 26] = [
     "acknowledged from memory and lost",
     "busy",
     "client gone",
     "database set back",
     "delivered in another lane",
+    "delivered to a second sink",
     "directory copied",
     "directory set back",
     "disk full",
@@ -90,6 +91,7 @@ const SEEN: [&str; 24] = [
     "position beyond the journal",
     "rot",
     "shed",
+    "sink added when records had gone",
     "too large",
     "turned away by a stop",
     "paused",

@@ -1,6 +1,5 @@
 //! The end of a run: the faults stop, and everything that was promised must be kept before long.
 
-use forebay::queue::Queue;
 
 use crate::sink::Verdict;
 use crate::site::Site;
@@ -18,8 +17,8 @@ impl World {
         for current in 0..self.sites.len() {
             self.current = current;
             self.site().machine.state().disk.faults = disk::Faults::default();
-            for queue in 0..self.configs.len() {
-                self.tell(queue, None, false);
+            for part in 0..self.part_count() {
+                self.tell(part, None, false);
             }
             // Somebody mends what has failed, and starts anew what has met a database that was set back.
             if self.site().is_journal_failed() || self.sets_database_back() {
@@ -64,15 +63,20 @@ impl World {
     fn is_settled(&self) -> bool {
         self.sites.iter().all(|site| {
             let Some(process) = &site.process else { return false };
-            let must_halt = |queue| self.verdict(site.number, queue) == Verdict::MustHalt;
-            let is_empty = |queue: usize| !must_halt(queue) && process.queues[queue].backlog_records() == 0;
-            let has_lanes = |queue: usize| {
-                let Queue { drain, instructions, .. } = &*process.queues[queue];
-                drain.lanes.get() == u64::from(instructions.borrow().shaping.concurrency)
+            let must_halt = |part| self.verdict(site.number, part) == Verdict::MustHalt;
+            let is_empty = |part: usize| {
+                let queue = &process.queues[part % process.queues.len()];
+                let backlog = process.outlet(part).map_or(0, |outlet| outlet.backlog_records(&queue.journal));
+                !must_halt(part) && backlog == 0
             };
-            let is_done = |queue: usize| site.is_halted(queue) || (is_empty(queue) && has_lanes(queue));
-            let any_halted = (0..self.configs.len()).any(|queue| site.is_halted(queue));
-            (any_halted || !site.clients.are_waiting()) && (0..self.configs.len()).all(is_done)
+            let has_lanes = |part: usize| {
+                process.outlet(part).is_none_or(|outlet| {
+                    outlet.drain.lanes.get() == u64::from(outlet.instructions.borrow().shaping.concurrency)
+                })
+            };
+            let is_done = |part: usize| site.is_halted(part) || (is_empty(part) && has_lanes(part));
+            let any_halted = (0..self.part_count()).any(|part| site.is_halted(part));
+            (any_halted || !site.clients.are_waiting()) && (0..self.part_count()).all(is_done)
         })
     }
 
@@ -80,8 +84,8 @@ impl World {
     fn missing(&self) -> Option<String> {
         let database = self.database();
         let of = |site: &Site| {
-            let mut queues = (0..self.configs.len()).filter(|queue| !site.is_halted(*queue));
-            queues.find_map(|queue| database.model.missing(site.number, queue))
+            let mut parts = (0..self.part_count()).filter(|part| !site.is_halted(*part));
+            parts.find_map(|part| database.model.missing(site.number, part))
         };
         self.sites.iter().find_map(of)
     }

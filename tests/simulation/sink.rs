@@ -15,7 +15,7 @@ use forebay::drain::scheduler::Scheduler as _;
 use forebay::journal::platform::Platform as _;
 use forebay::planted::{Bug, is_planted};
 use forebay::progress::Progress;
-use forebay::queue::Queue;
+use forebay::queue::{Outlet, Queue};
 use forebay::rate::Rate;
 use forebay::sink::{Batch, Claim, Sink, SinkError, SinkFuture, Subpart};
 
@@ -48,7 +48,8 @@ struct Transaction {
     is_abandoned: bool,
 }
 
-/// The rows of `forebay_position` that one queue has, by lane.
+/// The rows of `forebay_position` that one sink of a queue has, by lane. The parts of the main sinks come first, in the order
+/// of queues, and then those of the second ones.
 #[derive(Clone, Default)]
 struct Part {
     lanes: Vec<Lane>,
@@ -90,18 +91,17 @@ impl Lane {
     }
 }
 
-/// One life of a queue's drain.
+/// One life of the drain of one of a queue's sinks.
 struct Life {
     site: usize,
     part: usize,
     queue: Arc<Queue>,
+    outlet: Arc<Outlet>,
 }
 
 /// What is known of the drain of one queue of one data directory.
 #[derive(Default)]
 struct Drain {
-    /// The queue of its present life.
-    queue: Option<Arc<Queue>>,
     pace: Pace,
     verdict: Verdict,
 }
@@ -144,7 +144,9 @@ enum Fate {
 }
 
 impl Database {
-    pub fn new(parts: usize, model: Model) -> Self {
+    pub fn new(model: Model) -> Self {
+        // Each queue may have a second sink.
+        let parts = 2 * model.queue_count();
         let mut database = Self {
             faults: Faults::default(),
             model,
@@ -166,9 +168,12 @@ impl Database {
     /// A process has started, and its drain serves this part.
     fn begin_life(&mut self, life: &Life) {
         let drain = &mut self.drains[life.site][life.part];
-        drain.pace.begin(life.queue.config.shaping.rate);
-        drain.queue = Some(Arc::clone(&life.queue));
+        drain.pace.begin(life.outlet.config.shaping.rate);
         drain.verdict = Verdict::GoesOn;
+        if life.outlet.name.is_some() {
+            let is_strict = !life.outlet.config.ordering.is_reordering();
+            self.model.begin_echo(life.part, life.queue.journal.trimmed.get(), is_strict);
+        }
     }
 
     /// The process of a site is gone; its transactions are not.
@@ -178,8 +183,9 @@ impl Database {
         }
     }
 
+    /// Up to where a part is delivered, with what was never for its sink.
     pub fn position(&self, part: usize) -> u64 {
-        self.parts[part].progress().through()
+        self.parts[part].progress().through().max(self.model.begins_after(part))
     }
 
     /// What is expected of a drain.
@@ -202,7 +208,7 @@ impl Database {
     /// A drain asks for something; one that must halt has nothing more to ask for.
     fn note_request(&mut self, from: &Life) {
         if self.drains[from.site][from.part].verdict == Verdict::MustHalt {
-            let delivered = from.queue.drain.delivered.get();
+            let delivered = from.outlet.drain.delivered.get();
             self.model.complain(format!("part {}: the drain goes on at {delivered}, where it must halt", from.part));
         }
     }
@@ -233,7 +239,7 @@ impl Database {
 
     /// Fence, rows, position and what is beyond it in one step.
     fn apply(&mut self, transaction: &Transaction) -> Result<(), SinkError> {
-        let Life { site, part: number, ref queue } = *transaction.from;
+        let Life { site, part: number, ref outlet, .. } = *transaction.from;
         let before = self.parts[number].progress();
         let are_witnessed = transaction.witnesses.iter().all(|claim| self.parts[number].has_reached(claim));
         let lane = self.parts[number].lane(transaction.lane);
@@ -256,7 +262,7 @@ impl Database {
         if transaction.lane > 0 && !transaction.rows.is_empty() {
             self.model.see("delivered in another lane");
         }
-        let is_dead = |sequence| queue.dead_letters.contains(sequence);
+        let is_dead = |sequence| outlet.dead_letters.contains(sequence);
         self.model.delivered((site, number), (&before, &after), &transaction.rows, is_dead);
         Ok(())
     }
@@ -343,7 +349,7 @@ impl Database {
 
     fn note_send(&mut self, from: &Life, rows: u64, now_ns: u64) {
         let pace = &mut self.drains[from.site][from.part].pace;
-        if let Some(wrong) = pace.send(&from.queue, rows, now_ns) {
+        if let Some(wrong) = pace.send(&from.outlet, rows, now_ns) {
             self.model.complain(format!("part {}: {wrong}", from.part));
         }
     }
@@ -362,13 +368,13 @@ impl Database {
         if machine.draw(|random| random.chance(5000)) {
             self.decide_one(machine);
         }
-        let Life { site, part: number, ref queue } = *from;
+        let Life { site, part: number, ref queue, ref outlet } = *from;
         let row = self.parts[number].lane(lane);
         row.epoch += 1;
         let (epoch, progress) = (row.epoch, row.progress());
         let rows = self.parts[number].lanes.iter().filter(|lane| lane.epoch > 0).count();
-        let has_lanes = rows > 1 || queue.drain.lanes.get() > 1;
-        let position = self.parts[number].progress().through();
+        let has_lanes = rows > 1 || outlet.drain.lanes.get() > 1;
+        let position = self.position(number);
         for (other, drains) in self.drains.iter_mut().enumerate() {
             if other != site && drains[number].verdict == Verdict::GoesOn {
                 drains[number].verdict = Verdict::MayHalt;
@@ -396,14 +402,15 @@ impl Database {
         if self.faults.is_down {
             return Err(SinkError::Transient("the database is down".to_owned()));
         }
-        let Life { site, part: number, ref queue } = *from;
+        let Life { site, part: number, ref queue, ref outlet } = *from;
+        let position = self.position(number);
         let part = &self.parts[number];
         let lanes = (0..).zip(&part.lanes).skip(1).filter(|(_, lane)| lane.epoch > 0);
         let lanes: Vec<_> = lanes.map(|(lane, _)| lane).collect();
-        let is_alone = lanes.is_empty() && queue.drain.lanes.get() == 1;
+        let is_alone = lanes.is_empty() && outlet.drain.lanes.get() == 1;
         let is_as_taken = part.lanes.first().is_some_and(|first| first.epoch == epoch);
         // The first row is then all that the drain has to ask for, and it looks before anybody else gets the processor.
-        if is_alone && is_as_taken && part.progress().through() < queue.journal.trimmed.get() {
+        if is_alone && is_as_taken && position < queue.journal.trimmed.get() {
             self.must_halt(site, number, "position before the journal");
         }
         Ok(lanes)
@@ -420,9 +427,15 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// A life of the drain of a queue begins; `site` is its data directory.
-    pub fn new(database: &Shared, machine: &Machine, (site, part): (usize, usize), queue: &Arc<Queue>) -> Self {
-        let life = Arc::new(Life { site, part, queue: Arc::clone(queue) });
+    /// A life of a drain begins; `site` is its data directory.
+    pub fn new(
+        database: &Shared,
+        machine: &Machine,
+        (site, part): (usize, usize),
+        known: (&Arc<Queue>, &Arc<Outlet>),
+    ) -> Self {
+        let (queue, outlet) = (Arc::clone(known.0), Arc::clone(known.1));
+        let life = Arc::new(Life { site, part, queue, outlet });
         database.lock().unwrap().begin_life(&life);
         Self { database: Arc::clone(database), machine: machine.clone(), life, lane: 0, epoch: 0 }
     }

@@ -125,10 +125,10 @@ impl Site {
         self.process.as_ref().is_some_and(|process| process.health.is_journal_failed())
     }
 
-    /// Whether the drain of a queue has halted.
-    pub fn is_halted(&self, queue: usize) -> bool {
-        let state = |process: &Process| process.queues[queue].drain.state();
-        self.process.as_ref().is_some_and(|process| state(process) == DrainState::Halted)
+    /// Whether the drain of a part has halted.
+    pub fn is_halted(&self, part: usize) -> bool {
+        let outlet = self.process.as_ref().and_then(|process| process.outlet(part));
+        outlet.is_some_and(|outlet| outlet.drain.state() == DrainState::Halted)
     }
 
     /// Whether the machine has ended the process within an operation of the disk.

@@ -146,8 +146,7 @@ pub fn rate(random: &mut Random) -> Rate {
 }
 
 /// Lets records overtake others.
-pub fn reorder(random: &mut Random, config: &mut config::Queue) {
-    let config::Queue { ordering, shaping, .. } = config;
+pub fn reorder(random: &mut Random, ordering: &mut config::Ordering, shaping: &mut config::Shaping) {
     ordering.order = [Order::Key, Order::None][random.index(2)];
     ordering.fair_by = random.chance(5000).then_some(Selector::Key);
     ordering.fair_weights = (0..3).map(|client| (format!("c{client}"), 3)).collect();
@@ -166,6 +165,23 @@ pub fn reorder(random: &mut Random, config: &mut config::Queue) {
 /// Transactions at a time of a queue whose records may overtake others.
 pub fn concurrency(random: &mut Random) -> u32 {
     [1, 2, 3][random.index(3)]
+}
+
+/// The second sink of a queue, if it has one, and the start from which on it does.
+pub fn second(random: &mut Random, queue: &config::Queue) -> Option<(u64, config::Outlet)> {
+    if !random.chance(3500) {
+        return None;
+    }
+    let mut outlet = queue.main_outlet();
+    outlet.shaping.rate = rate(random);
+    outlet.shaping.batch.records_max = [1, 5, 100][random.index(3)];
+    outlet.ordering.order = Order::Strict;
+    outlet.ordering.throttle = None;
+    outlet.shaping.concurrency = 1;
+    if random.chance(3000) {
+        reorder(random, &mut outlet.ordering, &mut outlet.shaping);
+    }
+    Some(([1, 1, 2, 4][random.index(4)], outlet))
 }
 
 /// What a queue's configuration promises.

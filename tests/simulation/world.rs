@@ -5,10 +5,10 @@ use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use forebay::config;
-use forebay::queue::Queue;
 use forebay::rate::Rate;
 
 use crate::disk::Disk;
+use crate::echo::SECOND;
 use crate::machine::{Machine, State};
 use crate::model::Model;
 use crate::process::{Process, Sizes};
@@ -50,6 +50,8 @@ pub struct World {
     weather: Weather,
     pub(crate) sizes: Sizes,
     pub(crate) configs: Vec<config::Queue>,
+    /// The second sinks of the queues that are to have one, and the start from which on they do.
+    seconds: Vec<Option<(u64, config::Outlet)>>,
     pub(crate) database: Shared,
     /// One, or two once the data directory was copied.
     pub(crate) sites: Vec<Site>,
@@ -85,8 +87,10 @@ impl World {
                 config.ordering.delay_ms_max = if weather.clock_jumps { 0 } else { 1000 };
             }
         }
+        let second = |config: &config::Queue| (!is_copied).then(|| weather::second(&mut random, config)).flatten();
+        let seconds = configs.iter().map(second).collect();
         let bounds: Vec<_> = configs.iter().map(|config| weather::bounds(config, &sizes)).collect();
-        let mut database = Database::new(queues, Model::new(&bounds, poison_every));
+        let mut database = Database::new(Model::new(&bounds, poison_every));
         database.faults = weather.sink;
         let database = Arc::new(Mutex::new(database));
         let mut site = Site::new(0, machine, clients, record, &sizes);
@@ -96,6 +100,7 @@ impl World {
             weather,
             sizes,
             configs,
+            seconds,
             database,
             sites: vec![site],
             current: 0,
@@ -248,6 +253,11 @@ impl World {
 
     pub(crate) fn start(&mut self) {
         self.summary.starts += 1;
+        for (config, second) in self.configs.iter_mut().zip(&self.seconds) {
+            if let Some((_, outlet)) = second.as_ref().filter(|(from, _)| self.summary.starts >= *from) {
+                config.sinks.insert(SECOND.to_owned(), outlet.clone());
+            }
+        }
         if self.weather.rates_change {
             for config in &mut self.configs {
                 config.shaping.rate = weather::rate(&mut self.random);
@@ -349,17 +359,28 @@ impl World {
     }
 
     pub(crate) fn run_drain(&mut self) {
-        let queue = self.random.index(self.configs.len());
+        let part = self.random.index(self.part_count());
         let Some(process) = &mut self.site().process else { return };
-        let lanes = |process: &Process| process.queues[queue].drain.lanes.get();
+        let lanes = |process: &Process| process.outlet(part).map_or(0, |outlet| outlet.drain.lanes.get());
         let before = lanes(process);
-        process.run_drain(queue);
+        process.run_drain(part);
         let after = lanes(process);
         if after != before {
             self.database().model.see(if after > before { "a lane more" } else { "a lane less" });
         }
-        let position = self.database().position(queue);
-        self.note("drain", queue as u64, position);
+        let position = self.database().position(part);
+        self.note("drain", part as u64, position);
+    }
+
+    /// How many parts there may be: the main sinks of all queues, and as many second ones if any queue has one.
+    pub(crate) fn part_count(&self) -> usize {
+        let has_second = self.configs.iter().any(|config| !config.sinks.is_empty());
+        if has_second { 2 * self.configs.len() } else { self.configs.len() }
+    }
+
+    /// Whether a sink is added to a queue that may have a past.
+    pub(crate) fn adds_sinks(&self) -> bool {
+        self.seconds.iter().flatten().any(|(from, _)| *from > 1)
     }
 
     pub(crate) fn run_maintenance(&mut self) {
@@ -401,46 +422,47 @@ impl World {
         }
     }
 
-    /// Somebody changes a queue's rate or how many lanes it has, pauses it, or lets it go on.
+    /// Somebody changes the rate of a part or how many lanes it has, pauses it, or lets it go on.
     fn instruct(&mut self) {
         if !self.weather.is_instructed {
             return;
         }
-        let queue = self.random.index(self.configs.len());
-        if self.configs[queue].ordering.is_reordering() && self.random.chance(5000) {
-            return self.widen(queue);
+        let part = self.random.index(self.part_count());
+        let outlet = self.site().process.as_ref().and_then(|process| process.outlet(part));
+        let reorders = outlet.is_some_and(|outlet| outlet.config.ordering.is_reordering());
+        if reorders && self.random.chance(5000) {
+            return self.widen(part);
         }
         let rate = self.random.chance(6000).then(|| weather::rate(&mut self.random));
         let is_paused = rate.is_none() && self.random.chance(5000);
-        self.tell(queue, rate, is_paused);
+        self.tell(part, rate, is_paused);
     }
 
-    /// Tells a queue's drain how many lanes it is to have.
-    fn widen(&mut self, queue: usize) {
+    /// Tells the drain of a part how many lanes it is to have.
+    fn widen(&mut self, part: usize) {
         let concurrency = weather::concurrency(&mut self.random);
-        let Some(process) = &self.site().process else { return };
-        let Queue { instructions, drain, .. } = &*process.queues[queue];
-        instructions.send_modify(|told| told.shaping.concurrency = concurrency);
-        let lanes = drain.lanes.get();
+        let Some(outlet) = self.site().process.as_ref().and_then(|process| process.outlet(part)) else { return };
+        outlet.instructions.send_modify(|told| told.shaping.concurrency = concurrency);
+        let lanes = outlet.drain.lanes.get();
         self.database().model.see("told another number of lanes");
         self.note("lanes", u64::from(concurrency), lanes);
     }
 
-    /// Tells a queue's drain what to do; without a rate, the last one goes on.
-    pub(crate) fn tell(&mut self, queue: usize, rate: Option<Rate>, is_paused: bool) {
+    /// Tells the drain of a part what to do; without a rate, the last one goes on.
+    pub(crate) fn tell(&mut self, part: usize, rate: Option<Rate>, is_paused: bool) {
         let (number, now_ns) = (self.site().number, self.site().now_ns());
-        let Some(process) = &self.site().process else { return };
-        let instructions = &process.queues[queue].instructions;
+        let Some(outlet) = self.site().process.as_ref().and_then(|process| process.outlet(part)) else { return };
+        let instructions = &outlet.instructions;
         instructions.send_modify(|told| {
             told.shaping.rate = rate.unwrap_or(told.shaping.rate);
             told.is_paused = is_paused;
         });
         let rate = instructions.borrow().shaping.rate;
         let mut database = self.database();
-        database.told(number, queue, rate, now_ns);
+        database.told(number, part, rate, now_ns);
         database.model.see(if is_paused { "paused" } else { "told another rate" });
         drop(database);
-        self.note("told", queue as u64, u64::from(is_paused));
+        self.note("told", part as u64, u64::from(is_paused));
     }
 
     /// The wall clock is set; the other one never is.
@@ -476,8 +498,8 @@ impl World {
         self.weather.mishap.is_some_and(|(mishap, ..)| mishap == Mishap::DatabaseSetBack)
     }
 
-    /// What is expected of a queue's drain.
-    pub(crate) fn verdict(&self, site: usize, queue: usize) -> Verdict {
-        self.database().verdict(site, queue)
+    /// What is expected of the drain of a part.
+    pub(crate) fn verdict(&self, site: usize, part: usize) -> Verdict {
+        self.database().verdict(site, part)
     }
 }

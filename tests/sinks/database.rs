@@ -114,12 +114,12 @@ impl Database {
 
 /// A sink with this time for a transaction, in milliseconds, and a tenth of it to connect.
 pub fn sink_at(url: &str, kind: Kind, part: &str, target: &Target, commit_timeout_ms: u64) -> Box<dyn Sink> {
-    let part = Part { queue: "q".to_owned(), id: part.to_owned(), reorders: false };
+    let part = Part { queue: "q".to_owned(), sink: None, id: part.to_owned(), reorders: false };
     sink_for(url, kind, part, target, commit_timeout_ms)
 }
 
 pub fn reordering_sink_at(url: &str, kind: Kind, target: &Target) -> Box<dyn Sink> {
-    let part = Part { queue: "q".to_owned(), id: "q/1".to_owned(), reorders: true };
+    let part = Part { queue: "q".to_owned(), sink: None, id: "q/1".to_owned(), reorders: true };
     sink_for(url, kind, part, target, 10_000)
 }
 

@@ -163,7 +163,7 @@ impl<S: Scheduler> Lane<S> {
         let progress = self.shared.progress();
         for (place, ((sequence, record), ticket)) in taken.records().zip(tickets).enumerate() {
             let record = record.map_err(|error| FeedError::Record { sequence, error })?;
-            if self.shared.queue.dead_letters.contains(sequence) || progress.contains(sequence) {
+            if self.shared.outlet.dead_letters.contains(sequence) || progress.contains(sequence) {
                 continue;
             }
             let delivery = Delivery { sequence, record, ticket };
@@ -324,7 +324,7 @@ impl<S: Scheduler> Lane<S> {
                 let progress = Arc::make_mut(&mut state.progress);
                 load.sequences(span).for_each(|sequence| progress.mark(sequence));
             }
-            let drain = &self.shared.queue.drain;
+            let drain = &self.shared.outlet.drain;
             drain.batches.add(1);
             if drain.released.get() < state.progress.through() {
                 drain.released.set(state.progress.through());
@@ -337,11 +337,11 @@ impl<S: Scheduler> Lane<S> {
 
     /// Publishes up to which byte the queue is delivered; out of order, the window knows that.
     fn publish_bytes(&self, load: &Load<'_>, span: Span) {
-        let queue = &self.shared.queue;
-        if !queue.config.ordering.is_reordering()
+        let outlet = &self.shared.outlet;
+        if !outlet.config.ordering.is_reordering()
             && let Some(bytes) = load.taken.end_byte(span.end as u64)
         {
-            queue.drain.delivered_bytes.set(bytes);
+            outlet.drain.delivered_bytes.set(bytes);
         }
     }
 

@@ -199,10 +199,10 @@ impl<S: Scheduler> Lane<S> {
     pub(super) fn works_again(&mut self) {
         self.waiter.works_again();
         self.breaker.close();
-        let queue = &self.shared.queue;
-        if queue.drain.state() == DrainState::Retrying {
+        let Shared { queue, outlet, .. } = &*self.shared;
+        if outlet.drain.state() == DrainState::Retrying {
             tracing::info!(queue = queue.name, "the sink takes records again");
-            queue.drain.set_state(DrainState::Running);
+            outlet.drain.set_state(DrainState::Running);
         }
     }
 }

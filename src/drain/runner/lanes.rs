@@ -75,7 +75,7 @@ impl<S: Scheduler> Runner<S> {
                 backoff.change(&self.shared.state().course.told.shaping.retry);
                 let pause_ms = backoff.next_ms(self.platform.random().unwrap_or(u64::MAX / 2));
                 self.admissions.not_before_ns = self.platform.monotonic_ns() + pause_ms * 1_000_000;
-                self.queue.drain.retries.add(1);
+                self.outlet.drain.retries.add(1);
                 let (queue, lanes) = (&self.queue.name, self.dispatcher.len());
                 tracing::warn!(queue, lanes, %error, pause_ms, "another lane could not be opened; trying again");
             }
@@ -84,7 +84,7 @@ impl<S: Scheduler> Runner<S> {
 
     fn publish_lanes(&self) {
         let lanes = self.dispatcher.len();
-        self.queue.drain.lanes.set(lanes as u64);
+        self.outlet.drain.lanes.set(lanes as u64);
         tracing::info!(queue = self.queue.name, lanes, "the number of lanes has changed");
     }
 }

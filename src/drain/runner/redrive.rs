@@ -15,7 +15,7 @@ use crate::drain::dead_letters::{DeadLetterError, Redelivery};
 use crate::drain::pacer::{Pace, Pacer, Tolerance};
 use crate::drain::retry::{Attempts, Backoff};
 use crate::drain::scheduler::Scheduler;
-use crate::queue::Queue;
+use crate::queue::Outlet;
 use crate::rate::Rate;
 use crate::sink::{Batch, Sink, SinkError, Subpart};
 
@@ -70,8 +70,8 @@ impl Redrive {
     }
 
     /// When there is something to do; `None` for nothing.
-    fn due_ns(&mut self, queue: &Queue, now_ns: u64) -> Option<u64> {
-        let letters = &queue.dead_letters;
+    fn due_ns(&mut self, outlet: &Outlet, now_ns: u64) -> Option<u64> {
+        let letters = &outlet.dead_letters;
         if self.is_halted {
             return None;
         }
@@ -100,7 +100,7 @@ impl<S: Scheduler> Runner<S> {
     /// How long there is nothing to do for redrives; `None` for until somebody asks for one.
     pub(super) fn redrive_wait(&mut self) -> Option<Duration> {
         let now_ns = self.platform.monotonic_ns();
-        let due_ns = self.redrive.due_ns(&self.queue, now_ns)?;
+        let due_ns = self.redrive.due_ns(&self.outlet, now_ns)?;
         Some(Duration::from_nanos(due_ns.saturating_sub(now_ns)))
     }
 
@@ -135,13 +135,13 @@ impl<S: Scheduler> Runner<S> {
         let Some(position) = self.redrive_position().await? else { return Ok(()) };
         let now_us = self.platform.unix_us();
         // What was committed when nobody was left to note it.
-        while let Some((number, sequence)) = self.queue.dead_letters.next_redrive().filter(|next| next.0 <= position) {
+        while let Some((number, sequence)) = self.outlet.dead_letters.next_redrive().filter(|next| next.0 <= position) {
             if let Err(error) = self.dead_letters.redriven(number, sequence, now_us) {
                 self.redrive_later(&error);
                 return Ok(());
             }
         }
-        let Some((number, sequence)) = self.queue.dead_letters.next_redrive() else { return Ok(()) };
+        let Some((number, sequence)) = self.outlet.dead_letters.next_redrive() else { return Ok(()) };
         // Whoever was told something else meanwhile looks again.
         if self.redrive_wait() != Some(Duration::ZERO) || !matches!(self.waiter.pay_for(1).await, Payment::Made) {
             return Ok(());
@@ -218,7 +218,7 @@ impl<S: Scheduler> Runner<S> {
                 return Ok(None);
             }
         };
-        let last = self.queue.dead_letters.last_number();
+        let last = self.outlet.dead_letters.last_number();
         if position > last {
             return Err(RedriveError::SinkAhead { position, last });
         }
@@ -245,7 +245,7 @@ impl<S: Scheduler> Runner<S> {
         self.redrive.backoff.change(&self.shared.state().course.told.shaping.retry);
         let pause_ms = self.redrive.backoff.next_ms(self.platform.random().unwrap_or(u64::MAX / 2));
         self.redrive.not_before_ns = self.platform.monotonic_ns() + pause_ms * 1_000_000;
-        self.queue.drain.retries.add(1);
+        self.outlet.drain.retries.add(1);
         tracing::warn!(queue = self.queue.name, %error, pause_ms, "a dead letter could not be redriven; trying again");
     }
 }

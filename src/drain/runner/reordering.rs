@@ -12,7 +12,6 @@ use crate::drain::window::selectors::{Selectors, limit};
 use crate::drain::window::{Now, Picked, Waiting, Window};
 use crate::limits::{WINDOW_FILL_BYTES_MAX, WINDOW_FILL_RECORDS_MAX};
 use crate::planted::{Bug, is_planted};
-use crate::queue::Queue;
 use crate::record::Record;
 
 /// What a queue needs whose records may overtake others.
@@ -24,8 +23,8 @@ pub(super) struct Reordering {
 }
 
 impl Reordering {
-    /// `None` for a queue in which no record overtakes another.
-    pub(super) fn new<S: Scheduler>(platform: &S, ordering: &Ordering, lanes: usize) -> Option<Self> {
+    /// `None` where no record overtakes another. `kept` is the ordering that says what a record keeps.
+    pub(super) fn new<S: Scheduler>(platform: &S, ordering: &Ordering, kept: &Ordering, lanes: usize) -> Option<Self> {
         if !ordering.is_reordering() {
             return None;
         }
@@ -34,7 +33,7 @@ impl Reordering {
         let random = || platform.random().unwrap_or_default();
         Some(Self {
             window: Window::new(limit(ordering), holds_keys, now(platform)),
-            selectors: Selectors::new(ordering, (random(), random())),
+            selectors: Selectors::new(ordering, kept, (random(), random())),
             read: Taken::default(),
         })
     }
@@ -94,7 +93,7 @@ impl<S: Scheduler> Runner<S> {
     /// How many more records, and bytes of them, may be read; `None` for none. What is on its way counts as well: it is not
     /// delivered, and what is delivered behind it has to be noted.
     fn room(&self) -> Option<(u64, usize)> {
-        let (bounds, window) = (&self.queue.config.ordering.window, &self.reordering.as_ref()?.window);
+        let (bounds, window) = (&self.outlet.config.ordering.window, &self.reordering.as_ref()?.window);
         let in_flight = |of: fn(&InFlight) -> usize| self.dispatcher.in_flight().map(of).sum::<usize>();
         let records = bounds.records_max.saturating_sub(window.len() + in_flight(|lot| lot.records));
         let bytes = bounds.bytes_max.saturating_sub(window.bytes() + in_flight(|lot| lot.bytes));
@@ -128,7 +127,7 @@ impl<S: Scheduler> Runner<S> {
     /// Publishes what waits in the window, and that what is on its way is not delivered.
     pub(super) fn publish_window(&mut self) {
         let Some(reordering) = &self.reordering else { return };
-        let Queue { drain, .. } = &*self.queue;
+        let drain = &self.outlet.drain;
         let position_bytes = self.feed.position_bytes();
         let in_flight = self.dispatcher.in_flight().filter_map(|lot| lot.start_byte);
         let start_byte = in_flight.chain(reordering.window.start_byte()).min();

@@ -12,7 +12,7 @@ use crate::drain::retry::Backoff;
 use crate::drain::scheduler::Scheduler;
 use crate::limits::{RETRY_AFTER_MS_MAX, WALL_CLOCK_LOOK_MS};
 use crate::progress::Progress;
-use crate::queue::{DrainState, Instructions, Queue};
+use crate::queue::{DrainState, Instructions, Outlet, Queue};
 use crate::sink::{Claim, SinkError};
 
 /// What a runner and its lanes share. They are polled by one task, so nobody ever waits for the lock; it is not held where
@@ -20,6 +20,7 @@ use crate::sink::{Claim, SinkError};
 pub(super) struct Shared<S: Scheduler> {
     pub(super) platform: S,
     pub(super) queue: Arc<Queue>,
+    pub(super) outlet: Arc<Outlet>,
     pub(super) dead_letters: Arc<DeadLetterFile<S>>,
     state: Mutex<State>,
 }
@@ -67,11 +68,16 @@ impl State {
 }
 
 impl<S: Scheduler> Shared<S> {
-    pub(super) fn new(platform: S, queue: Arc<Queue>, dead_letters: Arc<DeadLetterFile<S>>, lanes: usize) -> Self {
-        let course = Course::new(&queue, platform.monotonic_ns(), platform.unix_us());
+    pub(super) fn new(
+        platform: S,
+        (queue, outlet): (Arc<Queue>, Arc<Outlet>),
+        dead_letters: Arc<DeadLetterFile<S>>,
+        lanes: usize,
+    ) -> Self {
+        let course = Course::new(&outlet, platform.monotonic_ns(), platform.unix_us());
         let (meter, progress) = (Meter::default(), Arc::new(Progress::up_to(0)));
         let state = State { course, meter, progress, claims: vec![None; lanes], in_flight: 0 };
-        Self { platform, queue, dead_letters, state: Mutex::new(state) }
+        Self { platform, queue, outlet, dead_letters, state: Mutex::new(state) }
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
@@ -85,20 +91,20 @@ impl<S: Scheduler> Shared<S> {
     /// Does from here on what the drain is told, and what its sink bears.
     pub(super) fn follow(&self) {
         let (now_ns, unix_us) = (self.platform.monotonic_ns(), self.platform.unix_us());
-        self.state().course.follow(&self.queue, now_ns, unix_us);
+        self.state().course.follow(&self.outlet, now_ns, unix_us);
     }
 
     /// A transaction begins, or has ended.
     pub(super) fn note_in_flight(&self, begins: bool) {
         let mut state = self.state();
         state.in_flight = if begins { state.in_flight + 1 } else { state.in_flight - 1 };
-        self.queue.drain.in_flight.set(state.in_flight);
+        self.outlet.drain.in_flight.set(state.in_flight);
     }
 }
 
 impl<S: Scheduler> Waiter<S> {
     pub(super) fn new(shared: &Arc<Shared<S>>, stop: watch::Receiver<bool>) -> Self {
-        let instructions = shared.queue.instructions.subscribe();
+        let instructions = shared.outlet.instructions.subscribe();
         let backoff = Backoff::new(&shared.state().course.told.shaping.retry);
         Self { shared: Arc::clone(shared), stop, instructions, backoff }
     }
@@ -124,7 +130,7 @@ impl<S: Scheduler> Waiter<S> {
 
     pub(super) fn note_pause(&self) {
         if self.shared.state().in_flight == 0 {
-            self.shared.queue.drain.set_state(DrainState::Paused);
+            self.shared.outlet.drain.set_state(DrainState::Paused);
         }
     }
 
@@ -196,12 +202,13 @@ impl<S: Scheduler> Waiter<S> {
     async fn pause_at_least(&mut self, pause_ms_min: u64, error: &(dyn std::error::Error + Sync)) -> bool {
         self.backoff.change(&self.shared.state().course.told.shaping.retry);
         let pause_ms = self.backoff.next_ms(self.shared.platform.random().unwrap_or(u64::MAX / 2)).max(pause_ms_min);
-        let queue = &self.shared.queue;
-        queue.drain.retries.add(1);
-        if queue.drain.state() == DrainState::Running {
-            queue.drain.set_state(DrainState::Retrying);
+        let drain = &self.shared.outlet.drain;
+        drain.retries.add(1);
+        if drain.state() == DrainState::Running {
+            drain.set_state(DrainState::Retrying);
         }
-        tracing::warn!(queue = queue.name, %error, pause_ms, "the sink did not take records; trying again");
+        let queue = &self.shared.queue.name;
+        tracing::warn!(queue, %error, pause_ms, "the sink did not take records; trying again");
         self.sleep(Duration::from_millis(pause_ms)).await
     }
 

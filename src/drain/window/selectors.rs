@@ -31,15 +31,12 @@ enum Source {
 }
 
 impl Selectors {
-    /// Those of a queue. `seed` keeps clients from choosing keys that count as one.
+    /// Those of a sink with this ordering, whose queue keeps of each record what `kept` names. `seed` keeps clients from
+    /// choosing keys that count as one.
     #[must_use]
-    pub fn new(ordering: &Ordering, seed: (u64, u64)) -> Self {
-        let fair_by = ordering.fair_by.as_ref().map(|selector| Source::new(selector, Source::FairKey));
-        let throttle_by = ordering.throttle.as_ref().map(|throttle| match &throttle.by {
-            // The front door keeps a header's value once.
-            header @ Selector::Header(_) if ordering.fair_by.as_ref() == Some(header) => Source::FairKey,
-            other => Source::new(other, Source::ThrottleKey),
-        });
+    pub fn new(ordering: &Ordering, kept: &Ordering, seed: (u64, u64)) -> Self {
+        let fair_by = ordering.fair_by.as_ref().map(|selector| Source::new(selector, kept));
+        let throttle_by = ordering.throttle.as_ref().map(|throttle| Source::new(&throttle.by, kept));
         let weights =
             ordering.fair_weights.iter().map(|(name, weight)| (hash(seed, name.as_bytes()), *weight)).collect();
         Self {
@@ -80,10 +77,12 @@ impl Selectors {
 }
 
 impl Source {
-    fn new(selector: &Selector, header: Self) -> Self {
+    fn new(selector: &Selector, kept: &Ordering) -> Self {
         match selector {
             Selector::Key => Self::Key,
-            Selector::Header(_) => header,
+            // The front door keeps a header's value once.
+            Selector::Header(name) if kept.fair_header() == Some(name) => Self::FairKey,
+            Selector::Header(_) => Self::ThrottleKey,
             Selector::Pointer(pointer) => Self::Body(Lookup::new(pointer)),
         }
     }
@@ -131,7 +130,7 @@ mod tests {
             "fair_by = \"pointer:/tenant\"\nfair_weights = { acme = 5 }\n[queues.orders.throttle]\nby = \"key\"\nlimit = 3\n",
         );
         assert_eq!(limit(&ordering).unwrap().interval_ns, 333_333_334);
-        let selectors = Selectors::new(&ordering, (1, 2));
+        let selectors = Selectors::new(&ordering, &ordering, (1, 2));
         let [acme, escaped, other, none, no_json] = [
             &br#"{"tenant":"acme"}"#[..],
             br#"{"tenant":"\u0061cme"}"#,
@@ -151,7 +150,8 @@ mod tests {
     #[test]
     fn one_header_may_serve_both() {
         let text = "fair_by = \"header:x-tenant\"\n[queues.orders.throttle]\nby = \"header:X-Tenant\"\nlimit = 3\n";
-        let selectors = Selectors::new(&ordering(text), (1, 2));
+        let ordering = ordering(text);
+        let selectors = Selectors::new(&ordering, &ordering, (1, 2));
         let mut bytes = Vec::new();
         let attributes =
             AttributeValues { fair_key: b"acme", ..AttributeValues::default() }.encode(&mut bytes).unwrap();

@@ -1,5 +1,7 @@
 //! `GET /v1/tickets/{ticket}`: where a record is.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::Response;
@@ -9,7 +11,7 @@ use serde::Serialize;
 use super::problem::{Problem, Refusal};
 use crate::dead_letter_index::Fate;
 use crate::ingress::core::Core;
-use crate::queue::Queue;
+use crate::queue::{Outlet, Queue};
 use crate::record::Sequence;
 use crate::ticket;
 
@@ -30,6 +32,9 @@ struct Status<'a> {
     ticket: &'a str,
     #[serde(flatten)]
     state: State,
+    /// Where the record is on its way to the queue's other sinks, by their names.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    sinks: BTreeMap<&'a str, State>,
 }
 
 /// Answers with the state of the ticket's record.
@@ -46,7 +51,7 @@ pub fn status(core: &Core, ticket: &str) -> Result<Response<Full<Bytes>>, Refusa
     if sequence > queue.journal.appended.get() {
         return Err(not_found());
     }
-    let status = Status { ticket, state: state(queue, sequence)? };
+    let status = Status { ticket, state: state(queue, &queue.main, sequence)?, sinks: other_states(queue, sequence)? };
     let body = serde_json::to_vec(&status).map_err(|error| Refusal::new(Problem::Internal, error.to_string()))?;
     let mut response = Response::new(Full::new(Bytes::from(body)));
     let headers = response.headers_mut();
@@ -55,9 +60,16 @@ pub fn status(core: &Core, ticket: &str) -> Result<Response<Full<Bytes>>, Refusa
     Ok(response)
 }
 
-fn state(queue: &Queue, sequence: Sequence) -> Result<State, Refusal> {
-    let (position, fate) = queue.position_and_fate(sequence).map_err(|error| {
-        tracing::error!(queue = queue.name, sequence, %error, "a dead letter's reason cannot be read");
+/// Of the sinks beside the main one, those that the record is for: one that was added later may not have found it any more.
+fn other_states(queue: &Queue, sequence: Sequence) -> Result<BTreeMap<&str, State>, Refusal> {
+    let others = queue.others.iter().filter(|outlet| sequence > outlet.begins_after.get());
+    let named = others.filter_map(|outlet| Some((outlet.name.as_deref()?, outlet)));
+    named.map(|(name, outlet)| Ok((name, state(queue, outlet, sequence)?))).collect()
+}
+
+fn state(queue: &Queue, outlet: &Outlet, sequence: Sequence) -> Result<State, Refusal> {
+    let (position, fate) = outlet.position_and_fate(sequence).map_err(|error| {
+        tracing::error!(queue = queue.name, sink = outlet.name, sequence, %error, "a dead letter's reason cannot be read");
         Refusal::new(Problem::Internal, "the record is a dead letter, but its reason cannot be read")
     })?;
     Ok(match fate {
@@ -67,6 +79,6 @@ fn state(queue: &Queue, sequence: Sequence) -> Result<State, Refusal> {
         Some(Fate::Expired) => State::Expired,
         Some(Fate::Redriven) => State::Delivered,
         None if position == 0 => State::Delivered,
-        None => State::Queued { position, eta_ms: queue.eta_ms(position) },
+        None => State::Queued { position, eta_ms: outlet.eta_ms(position) },
     })
 }

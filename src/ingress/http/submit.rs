@@ -172,12 +172,13 @@ fn busy(busy: Busy) -> Refusal {
 }
 
 fn check_backlog(queue: &Queue, bytes: u64) -> Result<(), Refusal> {
+    let slowest = queue.slowest();
     let load = Load {
-        backlog_records: queue.backlog_records(),
-        backlog_bytes: queue.backlog_bytes(),
+        backlog_records: slowest.backlog_records(&queue.journal),
+        backlog_bytes: slowest.backlog_bytes(&queue.journal),
         max_backlog_bytes: queue.config.max_backlog_bytes,
-        rate: queue.rate(),
-        rate_measured: queue.drain.rate_measured.get(),
+        rate: slowest.rate(),
+        rate_measured: slowest.drain.rate_measured.get(),
     };
     admission::admit(&load, bytes).map_err(|shed| {
         let detail = format!(
@@ -299,7 +300,7 @@ fn encode_lines(limits: &Ingress, body: &[u8], first: Record<'_>, frame: &mut Ve
 pub fn write_receipt(text: &mut String, queue: &Queue, completion: &Completion, is_ndjson: bool) -> usize {
     let ticket = queue.tickets.ticket(completion.first_sequence);
     let last_sequence = completion.first_sequence + u64::from(completion.count.max(1)) - 1;
-    let position = queue.position(last_sequence);
+    let position = queue.main.position(last_sequence);
     // Writing into a string cannot fail.
     let _ = write!(text, "/v1/tickets/{ticket}");
     let location_bytes = text.len();
@@ -309,7 +310,7 @@ pub fn write_receipt(text: &mut String, queue: &Queue, completion: &Completion, 
     } else {
         write!(text, r#"{{"ticket":"{ticket}""#)
     };
-    let _ = match queue.eta_ms(position) {
+    let _ = match queue.main.eta_ms(position) {
         Some(eta_ms) => write!(text, r#","position":{position},"eta_ms":{eta_ms}}}"#),
         None => write!(text, r#","position":{position},"eta_ms":null}}"#),
     };
