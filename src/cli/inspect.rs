@@ -67,7 +67,7 @@ struct QueueReport {
     oldest_age_s: Option<u64>,
     /// Of the main sink.
     #[serde(flatten)]
-    letters: Letters,
+    untaken: Untaken,
     /// The other sinks that have a directory.
     sinks: Vec<SinkReport>,
 }
@@ -78,12 +78,12 @@ struct SinkReport {
     part: String,
     delivered_sequence_min: Sequence,
     #[serde(flatten)]
-    letters: Letters,
+    untaken: Untaken,
 }
 
 /// What a sink did not take.
 #[derive(Serialize)]
-struct Letters {
+struct Untaken {
     dead_letters: u64,
     last_dead_letter: Option<DeadLetter>,
     /// Records that were dropped because nobody wanted them any more.
@@ -134,13 +134,13 @@ fn look_at_queue(queue: &QueuePlace) -> anyhow::Result<QueueReport> {
         let delivered_sequence_min = queue.delivered_min(&sink);
         // What there is of the main one stands above.
         let Some(name) = sink.name else { continue };
-        let letters = look_at_letters(&sink.directory)?;
-        sinks.push(SinkReport { sink: name, part: sink.part, delivered_sequence_min, letters });
+        let untaken = look_at_untaken(&sink.directory)?;
+        sinks.push(SinkReport { sink: name, part: sink.part, delivered_sequence_min, untaken });
     }
-    Ok(QueueReport { summary, oldest_age_s, letters: look_at_letters(&queue.directory)?, sinks })
+    Ok(QueueReport { summary, oldest_age_s, untaken: look_at_untaken(&queue.directory)?, sinks })
 }
 
-fn look_at_letters(directory: &Path) -> anyhow::Result<Letters> {
+fn look_at_untaken(directory: &Path) -> anyhow::Result<Untaken> {
     let (mut count, mut last, mut expired_records) = (0, None, 0);
     let read = Account::of(directory).and_then(|account| {
         expired_records = account.expired.count();
@@ -155,7 +155,7 @@ fn look_at_letters(directory: &Path) -> anyhow::Result<Letters> {
         })
     });
     read.with_context(|| dead_letters::path(directory).display().to_string())?;
-    Ok(Letters { dead_letters: count, last_dead_letter: last, expired_records })
+    Ok(Untaken { dead_letters: count, last_dead_letter: last, expired_records })
 }
 
 impl Report {
@@ -188,7 +188,7 @@ fn line(text: &mut String, name: &str, value: &str) {
     let _ = writeln!(text, "{name:<18}{value}");
 }
 
-impl Letters {
+impl Untaken {
     fn write(&self, text: &mut String) {
         let last = self.last_dead_letter.as_ref();
         let last = last.map(|letter| format!("; the last is sequence {}: {}", letter.sequence, letter.reason));
@@ -214,7 +214,7 @@ impl QueueReport {
             let attributes: String = summary.oldest_attributes.iter().map(|words| format!(", {words}")).collect();
             line(text, "  oldest", &format!("{age} ago{attributes}"));
         }
-        self.letters.write(text);
+        self.untaken.write(text);
         let keys = format!("{} keys in {} files, beside those in memory", summary.saved_keys, summary.key_files);
         line(text, "  idempotency", &keys);
         self.write_segments(text, all_segments);
@@ -223,7 +223,7 @@ impl QueueReport {
             line(text, "  part", &format!("{} (its row in forebay_position)", sink.part));
             let delivered = sink.delivered_sequence_min;
             line(text, "  delivered", &format!("at least up to {delivered}; its database knows exactly"));
-            sink.letters.write(text);
+            sink.untaken.write(text);
         }
     }
 

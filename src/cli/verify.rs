@@ -112,7 +112,9 @@ fn verify_one(queue: &QueuePlace, report: &mut Report, on_bytes: impl FnMut(u64)
     let sinks = queue.sinks().with_context(|| queue.directory.display().to_string())?;
     // Before the segments, which may grow meanwhile.
     let highest: Vec<_> = sinks.iter().map(|sink| verify_dead_letters(sink, report)).collect();
-    sinks.iter().for_each(|sink| verify_begin(sink, report));
+    for sink in &sinks {
+        verify_begin(sink, report);
+    }
     let end = verify_queue(queue, report, on_bytes).with_context(|| queue.directory.display().to_string())?;
     for (sink, highest) in sinks.iter().zip(highest) {
         if let (Some((sequence, offset)), Some(end)) = (highest, end)

@@ -1,4 +1,4 @@
-//! What the database has of a queue's second sink: all that the first one gets, from where the sink begins on.
+//! What the database has of queues' second sinks: all that the first ones get, from where each begins on.
 
 use std::collections::BTreeSet;
 
@@ -10,17 +10,62 @@ use crate::table::{Row, Table};
 /// The name of a queue's second sink.
 pub const SECOND: &str = "second";
 
-/// What is known of it. There is one data directory, since of two copies nobody could say what the sink has of which.
+/// What is known of all second sinks.
+pub struct Echoes(Vec<Option<Echo>>);
+
+/// What is known of one. There is one data directory, since of two copies nobody could say what the sink has of which.
 pub struct Echo {
     table: Table,
     /// What had left the journal when the sink was added is not for it.
-    pub begins_after: u64,
+    begins_after: u64,
     is_strict: bool,
+}
+
+impl Echoes {
+    /// None yet, of so many queues.
+    pub fn new(queues: usize) -> Self {
+        Self((0..queues).map(|_| None).collect())
+    }
+
+    /// The parts of the main sinks come first, in the order of queues, and then those of the second ones.
+    fn place(&self, part: usize) -> Option<usize> {
+        part.checked_sub(self.0.len())
+    }
+
+    /// The one with this part, if it is a second sink's that was there at some time.
+    pub fn of(&self, part: usize) -> Option<&Echo> {
+        self.place(part).and_then(|place| self.0[place].as_ref())
+    }
+
+    /// The same, to be changed.
+    pub fn of_mut(&mut self, part: usize) -> Option<&mut Echo> {
+        self.place(part).and_then(|place| self.0[place].as_mut())
+    }
+
+    /// A life of one begins, and the journal begins behind this sequence. Returns whether it is the first.
+    pub fn begin(&mut self, part: usize, trimmed: u64, is_strict: bool) -> bool {
+        let Some(place) = self.place(part) else { return false };
+        let is_new = self.0[place].is_none();
+        self.0[place].get_or_insert_with(|| Echo::new(trimmed, is_strict));
+        is_new
+    }
+
+    /// Up to where nothing was ever for a part.
+    pub fn begins_after(&self, part: usize) -> u64 {
+        self.of(part).map_or(0, |echo| echo.begins_after)
+    }
+
+    /// The database is what it was at a progress.
+    pub fn set_back(&mut self, part: usize, progress: &Progress) {
+        if let Some(echo) = self.of_mut(part) {
+            echo.table.set_back(progress);
+        }
+    }
 }
 
 impl Echo {
     /// A sink that is added when the journal begins behind this sequence.
-    pub fn new(begins_after: u64, is_strict: bool) -> Self {
+    fn new(begins_after: u64, is_strict: bool) -> Self {
         Self { table: Table::default(), begins_after, is_strict }
     }
 
@@ -60,11 +105,6 @@ impl Echo {
             }
         }
         None
-    }
-
-    /// The database is what it was at a progress.
-    pub fn set_back(&mut self, progress: &Progress) {
-        self.table.set_back(progress);
     }
 
     /// Whether a promise is kept here too.

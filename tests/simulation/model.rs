@@ -6,7 +6,7 @@ use forebay::config::Order;
 use forebay::progress::Progress;
 use forebay::queue::Queue;
 
-use crate::echo::Echo;
+use crate::echo::Echoes;
 use crate::extremes::Extremes;
 use crate::ledger::{Bounds, Ledger, at};
 use crate::table::{Row, Table};
@@ -91,8 +91,8 @@ pub struct Model {
     pub requests: Vec<Request>,
     sites: Vec<Site>,
     tables: Vec<Table>,
-    /// What the second sink of each queue has, once there is one.
-    echoes: Vec<Option<Echo>>,
+    /// What the second sinks have.
+    pub echoes: Echoes,
     /// Requests whose number is a multiple of this are refused by the sink; 0 for none.
     pub poison_every: u32,
     /// The disk has done what nobody can make good, so what it held may be gone, and nothing else may.
@@ -111,7 +111,7 @@ impl Model {
             requests: Vec::new(),
             sites: vec![Site { ledgers, clock: Extremes::default() }],
             tables: bounds.iter().map(|_| Table::default()).collect(),
-            echoes: bounds.iter().map(|_| None).collect(),
+            echoes: Echoes::new(bounds.len()),
             poison_every,
             is_damaged: false,
             complaint: None,
@@ -283,36 +283,23 @@ impl Model {
         }
     }
 
-    /// How many queues there are. Parts from here on are those of second sinks.
+    /// How many queues there are.
     pub fn queue_count(&self) -> usize {
         self.tables.len()
     }
 
-    fn echo(&mut self, part: usize) -> Option<&mut Option<Echo>> {
-        part.checked_sub(self.tables.len()).map(|queue| &mut self.echoes[queue])
-    }
-
-    /// A life of a second sink begins, the first of them when the journal begins behind this sequence.
+    /// A life of a second sink begins, and the journal begins behind this sequence.
     pub fn begin_echo(&mut self, part: usize, trimmed: u64, is_strict: bool) {
-        let Some(echo) = self.echo(part) else { return };
-        let is_late = echo.is_none() && trimmed > 0;
-        echo.get_or_insert_with(|| Echo::new(trimmed, is_strict));
-        if is_late {
+        if self.echoes.begin(part, trimmed, is_strict) && trimmed > 0 {
             self.see("sink added when records had gone");
         }
     }
 
-    /// Up to where nothing was ever for a part.
-    pub fn begins_after(&self, part: usize) -> u64 {
-        let echo = part.checked_sub(self.tables.len()).and_then(|queue| self.echoes[queue].as_ref());
-        echo.map_or(0, |echo| echo.begins_after)
-    }
-
     /// The sink is asked to take these rows.
     pub fn offered(&mut self, (site, part): (usize, usize), rows: &[(u64, Body)]) {
-        let is_dead = |sequence: u64| match part.checked_sub(self.tables.len()) {
-            None => self.tables[part].is_dead(site, sequence),
-            Some(queue) => self.echoes[queue].as_ref().is_some_and(|echo| echo.is_dead(sequence)),
+        let is_dead = |sequence: u64| match self.tables.get(part) {
+            Some(table) => table.is_dead(site, sequence),
+            None => self.echoes.of(part).is_some_and(|echo| echo.is_dead(sequence)),
         };
         if let Some((sequence, _)) = rows.iter().find(|(sequence, _)| is_dead(*sequence)) {
             self.complain(format!("part {part}: sequence {sequence} is a dead letter and was offered again"));
@@ -322,20 +309,21 @@ impl Model {
     /// As [`delivered`](Self::delivered), of a second sink.
     fn echoed(
         &mut self,
-        queue: usize,
+        part: usize,
         progress: (&Progress, &Progress),
         rows: &[(u64, Body)],
         is_dead: impl Fn(u64) -> bool,
     ) {
+        let queue = part - self.tables.len();
         let (table, ledger) = (&self.tables[queue], &self.sites[0].ledgers[queue]);
         let known = |sequence: u64| {
             let promised = ledger.acknowledged.get(usize::try_from(sequence).unwrap()).copied().flatten();
             promised.or(table.row(sequence).map(|row| row.body))
         };
-        let Some(echo) = &mut self.echoes[queue] else { return };
+        let Some(echo) = self.echoes.of_mut(part) else { return };
         let complaint = echo.delivered(progress, rows, is_dead, known);
         if let Some(what) = complaint.filter(|_| !self.is_damaged) {
-            self.complain(format!("second sink of queue {queue}: {what}"));
+            self.complain(format!("part {part}: {what}"));
         }
         if !rows.is_empty() {
             self.see("delivered to a second sink");
@@ -350,8 +338,8 @@ impl Model {
         rows: &[(u64, Body)],
         is_dead: impl Fn(u64) -> bool,
     ) {
-        if let Some(of) = queue.checked_sub(self.tables.len()) {
-            return self.echoed(of, (before, after), rows, is_dead);
+        if queue >= self.tables.len() {
+            return self.echoed(queue, (before, after), rows, is_dead);
         }
         let through = after.beyond().next_back().map_or(after.through(), |range| *range.end());
         let is_new = |sequence: &u64| after.contains(*sequence) && !before.contains(*sequence);
@@ -520,9 +508,8 @@ impl Model {
 
     /// The database is what it was at a position of a queue.
     pub fn database_set_back(&mut self, queue: usize, progress: &Progress) {
-        if let Some(echo) = self.echo(queue) {
-            echo.iter_mut().for_each(|echo| echo.set_back(progress));
-            return;
+        if queue >= self.tables.len() {
+            return self.echoes.set_back(queue, progress);
         }
         for row in self.tables[queue].set_back(progress) {
             self.requests[row.body.request as usize].delivered &= !(1 << row.body.index);
@@ -536,18 +523,14 @@ impl Model {
 
     /// Whether every promise of a part is kept; otherwise the first that is not.
     pub fn missing(&self, site: usize, part: usize) -> Option<String> {
-        match part.checked_sub(self.tables.len()) {
-            None => self.missing_in_main(site, part),
-            Some(queue) => self.missing_in_echo(queue),
+        if part < self.tables.len() {
+            return self.missing_in_main(site, part);
         }
-    }
-
-    fn missing_in_echo(&self, queue: usize) -> Option<String> {
-        let echo = self.echoes[queue].as_ref()?;
-        let promises = (0..).zip(&self.sites[0].ledgers[queue].acknowledged);
+        let echo = self.echoes.of(part)?;
+        let promises = (0..).zip(&self.sites[0].ledgers[part - self.tables.len()].acknowledged);
         let mut promises = promises.filter_map(|(sequence, body)| Some((sequence, (*body)?)));
         let missing = promises.find(|(sequence, body)| !echo.has(*sequence, *body));
-        missing.map(|(sequence, body)| format!("{body:?} at {sequence} in the second sink"))
+        missing.map(|(sequence, body)| format!("{body:?} at {sequence} in a second sink"))
     }
 
     fn missing_in_main(&self, site: usize, queue: usize) -> Option<String> {

@@ -1,6 +1,5 @@
 //! The end of a run: the faults stop, and everything that was promised must be kept before long.
 
-
 use crate::sink::Verdict;
 use crate::site::Site;
 use crate::world::World;

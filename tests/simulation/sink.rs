@@ -185,7 +185,7 @@ impl Database {
 
     /// Up to where a part is delivered, with what was never for its sink.
     pub fn position(&self, part: usize) -> u64 {
-        self.parts[part].progress().through().max(self.model.begins_after(part))
+        self.parts[part].progress().through().max(self.model.echoes.begins_after(part))
     }
 
     /// What is expected of a drain.

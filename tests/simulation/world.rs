@@ -82,7 +82,7 @@ impl World {
         let is_copied = matches!(weather.mishap, Some((Mishap::DirectorySetBack | Mishap::Copied, ..)));
         for config in &mut configs {
             if random.chance(4000) && !is_copied {
-                weather::reorder(&mut random, config);
+                weather::reorder(&mut random, &mut config.ordering, &mut config.shaping);
                 // What was due soon by a clock that has been set back since would not be until the end.
                 config.ordering.delay_ms_max = if weather.clock_jumps { 0 } else { 1000 };
             }
