@@ -108,7 +108,7 @@ impl Adaptive {
         match self.mode {
             Mode::Off => {}
             Mode::Aimd => {
-                self.recent = self.recent << 1 | u8::from(is_slow);
+                self.recent = (self.recent << 1) | u8::from(is_slow);
                 if !is_slow {
                     self.set(self.share + stretch_ns as f64 / 1e9 * SHARE_A_SECOND);
                 } else if self.recent.count_ones() >= SLOW_TRIPS {

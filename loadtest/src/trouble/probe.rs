@@ -80,12 +80,9 @@ async fn ask(url: &str, began: Instant, mut stopped: oneshot::Receiver<()>) -> R
     // A failure of the connection reaches the client through its next call.
     tokio::spawn(connection);
     let look = client.prepare("SELECT quantity FROM stock WHERE id = $1").await?;
-    let sell = client
-        .prepare(
-            "WITH sold AS (UPDATE stock SET quantity = quantity - 1 WHERE id = $1 RETURNING id)
-         INSERT INTO sales SELECT id, now() FROM sold",
-        )
-        .await?;
+    let sell = "WITH sold AS (UPDATE stock SET quantity = quantity - 1 WHERE id = $1 RETURNING id)
+        INSERT INTO sales SELECT id, now() FROM sold";
+    let sell = client.prepare(sell).await?;
     let mut trips = Trips::new();
     let mut id = 0;
     // One that is late does not put off those behind it: they are due all the same.
