@@ -14,6 +14,7 @@ fn a_lock_makes_the_backlog_grow_and_the_probe_goes_on() {
         directory: None,
         causes: vec![Cause::Lock],
         modes: vec!["aimd".to_owned()],
+        share_min_percent: 5,
         rate_per_second: 200,
         before: Duration::from_secs(1),
         trouble: Duration::from_secs(2),

@@ -1,6 +1,6 @@
 //! The adaptive limit: how much of the ceiling a sink in trouble gets.
 //!
-//! It looks at each round trip. One that fails, or several in a row that take much longer than normal, lower the
+//! It looks at each round trip. One that fails, or several of the last ones that took much longer than normal, lower the
 //! share; trips that are normal again raise it, up to the whole ceiling and never above. What is normal is learned from
 //! trips that were, and forgotten slowly, so that a database that is slower from now on is not held down for ever.
 //!
@@ -14,7 +14,8 @@ use crate::rate::Rate;
 
 /// Trips before anything counts as slow.
 const LEARNING_TRIPS: u64 = 16;
-/// Slow trips in a row that lower the share: one alone is a checkpoint, or a stall of the machine.
+/// Slow trips among the last eight that lower the share: one alone is a checkpoint, or a stall of the machine. They need not
+/// be in a row, because a lock that comes and goes lets a fast trip through each time.
 const SLOW_TRIPS: u32 = 3;
 /// Mean deviations above the mean that still are normal.
 const DEVIATIONS: f64 = 4.0;
@@ -45,7 +46,8 @@ pub struct Adaptive {
     share_min: f64,
     share: f64,
     normal: Normal,
-    slow_in_a_row: u32,
+    /// The last eight trips, a bit for each, set for a slow one.
+    recent: u8,
     lowered_at_ns: u64,
     seen_at_ns: u64,
 }
@@ -68,7 +70,7 @@ impl Adaptive {
             share_min,
             share: 1.0,
             normal: Normal::default(),
-            slow_in_a_row: 0,
+            recent: 0,
             lowered_at_ns: now_ns,
             seen_at_ns: now_ns,
         }
@@ -106,11 +108,11 @@ impl Adaptive {
         match self.mode {
             Mode::Off => {}
             Mode::Aimd => {
-                self.slow_in_a_row = if is_slow { self.slow_in_a_row + 1 } else { 0 };
-                if self.slow_in_a_row >= SLOW_TRIPS {
-                    self.lower(AFTER_SLOW, now_ns);
-                } else if !is_slow {
+                self.recent = (self.recent << 1) | u8::from(is_slow);
+                if !is_slow {
                     self.set(self.share + stretch_ns as f64 / 1e9 * SHARE_A_SECOND);
+                } else if self.recent.count_ones() >= SLOW_TRIPS {
+                    self.lower(AFTER_SLOW, now_ns);
                 }
             }
             Mode::Gradient2 => {
@@ -222,6 +224,28 @@ mod tests {
                 run(&mut adaptive, &mut now_ns, 2, 40);
             }
             assert!(adaptive.share() > 0.99, "{mode:?}: {}", adaptive.share());
+        }
+    }
+
+    #[test]
+    fn a_stall_of_two_trips_lowers_nothing() {
+        let (mut adaptive, mut now_ns) = learned(Mode::Aimd);
+        for _ in 0..50 {
+            run(&mut adaptive, &mut now_ns, 20, 3);
+            run(&mut adaptive, &mut now_ns, 2, 400);
+        }
+        assert_eq!(adaptive.limit(CEILING), CEILING);
+    }
+
+    #[test]
+    fn slow_trips_lower_the_share_when_each_lets_a_fast_one_through() {
+        for mode in [Mode::Aimd, Mode::Gradient2] {
+            let (mut adaptive, mut now_ns) = learned(mode);
+            for _ in 0..40 {
+                run(&mut adaptive, &mut now_ns, 1, 100);
+                run(&mut adaptive, &mut now_ns, 1, 3);
+            }
+            assert!(adaptive.share() < 0.2, "{mode:?}: {}", adaptive.share());
         }
     }
 

@@ -8,12 +8,15 @@ use std::path::PathBuf;
 
 /// Shows what a database in trouble gets from forebay, and how its other clients fare.
 ///
-/// A probe does the shop's own work on a PostgreSQL of its own, twenty times a second: a look-up by key and an insertion,
-/// timed from when they were due. It is alone first; then forebay drains at a rate that the database bears, from a backlog
-/// of five seconds, while clients send as much; then the database gets into trouble, and then it is well again. It is done
-/// once without forebay, which says what the trouble alone costs the probe, and in each mode of the adaptive limit.
+/// A probe does the shop's own work on a PostgreSQL of its own, twenty times a second: a look at an item and its sale,
+/// timed from when they were due. It is alone first; then forebay drains orders for the same items at a rate that the
+/// database bears, from a backlog of five seconds, while clients send as much; then the database gets into trouble, and then
+/// it is well again. It is done once without forebay, which says what the trouble alone costs the probe, and in each mode of
+/// the adaptive limit.
 ///
-/// load: four sessions sort on all cores. lock: a transaction holds an exclusive lock on the table that forebay fills.
+/// Each order takes an item out of stock, and each of forebay's transactions counts its orders in the row of a campaign at
+/// last. load: four sessions sort on all cores. lock: a job holds the campaign's row for 100 ms again and again, so that the
+/// transactions wait for it and the probe for the items that they hold meanwhile.
 #[derive(Args)]
 pub struct TroubleArguments {
     /// Path of the forebay program
@@ -26,13 +29,16 @@ pub struct TroubleArguments {
     #[arg(long, value_enum, value_delimiter = ',', default_value = "aimd,gradient2,off")]
     modes: Vec<Mode>,
     /// Records per second that forebay drains at most, and that clients send
-    #[arg(long, default_value_t = 2000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    #[arg(long, default_value_t = 5000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     rate: u32,
+    /// Hundredths of that rate that it always gets; the default of forebay itself is 5
+    #[arg(long, value_name = "PERCENT", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100))]
+    share_min_percent: u32,
     /// Seconds that the probe is alone, and again that forebay drains before the trouble
     #[arg(long, value_name = "SECONDS", default_value_t = 10.0)]
     before: f64,
     /// Seconds of trouble
-    #[arg(long, value_name = "SECONDS", default_value_t = 10.0)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 40.0)]
     trouble: f64,
     /// Seconds after it
     #[arg(long, value_name = "SECONDS", default_value_t = 15.0)]
@@ -48,7 +54,7 @@ pub struct TroubleArguments {
 enum CauseName {
     /// Sessions that sort
     Load,
-    /// An exclusive lock on the table
+    /// A job that holds the row of the campaign
     Lock,
 }
 
@@ -77,6 +83,7 @@ pub fn trouble(arguments: &TroubleArguments) -> Result<()> {
         directory: arguments.directory.clone(),
         causes: arguments.causes.iter().map(cause).collect(),
         modes: arguments.modes.iter().map(mode).collect(),
+        share_min_percent: arguments.share_min_percent,
         rate_per_second: arguments.rate,
         before: super::duration(arguments.before)?,
         trouble: super::duration(arguments.trouble)?,

@@ -40,7 +40,7 @@ pub struct ForebayConfiguration {
     pub ack: Ack,
     /// Records that may leave at once.
     pub burst: Option<u64>,
-    /// What lowers the rate while the sink is slow: `aimd`, `gradient2` or `off`.
+    /// What lowers the rate while the sink is slow, as members of an inline table of TOML.
     pub adaptive: Option<String>,
     /// The sink of each queue, as lines of TOML; `None` for a SQLite file of its own.
     pub sink: Option<String>,
@@ -292,7 +292,7 @@ address = \"127.0.0.1:{admin_port}\"
             Ack::Memory => "memory",
         };
         let adaptive =
-            self.adaptive.as_ref().map_or_else(String::new, |mode| format!("adaptive = {{ mode = \"{mode}\" }}\n"));
+            self.adaptive.as_ref().map_or_else(String::new, |members| format!("adaptive = {{ {members} }}\n"));
         let sink = self.sink.clone().unwrap_or_else(|| {
             let database = toml_string(&directory.join(format!("{queue}.db")));
             format!("type = \"sqlite\"\nurl = {database}\n")

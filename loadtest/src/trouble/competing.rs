@@ -13,6 +13,9 @@ use tokio_postgres::{Client, Error, NoTls};
 const SESSIONS: usize = 4;
 /// Sorts more than fits into the memory that a session has for it.
 const HEAVY: &str = "SELECT count(*) FROM (SELECT md5(n::text) m FROM generate_series(1, 300000) n ORDER BY m) s";
+/// Holds the campaign's row for a tenth of a second, as a job does that asks somebody else meanwhile, and leaves it to
+/// whoever waits.
+const HOLDING: &str = "BEGIN; SELECT FROM campaign FOR UPDATE; SELECT pg_sleep(0.1); COMMIT; SELECT pg_sleep(0.002)";
 
 /// A kind of trouble.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -20,7 +23,7 @@ const HEAVY: &str = "SELECT count(*) FROM (SELECT md5(n::text) m FROM generate_s
 pub enum Cause {
     /// Sessions that sort on all cores.
     Load,
-    /// A transaction that holds an exclusive lock on forebay's table.
+    /// A job that holds the campaign's row, which each of forebay's transactions updates, again and again.
     Lock,
 }
 
@@ -41,14 +44,14 @@ pub struct Competing {
 
 impl Competing {
     /// Begins.
-    pub fn start(cause: Cause, url: String, table: &'static str) -> Result<Self, TroubleError> {
+    pub fn start(cause: Cause, url: String) -> Result<Self, TroubleError> {
         let (stop, stopped) = watch::channel(false);
         let work = move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
             let done = runtime.block_on(async {
                 match cause {
                     Cause::Load => load(&url, stopped).await,
-                    Cause::Lock => lock(&url, table, stopped).await,
+                    Cause::Lock => again_and_again(connect(&url).await?, HOLDING, stopped).await,
                 }
             });
             done.map_err(io::Error::other)
@@ -77,7 +80,7 @@ async fn connect(url: &str) -> Result<Client, Error> {
 async fn load(url: &str, stopped: watch::Receiver<bool>) -> Result<(), Error> {
     let mut sessions = JoinSet::new();
     for _ in 0..SESSIONS {
-        sessions.spawn(compute(connect(url).await?, stopped.clone()));
+        sessions.spawn(again_and_again(connect(url).await?, HEAVY, stopped.clone()));
     }
     while let Some(session) = sessions.join_next().await {
         // A session that panicked has been reported by itself.
@@ -86,20 +89,12 @@ async fn load(url: &str, stopped: watch::Receiver<bool>) -> Result<(), Error> {
     Ok(())
 }
 
-async fn compute(client: Client, mut stopped: watch::Receiver<bool>) -> Result<(), Error> {
+async fn again_and_again(client: Client, sql: &str, mut stopped: watch::Receiver<bool>) -> Result<(), Error> {
     loop {
         tokio::select! {
-            done = client.batch_execute(HEAVY) => done?,
+            done = client.batch_execute(sql) => done?,
             // Whoever started us may also be gone.
             _ = stopped.changed() => return client.cancel_token().cancel_query(NoTls).await,
         }
     }
-}
-
-async fn lock(url: &str, table: &str, mut stopped: watch::Receiver<bool>) -> Result<(), Error> {
-    let client = connect(url).await?;
-    client.batch_execute(&format!("BEGIN; LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")).await?;
-    // Whoever started us may also be gone.
-    let _ = stopped.changed().await;
-    client.batch_execute("ROLLBACK").await
 }

@@ -1,8 +1,11 @@
 //! What a database in trouble gets from forebay, and how the other clients of the database fare with it.
 //!
-//! A probe does the shop's own work at a fixed slow rate on a PostgreSQL: a look-up by key and an insertion, timed from
-//! when they were due. First it is alone, then forebay drains into the same database, then the database gets into trouble
-//! for a while, and then it is well again. The same without forebay says what the trouble alone does to the probe.
+//! A probe does the shop's own work at a fixed slow rate on a PostgreSQL: a look at an item and its sale, timed from when
+//! they were due. First it is alone, then forebay drains into the same database, then the database gets into trouble for a
+//! while, and then it is well again. The same without forebay says what the trouble alone does to the probe.
+//!
+//! What forebay inserts are orders for the same items: each takes one out of stock, and each transaction counts its orders
+//! in the row of the campaign. Until its commit a transaction holds the rows of its items, which the probe then waits for.
 
 mod competing;
 mod page;
@@ -33,6 +36,8 @@ pub struct TroublePlan {
     pub causes: Vec<Cause>,
     /// What lowers forebay's rate, as `adaptive.mode` says it.
     pub modes: Vec<String>,
+    /// Hundredths of the ceiling that the adaptive limit never goes below.
+    pub share_min_percent: u32,
     /// The ceiling of the drain, which is also what clients send, in records per second.
     pub rate_per_second: u32,
     /// How long the probe is alone, and how long forebay drains before the trouble.

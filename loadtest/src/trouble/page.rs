@@ -50,7 +50,8 @@ fn sections((cause, runs): (Cause, Vec<&TroubleRun>)) -> Vec<Section> {
     let trouble = match cause {
         Cause::Load => "Trouble: sessions sort on all cores",
         Cause::Lock => {
-            "Trouble: a transaction holds an exclusive lock on forebay's table, which the probe does not touch"
+            "Trouble: a job holds the campaign's row for 100 ms again and again, which forebay's transactions need last and \
+             the probe never"
         }
     };
     let phase = runs.first().and_then(|run| run.phases.get(2));

@@ -1,4 +1,4 @@
-//! The shop's own work: a small query by key and an insertion, at a fixed slow rate.
+//! The shop and its own work, at a fixed slow rate: a look at an item, and a sale of it at the counter.
 
 use super::{TroubleError, client_error};
 use crate::verify;
@@ -8,9 +8,11 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 use tokio_postgres::NoTls;
 
-/// Between two round trips, of which each is one query and one insertion with its commit.
+/// Between two round trips, of which each is one query and one sale with its commit.
 const PERIOD: Duration = Duration::from_millis(50);
-const ROWS: i32 = 100_000;
+/// Items of the sale. An order is for one of them, and a transaction of 45 orders, which are the 9 ms that leave at once at
+/// 5,000/s, holds as many: the probe meets such a one at every twenty-second sale, and one of a single order at every thousandth.
+const ITEMS: i32 = 1000;
 
 /// When each was due after the probe's start, and how long it took from then.
 pub type Trips = Vec<(Duration, Duration)>;
@@ -21,12 +23,32 @@ pub struct Probe {
     thread: JoinHandle<io::Result<Trips>>,
 }
 
-/// Makes its tables.
+/// Makes the shop's tables.
 pub fn prepare(url: &str) -> Result<(), TroubleError> {
+    // Room in each page for the rows' next versions, as for any table that is updated all the time.
     let sql = format!(
-        "CREATE TABLE stock (id integer PRIMARY KEY, quantity integer); CREATE TABLE sales (id integer, at timestamptz);
-         INSERT INTO stock SELECT n, n % 100 FROM generate_series(0, {}) n; ANALYZE stock",
-        ROWS - 1
+        "CREATE TABLE stock (id integer PRIMARY KEY, quantity integer) WITH (fillfactor = 50);
+         CREATE TABLE campaign (orders bigint) WITH (fillfactor = 50); INSERT INTO campaign VALUES (0);
+         CREATE TABLE sales (id integer, at timestamptz);
+         INSERT INTO stock SELECT n, 1000000 FROM generate_series(0, {}) n; ANALYZE stock",
+        ITEMS - 1
+    );
+    Ok(verify::execute(url, &sql)?)
+}
+
+/// Lets each order that forebay inserts into `table` take its item out of stock, and each transaction add its orders to
+/// those of the campaign. So it holds the rows of its items until it has got the campaign's.
+pub fn sell_from(url: &str, table: &str) -> Result<(), TroubleError> {
+    let sql = format!(
+        "CREATE OR REPLACE FUNCTION take_item() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+             UPDATE stock SET quantity = quantity - 1 WHERE id = abs(hashtext(NEW.ticket) % {ITEMS}); RETURN NEW;
+         END $$;
+         CREATE OR REPLACE FUNCTION count_orders() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+             UPDATE campaign SET orders = orders + (SELECT count(*) FROM inserted); RETURN NULL;
+         END $$;
+         CREATE TRIGGER take_item BEFORE INSERT ON {table} FOR EACH ROW EXECUTE FUNCTION take_item();
+         CREATE TRIGGER count_orders AFTER INSERT ON {table} REFERENCING NEW TABLE AS inserted
+             FOR EACH STATEMENT EXECUTE FUNCTION count_orders()"
     );
     Ok(verify::execute(url, &sql)?)
 }
@@ -58,7 +80,9 @@ async fn ask(url: &str, began: Instant, mut stopped: oneshot::Receiver<()>) -> R
     // A failure of the connection reaches the client through its next call.
     tokio::spawn(connection);
     let look = client.prepare("SELECT quantity FROM stock WHERE id = $1").await?;
-    let sell = client.prepare("INSERT INTO sales VALUES ($1, now())").await?;
+    let sell = "WITH sold AS (UPDATE stock SET quantity = quantity - 1 WHERE id = $1 RETURNING id)
+        INSERT INTO sales SELECT id, now() FROM sold";
+    let sell = client.prepare(sell).await?;
     let mut trips = Trips::new();
     let mut id = 0;
     // One that is late does not put off those behind it: they are due all the same.
@@ -69,8 +93,8 @@ async fn ask(url: &str, began: Instant, mut stopped: oneshot::Receiver<()>) -> R
         client.execute(&sell, &[&id]).await?;
         trips.push((due, began.elapsed().saturating_sub(due)));
         due += PERIOD;
-        // Steps that are prime to their number come by all of the rows.
-        id = (id + 7919) % ROWS;
+        // Steps that are prime to their number come by all of the items.
+        id = (id + 7919) % ITEMS;
     }
     Ok(trips)
 }

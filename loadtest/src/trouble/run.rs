@@ -1,7 +1,7 @@
 //! One run: alone, with forebay, in trouble, well again.
 
 use super::competing::{Cause, Competing};
-use super::probe::{Probe, Trips};
+use super::probe::{self, Probe, Trips};
 use super::{Phase, Sample, TroubleError, TroublePlan, TroubleRun, client_error};
 use crate::engine::{self, Load, Plan, Progress, latency_histogram, whole_us};
 use crate::pace::fill;
@@ -40,6 +40,7 @@ pub fn run(plan: &TroublePlan, url: &str, cause: Cause, mode: Option<&str>) -> R
     let (sink, table) = (Sink::Postgres(url.to_owned()), OrdersTable::new(TABLE)?);
     verify::execute(url, &format!("DROP TABLE IF EXISTS {TABLE}"))?;
     verify::create_orders_table(&sink, &table)?;
+    probe::sell_from(url, TABLE)?;
     // What the runs before have left to be written should not be written during this one.
     verify::execute(url, "CHECKPOINT")?;
     let forebay = mode.map(|mode| start(plan, url, mode)).transpose()?;
@@ -65,7 +66,7 @@ fn start(plan: &TroublePlan, url: &str, mode: &str) -> Result<Forebay, TroubleEr
     let columns = "columns = { order_id = \"/order_id\", body = \"$body\", ticket = \"$ticket\" }";
     let configuration = ForebayConfiguration {
         rate: format!("{}/s", plan.rate_per_second),
-        adaptive: Some(mode.to_owned()),
+        adaptive: Some(format!("mode = {mode:?}, share_min_percent = {}", plan.share_min_percent)),
         sink: Some(format!("type = \"postgres\"\nurl = {url:?}\ntable = \"{TABLE}\"\n{columns}\n")),
         ..ForebayConfiguration::default()
     };
@@ -76,7 +77,7 @@ fn start(plan: &TroublePlan, url: &str, mode: &str) -> Result<Forebay, TroubleEr
 fn trouble(plan: &TroublePlan, url: &str, cause: Cause, times: &mut Times) -> Result<(), TroubleError> {
     thread::sleep(plan.before);
     times.mark();
-    let competing = Competing::start(cause, url.to_owned(), TABLE)?;
+    let competing = Competing::start(cause, url.to_owned())?;
     thread::sleep(plan.trouble);
     competing.finish()?;
     times.mark();
