@@ -25,9 +25,9 @@ use crate::record_text::{RecordText, rfc3339};
 /// dead letter, or has expired, is not undelivered.
 ///
 /// Where the undelivered records begin stands in the sink's database (the table `forebay_position`), which is not asked. The
-/// data directory has a lower bound of it, the sink's cursor, which is at most about half a second old; without --from the export begins
-/// behind that. So the first records may be in the database already. For an exact export, read the position there and
-/// give --from the number behind it.
+/// data directory has a lower bound of it, the sink's cursor, which is at most about half a second old; without --from the
+/// export begins behind that. So the first records may be in the database already. For an exact export, read the position there
+/// and give --from the number behind it.
 ///
 /// Reads only, takes no lock, and may run beside a live forebay. Goes on behind damage with every record that is
 /// still whole. Says on standard error how many were written and which could not be read. Records stay where they
