@@ -6,7 +6,8 @@
     clippy::expect_used,
     clippy::panic,
     clippy::missing_errors_doc,
-    clippy::missing_panics_doc,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
     missing_docs,
     reason = "a test that cannot go on should panic, and is its own documentation"
 )]
@@ -109,6 +110,21 @@ fn every_sink_of_the_registry_has_a_row() {
         let is_served = kind.url.prefixes.iter().any(|prefix| prefix.ends_with("://"));
         for (is_wanted, group) in [(true, "every"), (takes_rows, "typed"), (is_served, "served")] {
             assert_eq!(groups.contains(&group), is_wanted, "{} and the group {group}", kind.name);
+        }
+    }
+}
+
+#[test]
+fn every_sink_has_a_page_that_names_each_of_its_options() {
+    let pages = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/sinks");
+    let read = |name: &str| std::fs::read_to_string(pages.join(name)).unwrap_or_else(|error| panic!("{name}: {error}"));
+    let overview = read("README.md");
+    for kind in forebay::sink::KINDS {
+        let name = format!("{}.md", kind.name);
+        assert!(overview.contains(&format!("[{name}]({name})")), "README.md has no link to {name}");
+        let page = read(&name);
+        for key in kind.options.iter().map(|rule| rule.key).chain(["url"]) {
+            assert!(page.contains(&format!("| `{key}` |")), "{name} has no row for the option `{key}`");
         }
     }
 }
