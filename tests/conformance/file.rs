@@ -12,8 +12,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::server::{Client, eventually};
-use crate::stage::{NDJSON, Stage, bodies, post, until_empty};
+use crate::server::{Client, SMALL_JOURNAL, eventually};
+use crate::stage::{LINES, NDJSON, Stage, bodies, post, until_empty};
 use crate::station::{Arrival, Server, Station};
 
 pub struct File {
@@ -113,22 +113,30 @@ fn a_named_pipe_gets_lines() {
     server.stop();
 }
 
-/// Nothing is left of the position, so what the journal still has comes again, and nothing is passed over.
+/// Nothing is left of the position: what the journal has given up was delivered, and what it still has comes again.
 #[test]
-fn without_its_positions_a_queue_delivers_again_what_the_journal_has() {
+fn without_its_positions_a_queue_goes_on_with_what_the_journal_has() {
     let stage = Stage::<File>::new(Server::Own);
+    stage.site.configure(&format!(
+        "{SMALL_JOURNAL}[queues.orders]\nrate = \"unlimited\"\n[queues.orders.sink]\n{}",
+        stage.station.sink()
+    ));
     let server = stage.site.start();
-    let next = post(&server, 0..2);
+    let next = post(&server, 0..150);
     until_empty(&server);
+    let trimmed = "forebay_trimmed_sequence{queue=\"orders\"}";
+    eventually("a recycled segment", || (server.metric(trimmed) > 0).then_some(()));
     server.stop();
+    assert!(stage.site.data().join("orders.positions.db").exists());
     for ending in ["db", "db-wal", "db-shm"] {
         // The last process may have left the first one alone.
         let _ = fs::remove_file(stage.site.data().join(format!("orders.positions.{ending}")));
     }
     let server = stage.site.start();
+    let kept = next * LINES - usize::try_from(server.metric(trimmed)).unwrap();
     let next = post(&server, next..next + 1);
     until_empty(&server);
-    stage.until_arrived(bodies(0..next), next * crate::stage::LINES);
+    stage.until_arrived(bodies(0..next), kept);
     server.stop();
 }
 
