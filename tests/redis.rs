@@ -18,12 +18,16 @@ mod cluster;
 mod faults;
 #[path = "redis/poison.rs"]
 mod poison;
-#[path = "redis/proxy.rs"]
+#[allow(dead_code, reason = "these tests use some of it")]
+#[path = "conformance/proxy.rs"]
 mod proxy;
 mod redis_server;
 #[path = "redis/rows.rs"]
 mod rows;
 mod server;
+#[allow(dead_code, reason = "only the moments of a conversation are of use here")]
+#[path = "conformance/station.rs"]
+mod station;
 #[path = "redis/whole.rs"]
 mod whole;
 

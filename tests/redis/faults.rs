@@ -7,9 +7,10 @@ use std::thread;
 use forebay::sink::SinkError;
 use futures_lite::future::poll_once;
 
-use crate::proxy::{Mode, Proxy};
+use crate::proxy::{Act, Proxy};
 use crate::redis_server::{RedisServer, ask};
 use crate::server::eventually;
+use crate::station::Moment;
 use crate::{Stage, at, commit, is_fenced, is_permanent, is_transient};
 
 const TWO: [&str; 2] = ["RPUSH list {$sequence}", "INCRBY sum {/n}"];
@@ -18,24 +19,43 @@ fn list(stage: &Stage) -> Vec<u64> {
     stage.server.ask(&["LRANGE", "list", "0", "-1"])
 }
 
+/// A batch, before it has arrived.
+const BATCH: Moment = Moment { request: b"EVALSHA", answer: None };
+/// The answer to it.
+const ANSWER: Moment = Moment { request: b"EVALSHA", answer: Some(b"") };
+/// The raising of an epoch that was read.
+const TAKE_OVER: Moment = Moment { request: b"EVAL\r\n", answer: None };
+
+/// Waits until the server has run a command so often.
+fn until_run(stage: &Stage, command: &str, calls: u64) {
+    let wanted = format!("cmdstat_{command}:calls={calls},");
+    let mut connection = stage.server.connection();
+    eventually(&wanted, || {
+        let said: String = ask(&mut connection, &["INFO", "commandstats"]);
+        said.contains(&wanted).then_some(())
+    });
+}
+
 #[test]
 fn an_answer_that_is_lost_doubles_nothing() {
     let mut stage = Stage::new().commands(&TWO);
-    let proxy = Proxy::start(stage.server.port());
-    stage.url = proxy.url();
+    let proxy = Proxy::start(stage.server.address());
+    stage.url = format!("redis://{}", proxy.address());
     let mut sink = stage.sink();
     stage.runtime.block_on(async {
-        let mut position = 0;
         assert_eq!(sink.take_over().await, at(0));
+        assert_eq!(commit(&mut *sink, 0, &[r#"{"n":1}"#]).await, Ok(()), "the server has the script");
+        let mut position = 1;
         for round in 0..20 {
             // Every third batch has a poison record behind a good one: then it is the note whose answer is lost.
             let is_refused = round % 3 == 0;
             let bodies = [r#"{"n":1}"#, if is_refused { r#"{"n":"x"}"# } else { r#"{"n":1}"# }];
-            proxy.set(Mode::CutAnswer);
+            proxy.set_trap(ANSWER, Act::Cut);
             let lost = commit(&mut *sink, position, &bodies).await;
             assert!(is_transient(&lost, ""), "{lost:?}");
             assert!(sink.claim().is_none());
             if is_refused {
+                assert_eq!(stage.notes(), 2);
                 assert_eq!(sink.take_over().await, at(position));
                 assert!(is_permanent(&commit(&mut *sink, position, &bodies).await, "command 2"));
                 assert_eq!(commit(&mut *sink, position, &[r#"{"n":1}"#]).await, Ok(()));
@@ -46,59 +66,48 @@ fn an_answer_that_is_lost_doubles_nothing() {
             position += 2;
         }
     });
-    assert_eq!(list(&stage), (1..=40).collect::<Vec<_>>());
-    assert_eq!((stage.server.ask::<u64>(&["GET", "sum"]), stage.notes()), (40, 0));
+    assert_eq!(list(&stage), (1..=41).collect::<Vec<_>>());
+    assert_eq!((stage.server.ask::<u64>(&["GET", "sum"]), stage.notes()), (41, 0));
 }
 
 #[test]
-fn requests_that_arrive_late_change_nothing() {
-    let mut stage = Stage::new().commands(&TWO);
-    let direct = stage.sink();
-    let proxy = Proxy::start(stage.server.port());
-    (stage.url, stage.commit_timeout_ms) = (proxy.url(), 200);
-    let (mut through, mut direct) = (stage.sink(), direct);
-    stage.runtime.block_on(async {
-        // A batch that is given up, and comes after the take-over that decided about it.
-        assert_eq!(through.take_over().await, at(0));
-        let answers = proxy.answers();
-        proxy.set(Mode::Hold);
-        assert!(is_transient(&commit(&mut *through, 0, &[r#"{"n":1}"#]).await, "no answer within 200 ms"));
-        assert_eq!(direct.take_over().await, at(0));
-        proxy.set(Mode::Pass);
-        proxy.until_more_answers_than(answers);
-        assert_eq!(commit(&mut *direct, 0, &[r#"{"n":1}"#]).await, Ok(()));
-    });
-    assert_eq!(list(&stage), [1]);
-}
-
-#[test]
-fn a_take_over_that_comes_late_does_not_fence_the_later_one() {
+fn a_batch_that_arrives_late_changes_nothing() {
     let mut stage = Stage::new().commands(&TWO);
     let mut direct = stage.sink();
-    let proxy = Proxy::start(stage.server.port());
-    (stage.url, stage.commit_timeout_ms) = (proxy.url(), 200);
+    let proxy = Proxy::start(stage.server.address());
+    (stage.url, stage.commit_timeout_ms) = (format!("redis://{}", proxy.address()), 500);
     let mut late = stage.sink();
     stage.runtime.block_on(async {
-        // It is held back once it has seen the epoch, before it raises it.
-        let mut before = proxy.answers();
-        let mut taking = Box::pin(late.take_over());
-        loop {
-            // The answers of the handshake and to the question for the epoch come first.
-            if let Some(taken) = poll_once(&mut taking).await {
-                assert_eq!(taken, at(1_000), "held back too late");
-            }
-            tokio::task::yield_now().await;
-            if proxy.answers() > before {
-                break;
-            }
-        }
-        proxy.set(Mode::Hold);
-        let taken = taking.await;
-        assert!(matches!(&taken, Err(SinkError::Transient(_))), "{taken:?}");
-        before = proxy.answers();
+        assert_eq!(late.take_over().await, at(0));
+        assert_eq!(commit(&mut *late, 0, &[r#"{"n":1}"#]).await, Ok(()));
+        proxy.set_trap(BATCH, Act::Hold);
+        let given_up = commit(&mut *late, 1, &[r#"{"n":1}"#]).await;
+        assert!(is_transient(&given_up, "no answer within 500 ms"), "{given_up:?}");
+        proxy.until_sprung();
+        assert_eq!(direct.take_over().await, at(1));
+        // One that found no script, the same once more, and the late one.
+        proxy.release();
+        until_run(&stage, "evalsha", 3);
+        assert_eq!(commit(&mut *direct, 1, &[r#"{"n":1}"#]).await, Ok(()));
+    });
+    assert_eq!(list(&stage), [1, 2]);
+}
+
+#[test]
+fn a_take_over_that_arrives_late_does_not_fence_the_later_one() {
+    let mut stage = Stage::new().commands(&TWO);
+    let mut direct = stage.sink();
+    let proxy = Proxy::start(stage.server.address());
+    (stage.url, stage.commit_timeout_ms) = (format!("redis://{}", proxy.address()), 500);
+    let mut late = stage.sink();
+    stage.runtime.block_on(async {
+        proxy.set_trap(TAKE_OVER, Act::Hold);
+        let given_up = late.take_over().await.map(|_| ());
+        assert!(is_transient(&given_up, "no answer within 500 ms"), "{given_up:?}");
+        proxy.until_sprung();
         assert_eq!(direct.take_over().await, at(0));
-        proxy.set(Mode::Pass);
-        proxy.until_more_answers_than(before);
+        proxy.release();
+        until_run(&stage, "eval", 2);
         assert_eq!(commit(&mut *direct, 0, &[r#"{"n":1}"#]).await, Ok(()), "still held");
     });
 }
