@@ -6,9 +6,14 @@
     clippy::panic,
     clippy::missing_errors_doc,
     clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::missing_panics_doc,
+    clippy::must_use_candidate,
+    clippy::return_self_not_must_use,
     missing_docs,
     reason = "a test that cannot go on should panic, and is its own documentation"
 )]
+#![allow(clippy::disallowed_methods, reason = "a kill at a random instant waits for no bell")]
 
 #[path = "redis/check.rs"]
 mod check;
@@ -50,7 +55,7 @@ pub struct Stage {
 }
 
 impl Stage {
-    pub fn new() -> Self {
+    pub fn start() -> Self {
         Self::with(RedisServer::start())
     }
 
@@ -110,7 +115,6 @@ impl Stage {
     }
 }
 
-#[must_use]
 pub fn record(body: &[u8]) -> Record<'_> {
     Record {
         received_at_us: 1_700_000_000_000_042,
@@ -154,17 +158,14 @@ pub fn at(position: Sequence) -> Result<Progress, SinkError> {
     Ok(Progress::up_to(position))
 }
 
-#[must_use]
 pub fn is_permanent(outcome: &Result<(), SinkError>, part: &str) -> bool {
     matches!(outcome, Err(SinkError::Permanent { message }) if message.contains(part))
 }
 
-#[must_use]
 pub fn is_transient(outcome: &Result<(), SinkError>, part: &str) -> bool {
     matches!(outcome, Err(SinkError::Transient(message)) if message.contains(part))
 }
 
-#[must_use]
 pub fn is_fenced(outcome: &Result<(), SinkError>) -> bool {
     matches!(outcome, Err(SinkError::Fenced(_)))
 }

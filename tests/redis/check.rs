@@ -5,7 +5,7 @@ use crate::Stage;
 #[test]
 fn check_says_everything_at_once_and_changes_nothing() {
     let stage =
-        Stage::new().commands(&["XADD orders *", "NOSUCH {/id}", "SET {/id} x", "PUBLISH news", "HSET a b {/id}"]);
+        Stage::start().commands(&["XADD orders *", "NOSUCH {/id}", "SET {/id} x", "PUBLISH news", "HSET a b {/id}"]);
     let problems = stage.problems();
     let wanted =
         ["Command 1 (XADD) does not run", "Command 2 (NOSUCH) does not run", "Command 4 (PUBLISH) does not run"];
@@ -22,7 +22,7 @@ fn check_says_everything_at_once_and_changes_nothing() {
 
 #[test]
 fn a_server_that_may_throw_away_what_was_delivered_is_named() {
-    let stage = Stage::new();
+    let stage = Stage::start();
     let set = |name: &str, value: &str| stage.server.ask::<()>(&["CONFIG", "SET", name, value]);
     set("maxmemory-policy", "allkeys-lru");
     assert_eq!(stage.problems(), Vec::<String>::new(), "without a limit nothing is thrown away");
@@ -35,7 +35,7 @@ fn a_server_that_may_throw_away_what_was_delivered_is_named() {
 
 #[test]
 fn a_user_who_may_not_run_scripts_or_keep_a_position_is_named() {
-    let mut stage = Stage::new();
+    let mut stage = Stage::start();
     let _: () =
         stage.server.ask(&["ACL", "SETUSER", "joe", "on", ">pw", "~*", "+@all", "-eval", "-script|load", "-hset"]);
     stage.url = format!("redis://joe:pw@127.0.0.1:{}", stage.server.port());

@@ -38,7 +38,7 @@ fn until_run(stage: &Stage, command: &str, calls: u64) {
 
 #[test]
 fn an_answer_that_is_lost_doubles_nothing() {
-    let mut stage = Stage::new().commands(&TWO);
+    let mut stage = Stage::start().commands(&TWO);
     let proxy = Proxy::start(stage.server.address());
     stage.url = format!("redis://{}", proxy.address());
     let mut sink = stage.sink();
@@ -72,7 +72,7 @@ fn an_answer_that_is_lost_doubles_nothing() {
 
 #[test]
 fn a_batch_that_arrives_late_changes_nothing() {
-    let mut stage = Stage::new().commands(&TWO);
+    let mut stage = Stage::start().commands(&TWO);
     let mut direct = stage.sink();
     let proxy = Proxy::start(stage.server.address());
     (stage.url, stage.commit_timeout_ms) = (format!("redis://{}", proxy.address()), 500);
@@ -95,7 +95,7 @@ fn a_batch_that_arrives_late_changes_nothing() {
 
 #[test]
 fn a_take_over_that_arrives_late_does_not_fence_the_later_one() {
-    let mut stage = Stage::new().commands(&TWO);
+    let mut stage = Stage::start().commands(&TWO);
     let mut direct = stage.sink();
     let proxy = Proxy::start(stage.server.address());
     (stage.url, stage.commit_timeout_ms) = (format!("redis://{}", proxy.address()), 500);
@@ -114,7 +114,7 @@ fn a_take_over_that_arrives_late_does_not_fence_the_later_one() {
 
 #[test]
 fn a_dropped_commit_leaves_nothing_half_done() {
-    let stage = Stage::new().commands(&TWO);
+    let stage = Stage::start().commands(&TWO);
     let mut sink = stage.sink();
     stage.runtime.block_on(async {
         let mut position = sink.take_over().await.unwrap().through();
@@ -142,7 +142,7 @@ fn a_dropped_commit_leaves_nothing_half_done() {
 
 #[test]
 fn a_server_that_has_forgotten_the_script_is_told_again() {
-    let stage = Stage::new().commands(&TWO);
+    let stage = Stage::start().commands(&TWO);
     let mut sink = stage.sink();
     stage.runtime.block_on(async {
         assert_eq!(sink.take_over().await, at(0));
@@ -156,7 +156,7 @@ fn a_server_that_has_forgotten_the_script_is_told_again() {
 
 #[test]
 fn a_server_without_memory_is_transient_and_goes_on_where_it_was() {
-    let stage = Stage::new().commands(&TWO);
+    let stage = Stage::start().commands(&TWO);
     let mut sink = stage.sink();
     stage.runtime.block_on(async {
         assert_eq!(sink.take_over().await, at(0));
@@ -199,7 +199,7 @@ fn a_server_that_runs_somebody_elses_script_is_transient() {
 #[test]
 fn a_primary_that_has_become_a_replica_is_transient() {
     let primary = RedisServer::start();
-    let stage = Stage::new().commands(&TWO);
+    let stage = Stage::start().commands(&TWO);
     let mut sink = stage.sink();
     stage.runtime.block_on(async {
         assert_eq!(sink.take_over().await, at(0));
@@ -217,7 +217,7 @@ fn a_primary_that_has_become_a_replica_is_transient() {
 
 #[test]
 fn what_is_delivered_is_on_as_many_replicas_as_is_asked_for() {
-    let mut stage = Stage::new().commands(&TWO);
+    let mut stage = Stage::start().commands(&TWO);
     stage.options.set("min_replicas", forebay::config::OptionValue::Integer(1));
     stage.commit_timeout_ms = 400;
     let mut sink = stage.sink();
@@ -246,7 +246,7 @@ fn what_is_delivered_is_on_as_many_replicas_as_is_asked_for() {
 
 #[test]
 fn users_need_a_password_and_permissions() {
-    let mut stage = Stage::new().commands(&TWO);
+    let mut stage = Stage::start().commands(&TWO);
     let _: () = stage.server.ask(&[
         "ACL",
         "SETUSER",
@@ -309,7 +309,7 @@ fn users_need_a_password_and_permissions() {
 
 #[test]
 fn a_server_that_is_away_is_transient_and_comes_back() {
-    let mut stage = Stage::new().commands(&TWO);
+    let mut stage = Stage::start().commands(&TWO);
     let mut sink = stage.sink();
     stage.server.kill9();
     let away = stage.runtime.block_on(sink.take_over()).map(|_| ());
@@ -329,7 +329,7 @@ fn a_server_that_is_away_is_transient_and_comes_back() {
 
 #[test]
 fn a_server_that_was_set_back_is_noticed() {
-    let stage = Stage::new().commands(&TWO);
+    let stage = Stage::start().commands(&TWO);
     let mut sink = stage.sink();
     stage.runtime.block_on(async {
         assert_eq!(sink.take_over().await, at(0));

@@ -1,6 +1,7 @@
 //! Records that a command refuses: everything else exactly once, each command for itself, although Redis takes nothing back.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 use std::thread;
 
 use forebay::progress::Progress;
@@ -62,7 +63,9 @@ fn account(stage: &Stage, orders: u64, poison: &[u64]) {
     let entries: Vec<(String, Vec<String>)> =
         crate::redis_server::ask(&mut connection, &["XRANGE", "orders", "-", "+"]);
     let mut added = BTreeMap::new();
-    entries.iter().for_each(|(_, fields)| *added.entry(fields[1].parse::<u64>().unwrap()).or_insert(0) += 1);
+    for (_, fields) in &entries {
+        *added.entry(fields[1].parse::<u64>().unwrap()).or_insert(0) += 1;
+    }
     assert_eq!(added, (1..=orders).map(|id| (id, 1)).collect::<BTreeMap<_, _>>());
     for id in 1..=orders {
         let sum: Option<u64> = crate::redis_server::ask(&mut connection, &["HGET", &format!("sum:{id}"), "total"]);
@@ -74,7 +77,7 @@ fn account(stage: &Stage, orders: u64, poison: &[u64]) {
 
 #[test]
 fn a_poison_record_in_the_middle_costs_itself_alone() {
-    let stage = Stage::new().commands(&COMMANDS);
+    let stage = Stage::start().commands(&COMMANDS);
     let orders: Vec<_> = (1..=100).map(|id| (id, order(id, id == 57 || id == 58))).collect();
     let mut drain = Drain { said: 0, refused: Vec::new(), takes_over: 0 };
     let mut sink = stage.sink();
@@ -98,7 +101,7 @@ fn a_poison_record_in_the_middle_costs_itself_alone() {
 
 #[test]
 fn a_dead_letter_that_is_redriven_goes_on_where_it_was() {
-    let stage = Stage::new().commands(&COMMANDS);
+    let stage = Stage::start().commands(&COMMANDS);
     let mut drain = Drain { said: 0, refused: Vec::new(), takes_over: 0 };
     let (mut sink, mut redrive) = (stage.sink(), stage.sink_of("q/1/redrive-abc"));
     stage.runtime.block_on(async {
@@ -120,7 +123,7 @@ fn a_dead_letter_that_is_redriven_goes_on_where_it_was() {
 
 #[test]
 fn other_commands_begin_a_record_anew_and_leave_whole_ones_alone() {
-    let mut stage = Stage::new().commands(&COMMANDS);
+    let mut stage = Stage::start().commands(&COMMANDS);
     let mut sink = stage.sink();
     let refused = stage.runtime.block_on(async {
         assert_eq!(sink.take_over().await, at(0));
@@ -140,7 +143,7 @@ fn other_commands_begin_a_record_anew_and_leave_whole_ones_alone() {
 
 #[test]
 fn what_is_no_records_fault_costs_no_record() {
-    let stage = Stage::new().commands(&["RPUSH list {/id}", "HSET only:{/id} a {/id} b"]);
+    let stage = Stage::start().commands(&["RPUSH list {/id}", "HSET only:{/id} a {/id} b"]);
     let mut sink = stage.sink();
     stage.runtime.block_on(async {
         assert_eq!(sink.take_over().await, at(0));
@@ -155,7 +158,7 @@ fn what_is_no_records_fault_costs_no_record() {
 
 #[test]
 fn a_type_that_is_another_is_the_records_fault() {
-    let stage = Stage::new().commands(&["LPUSH {/k} x"]);
+    let stage = Stage::start().commands(&["LPUSH {/k} x"]);
     let _: () = stage.server.ask(&["SET", "text", "x"]);
     let mut sink = stage.sink();
     stage.runtime.block_on(async {
@@ -177,7 +180,7 @@ proptest! {
         poison in prop::collection::btree_set(1..=40_u64, 0..4),
         cuts in prop::collection::vec((1..12_usize, any::<bool>()), 60),
     ) {
-        let stage = SHARED.with(|stage| stage.clone());
+        let stage = SHARED.with(Rc::clone);
         let _: () = stage.server.ask(&["FLUSHALL"]);
         let mut sink = stage.sink();
         stage.runtime.block_on(async {
@@ -192,7 +195,9 @@ proptest! {
                 }
                 let batch: Vec<_> = waiting.iter().take(size).map(|id| (*id, order(*id, poison.contains(id)))).collect();
                 let mut then = said.clone();
-                batch.iter().for_each(|(id, _)| then.mark(*id));
+                for (id, _) in &batch {
+                    then.mark(*id);
+                }
                 match deliver_anywhere(&mut *sink, &said, &batch, &then).await {
                     Ok(()) => {
                         said = then;
@@ -216,7 +221,7 @@ proptest! {
 }
 
 thread_local! {
-    static SHARED: std::rc::Rc<Stage> = std::rc::Rc::new(Stage::new().commands(&COMMANDS));
+    static SHARED: Rc<Stage> = Rc::new(Stage::start().commands(&COMMANDS));
 }
 
 async fn deliver_anywhere(
@@ -250,7 +255,7 @@ async fn deliver_anywhere(
 fn kills_of_the_server_lose_and_double_nothing_with_poison_in_the_middle() {
     const KILLS: u64 = 12;
     const ORDERS: u64 = 3_000;
-    let mut stage = Stage::new().commands(&COMMANDS);
+    let mut stage = Stage::start().commands(&COMMANDS);
     stage.commit_timeout_ms = 60_000;
     let poison: Vec<u64> = (1..=ORDERS).filter(|id| id % 97 == 0).collect();
     let mut drain = Drain { said: 0, refused: Vec::new(), takes_over: 0 };
@@ -292,7 +297,7 @@ fn kills_of_the_server_lose_and_double_nothing_with_poison_in_the_middle() {
         }
     }
     assert_eq!(kills, KILLS);
-    let refused: std::collections::BTreeSet<_> = drain.refused.iter().map(|(id, _)| *id).collect();
+    let refused: BTreeSet<_> = drain.refused.iter().map(|(id, _)| *id).collect();
     assert_eq!(refused, poison.iter().copied().collect());
     account(&stage, ORDERS, &poison);
 }

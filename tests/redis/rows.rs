@@ -12,7 +12,7 @@ type Entries = Vec<(String, Vec<Vec<u8>>)>;
 
 #[test]
 fn the_default_stream_holds_what_was_sent() {
-    let stage = Stage::new();
+    let stage = Stage::start();
     let mut sink = stage.sink();
     let large = vec![0xfe; 1 << 20];
     let bodies: [&[u8]; 5] = [b"{}", b"\0\xff\r\n$1\r\n ' \" \\ ", b"", "🦀é\u{301}\u{feff}".as_bytes(), &large];
@@ -44,7 +44,7 @@ fn the_default_stream_holds_what_was_sent() {
 
 #[test]
 fn every_command_runs_once_for_each_record() {
-    let stage = Stage::new().commands(&[
+    let stage = Stage::start().commands(&[
         "XADD orders:{$queue} * id {/id} body {$body} missing {/not/there}",
         "hset order:{/id} total {/total} at {$sequence}",
         "LPUSH list {/id}",
@@ -79,7 +79,7 @@ fn every_command_runs_once_for_each_record() {
 
 #[test]
 fn a_replayed_batch_and_an_older_owner_are_fenced() {
-    let stage = Stage::new().commands(&["RPUSH list {$body}"]);
+    let stage = Stage::start().commands(&["RPUSH list {$body}"]);
     let (mut older, mut younger) = (stage.sink(), stage.sink());
     stage.runtime.block_on(async {
         assert!(is_transient(&commit(&mut *older, 0, &["no"]).await, "take_over"));
@@ -105,10 +105,12 @@ fn a_replayed_batch_and_an_older_owner_are_fenced() {
 
 #[test]
 fn position_and_what_is_beyond_it_move_with_the_rows() {
-    let stage = Stage::new().commands(&["RPUSH list {$sequence}"]);
+    let stage = Stage::start().commands(&["RPUSH list {$sequence}"]);
     let progress = |through, beyond: &[u64]| {
         let mut progress = Progress::up_to(through);
-        beyond.iter().for_each(|sequence| progress.mark(*sequence));
+        for sequence in beyond {
+            progress.mark(*sequence);
+        }
         progress
     };
     let mut sink = stage.sink();
@@ -137,7 +139,7 @@ fn position_and_what_is_beyond_it_move_with_the_rows() {
 
 #[test]
 fn what_is_beyond_may_take_all_its_bytes_and_must_make_sense() {
-    let stage = Stage::new();
+    let stage = Stage::start();
     let mut sink = stage.sink();
     let mut then = Progress::up_to(0);
     (1..BEYOND_BYTES_MAX as u64 / 2).for_each(|n| then.mark(2 * n));
@@ -166,7 +168,7 @@ async fn step(sink: &mut dyn Sink, after: u64, witnesses: &[Claim]) -> Result<()
 
 #[test]
 fn lanes_have_fields_of_their_own_and_look_at_each_other() {
-    let stage = Stage::new();
+    let stage = Stage::start();
     let mut first = stage.sink();
     stage.runtime.block_on(async {
         assert!(first.lanes().await.is_err(), "nothing is held");
@@ -198,7 +200,7 @@ fn lanes_have_fields_of_their_own_and_look_at_each_other() {
 
 #[test]
 fn a_value_cannot_name_the_position() {
-    let stage = Stage::new().commands(&["SET {/k} x"]);
+    let stage = Stage::start().commands(&["SET {/k} x"]);
     let mut sink = stage.sink();
     stage.runtime.block_on(async {
         assert_eq!(sink.take_over().await, at(0));
@@ -212,7 +214,7 @@ fn a_value_cannot_name_the_position() {
 #[test]
 fn a_batch_with_too_many_values_is_parted() {
     let words = (0..190).map(|n| format!(" {{/{n}}}")).collect::<String>();
-    let stage = Stage::new().commands(&[&format!("DEL{words}"), "INCR count"]);
+    let stage = Stage::start().commands(&[&format!("DEL{words}"), "INCR count"]);
     let mut sink = stage.sink();
     let bodies = vec!["{}"; 6_000];
     stage.runtime.block_on(async {
