@@ -14,6 +14,7 @@
 #![allow(clippy::disallowed_methods, reason = "a kill at a random instant waits for no bell")]
 
 mod postgres_server;
+mod redis_server;
 mod server;
 
 #[path = "conformance/arrivals.rs"]
@@ -97,6 +98,7 @@ stations! {
     sqlite::Sqlite in "conformance/sqlite.rs": every refusing typed;
     postgres::Postgres in "conformance/postgres.rs": every served refusing typed transactional;
     file::File in "conformance/file.rs": every;
+    redis::Redis in "conformance/redis.rs": every served refusing transactional;
 }
 
 #[test]
