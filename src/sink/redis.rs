@@ -10,7 +10,7 @@
 //! 1. The script first compares epoch, position and witnesses and ends if one is not as expected: nothing is written. Then it
 //!    writes the position as it is. If it may not write there (a replica, no memory, no permission), it ends here, with nothing
 //!    changed. The same command on the same hash cannot fail later in the same script: permissions and configuration do not change
-//!    while it runs, and Redis does not refuse a script memory once it has written.
+//!    while it runs, and Redis neither refuses a script memory nor lets anybody end it once it has written.
 //! 2. It runs the commands of one record after the other. All succeed: it writes position, epoch and what is beyond, and ends.
 //! 3. One fails: each command of Redis does all or nothing, so what is carried out is every command of the records before, and those
 //!    of this record before the one that failed. The script writes that down, under the sequence of each such record

@@ -16,7 +16,7 @@ return redis.call('HMGET', key, prefix .. 'epoch', prefix .. 'position', prefix 
 ";
 
 /// What stands before the witnesses in the arguments of a batch.
-const HEAD_ARGUMENTS: usize = 10;
+const HEAD_ARGUMENTS: usize = 11;
 
 /// The beginning of a batch: the fence. It is followed by the function `run`, which carries out the commands of one record, and by
 /// [`BATCH_END`]. The HDEL deletes nothing, but has a replica say that it is one instead of what it has; the HSET must be the
@@ -25,7 +25,7 @@ const HEAD_ARGUMENTS: usize = 10;
 const BATCH_BEGIN: &str = "\
 local key, prefix, argv, pcall = KEYS[1], ARGV[1], ARGV, redis.pcall
 local after, through, epoch, next_epoch = ARGV[2], ARGV[3], ARGV[4], ARGV[5]
-local count, at = tonumber(ARGV[9]), 10
+local count, at = tonumber(ARGV[9]), 11
 local function fenced(answer)
   redis.call('HDEL', key, '')
   return answer
@@ -44,10 +44,10 @@ redis.call('HSET', key, prefix .. 'position', after)
 const BATCH_END: &str = "\
 local sequences = {}
 local function list()
-  if #sequences == 0 then for sequence in string.gmatch(ARGV[10], '%d+') do sequences[#sequences + 1] = sequence end end
+  if #sequences == 0 then for sequence in string.gmatch(ARGV[11], '%d+') do sequences[#sequences + 1] = sequence end end
 end
 local done = {}
-if row[3] and count > 0 then
+if row[3] and count > 0 and tonumber(ARGV[10]) <= tonumber(row[3]) then
   list()
   local last = tonumber(row[3])
   for i = 1, count do
@@ -194,7 +194,8 @@ impl BatchHead<'_> {
         request.arg("EVALSHA").arg(hash).arg(1).arg(self.key);
         request.arg(self.prefix).arg(self.after).arg(self.through).arg(self.epoch).arg(self.next_epoch);
         request.arg(u8::from(self.beyond.is_some())).arg(beyond);
-        request.arg(self.witnesses.len()).arg(sequences.len()).arg(listed);
+        let lowest = sequences.iter().min().copied().unwrap_or_default();
+        request.arg(self.witnesses.len()).arg(sequences.len()).arg(lowest).arg(listed);
         for (field, epoch) in self.witnesses {
             request.arg(field).arg(epoch);
         }
