@@ -175,6 +175,19 @@ pub const SINK_CONNECT_TIMEOUT_MS: u64 = 5_000;
 /// Time for one transaction of a sink, in milliseconds.
 pub const SINK_COMMIT_TIMEOUT_MS: u64 = 30_000;
 
+/// Commands of a Redis sink that each record runs (fixed).
+pub const REDIS_COMMANDS_MAX: usize = 32;
+/// Words of one of them (fixed: Lua passes a function at most some 250 arguments).
+pub const REDIS_COMMAND_WORDS_MAX: usize = 200;
+/// Values of one batch for Redis (fixed: servers before 7.0 take 1,048,576 arguments at most). A larger batch is parted.
+pub const REDIS_BATCH_VALUES_MAX: usize = 1_000_000;
+/// Bytes of those values (fixed: a server closes connections that send 1 GiB at once). A larger batch is parted.
+pub const REDIS_BATCH_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// How often a cluster may send a connection to another of its nodes (fixed).
+pub const REDIS_REDIRECTS_MAX: usize = 3;
+/// What `min_replicas` may be (fixed).
+pub const REDIS_MIN_REPLICAS_MAX: u64 = 16;
+
 /// Time that a shutdown waits for requests in flight, in milliseconds.
 pub const SHUTDOWN_GRACE_MS: u64 = 10_000;
 

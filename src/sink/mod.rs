@@ -23,6 +23,7 @@ mod file;
 mod kept;
 pub mod mapping;
 pub mod postgres;
+mod redis;
 mod sqlite;
 mod statement;
 
@@ -224,7 +225,7 @@ pub struct Driver {
 }
 
 /// Every sink, one line each; the first is the one of a queue that names none.
-static REGISTRY: [&Driver; 3] = [&sqlite::DRIVER, &postgres::DRIVER, &file::DRIVER];
+static REGISTRY: [&Driver; 4] = [&sqlite::DRIVER, &postgres::DRIVER, &file::DRIVER, &redis::DRIVER];
 
 /// What the configuration knows of them.
 pub static KINDS: [&SinkKind; REGISTRY.len()] = kinds();
