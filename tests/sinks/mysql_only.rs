@@ -1,0 +1,1 @@
+//! What only MySQL and MariaDB can get into.
