@@ -1,6 +1,7 @@
-//! What would keep a sink from working, found in a session that can only read.
+//! What would keep a sink from working, found without changing anything.
 //!
-//! Statements are prepared and never run: the server looks at names and privileges when it prepares.
+//! Statements that write are prepared and never run: the server looks at names and privileges when it prepares. It
+//! prepares none of them in a session that can only read.
 
 use super::super::mapping::{Plan, StatementPlan, TablePlan};
 use super::super::statement::Dialect;
@@ -27,8 +28,6 @@ pub(super) async fn problems(
     plan: Option<&Plan>,
     reorders: bool,
 ) -> Result<Vec<String>, Failure> {
-    // Whatever is done wrong below, the server refuses to write.
-    session.run("SET SESSION TRANSACTION READ ONLY").await?;
     let account: String = session.one("SELECT CURRENT_USER()").await?;
     let account = account.rsplit_once('@').map_or_else(
         || Dialect::Mysql.quoted(&account),
@@ -74,7 +73,7 @@ impl Look<'_> {
 
     async fn position_table(&mut self, reorders: bool) -> Result<(), Failure> {
         let table = "forebay_position";
-        let Some(found) = self.columns(table).await? else {
+        let Some(found) = columns(self.session, table).await? else {
             return self.may_create(table, POSITION_TABLE, "SELECT, INSERT, UPDATE").await;
         };
         self.engine(None, table, table).await?;
@@ -106,21 +105,6 @@ impl Look<'_> {
         Ok(())
     }
 
-    /// The columns of a table. One that we may do nothing with is a problem and has none.
-    async fn columns(&mut self, quoted: &str) -> Result<Option<Vec<Column>>, Failure> {
-        match columns(self.session, quoted).await {
-            Err(failure) if is_denied(&failure) => {
-                self.problems.push(format!(
-                    "The account {0} may do nothing with {quoted}: {failure}. Let it, if the table exists: \
-                     GRANT INSERT ON {quoted} TO {0};",
-                    self.account
-                ));
-                Ok(Some(Vec::new()))
-            }
-            looked => looked,
-        }
-    }
-
     fn denied(&mut self, privilege: &str, table: &str) {
         let problem = format!(
             "The account {0} may not {privilege} on {table}. Let it: GRANT {privilege} ON {table} TO {0};",
@@ -135,7 +119,7 @@ impl Look<'_> {
         match self.session.try_prepare(sql).await {
             Err(failure) if is_denied(&failure) => {
                 self.problems.push(format!(
-                    "The table {table} does not exist and the account {0} may not create it. \
+                    "The table {table} does not exist, or is not to be seen, and the account {0} may not create it. \
                      Create it for forebay: {sql}; GRANT {privileges} ON {table} TO {0};",
                     self.account
                 ));
@@ -154,15 +138,16 @@ impl Look<'_> {
 
     async fn table(&mut self, table: &TablePlan) -> Result<(), Failure> {
         let name = &table.quoted;
-        match self.columns(name).await? {
-            Some(found) if found.is_empty() => {}
+        match columns(self.session, name).await? {
             Some(found) => {
                 self.engine(table.schema.as_deref(), &table.name, name).await?;
                 self.table_columns(table, &found);
             }
             None if table.created => return self.may_create(name, &created_table_sql(table), "INSERT").await,
             None => self.problems.push(format!(
-                "The table {name} does not exist. Create it, with the types that you want: {}",
+                "The table {name} does not exist, or the account {0} may do nothing with it. Create it, with the types that \
+                 you want: {1} GRANT INSERT ON {name} TO {0};",
+                self.account,
                 create_sql(table)
             )),
         }

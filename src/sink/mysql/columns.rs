@@ -6,8 +6,8 @@ use super::super::mapping::TablePlan;
 use super::session::{Failure, Session, column};
 use super::text::{Form, TimeShape, quoted_text};
 
-/// The table is not there.
-const NO_SUCH_TABLE: u16 = 1146;
+/// The table is not there, or we may do nothing with it: to whom that is so, the server does not say which.
+const NOT_VISIBLE: [u16; 3] = [1044, 1142, 1146];
 
 /// A column as SHOW COLUMNS describes it.
 pub(super) struct Column {
@@ -23,7 +23,7 @@ pub(super) struct Column {
     pub(super) privileges: String,
 }
 
-/// The columns of a table by its quoted name, or `None` if there is no such table.
+/// The columns of a table by its quoted name, or `None` if there is no such table that we may do anything with.
 ///
 /// # Errors
 ///
@@ -31,7 +31,7 @@ pub(super) struct Column {
 pub(super) async fn columns(session: &mut Session, quoted: &str) -> Result<Option<Vec<Column>>, Failure> {
     match session.rows::<Row>(&format!("SHOW FULL COLUMNS FROM {quoted}")).await {
         Ok(rows) => rows.iter().map(read).collect::<Result<_, _>>().map(Some),
-        Err(failure) if failure.code() == Some(NO_SUCH_TABLE) => Ok(None),
+        Err(failure) if failure.code().is_some_and(|code| NOT_VISIBLE.contains(&code)) => Ok(None),
         Err(failure) => Err(failure),
     }
 }

@@ -9,7 +9,8 @@ use super::super::Part;
 use super::super::mapping::{Plan, StatementPlan, TablePlan};
 use super::columns::{self, columns, engine_problem, engine_without_transactions, tables_without_transactions};
 use super::session::{Failure, Session, seconds};
-use super::text::{Form, quoted_text};
+use super::text::{Form, TimeShape, quoted_text};
+use crate::config::Source;
 
 /// How forebay's own table is created. Parts are told apart by the case of their letters.
 pub(super) const POSITION_TABLE: &str = "CREATE TABLE IF NOT EXISTS forebay_position \
@@ -90,7 +91,10 @@ async fn create_missing(session: &mut Session, quoted: &str, sql: &str) -> Resul
         return Ok(());
     }
     session.run(sql).await.map_err(|refused| {
-        format!("the table {quoted} does not exist and cannot be created: {refused}; let whoever may run: {sql};")
+        format!(
+            "the table {quoted} does not exist, or is not to be seen by us, and cannot be created: {refused}; \
+             let whoever may run: {sql};"
+        )
     })
 }
 
@@ -107,7 +111,7 @@ async fn look_at_table(session: &mut Session, table: &TablePlan) -> Result<(Vec<
         create_missing(session, &table.quoted, &created_table_sql(table)).await?;
     }
     let found = columns(session, &table.quoted).await.map_err(|failure| failure.to_string())?;
-    let found = found.ok_or_else(|| format!("the table {} does not exist", table.quoted))?;
+    let found = found.ok_or_else(|| format!("the table {} does not exist, or is not to be seen by us", table.quoted))?;
     refuse_engine(session, table.schema.as_deref(), &table.name, &table.quoted).await?;
     let (forms, loads) = columns::forms(table, &found)?;
     Ok((forms, loads && session.loads_local))
@@ -120,7 +124,12 @@ async fn look_at_statement(session: &mut Session, plan: &StatementPlan) -> Resul
     if let Some((table, engine)) = tables.first() {
         return Err(engine_problem(table, engine));
     }
-    Ok(vec![Form::Literal; plan.parameters.len()])
+    let form = |(_, source): &(String, Source)| match source {
+        // What follows the seconds of a column that has none is cut, and a time with an offset is none to every server.
+        Source::ReceivedAt => Form::Time(TimeShape::Moment(6)),
+        _ => Form::Literal,
+    };
+    Ok(plan.parameters.iter().map(form).collect())
 }
 
 /// The COMMIT is a message of its own: if we are given up on before it, the server rolls back and an attempt of the past
