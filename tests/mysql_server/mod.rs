@@ -106,7 +106,12 @@ impl MysqlServer {
         let program = find("mariadb-install-db").expect(INSTALL);
         let mut command = Command::new(program);
         self.as_account(&mut command);
-        command.args(["--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db", "--skip-name-resolve"]);
+        command.args([
+            "--no-defaults",
+            "--auth-root-authentication-method=normal",
+            "--skip-test-db",
+            "--skip-name-resolve",
+        ]);
         command.arg(format!("--datadir={}", self.data().display())).arg("--innodb-log-file-size=16M");
         let output = command.output().unwrap();
         assert!(output.status.success(), "mariadb-install-db: {}", String::from_utf8_lossy(&output.stdout));
@@ -132,7 +137,12 @@ impl MysqlServer {
         let mut command = Command::new("sh");
         self.as_account(&mut command);
         command.args(["-c", GUARD, "sh"]).arg(find("mariadbd").expect(INSTALL));
-        command.args(["--no-defaults", "--bind-address=127.0.0.1", "--skip-name-resolve", "--innodb-buffer-pool-size=32M"]);
+        command.args([
+            "--no-defaults",
+            "--bind-address=127.0.0.1",
+            "--skip-name-resolve",
+            "--innodb-buffer-pool-size=32M",
+        ]);
         command.args(["--innodb-log-file-size=16M", "--innodb-flush-log-at-trx-commit=1", "--key-buffer-size=1M"]);
         command.args(["--aria-pagecache-buffer-size=1M", "--max-connections=100", "--performance-schema=OFF"]);
         command.arg(format!("--port={}", self.port)).arg(format!("--datadir={}", self.data().display()));

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use forebay::config::{self, Options, Target};
+use forebay::config::{self, OptionValue, Options, Target};
 use forebay::sink::{KINDS, Part, Sink, open};
 use mysql_async::consts::ColumnType;
 use mysql_async::prelude::Queryable;
@@ -141,26 +141,43 @@ impl Database {
 /// A sink with this time for a transaction, in milliseconds, and a tenth of it to connect.
 pub fn sink_at(url: &str, kind: Kind, part: &str, target: &Target, commit_timeout_ms: u64) -> Box<dyn Sink> {
     let part = Part { queue: "q".to_owned(), id: part.to_owned(), reorders: false };
-    sink_for(url, kind, part, target, commit_timeout_ms)
+    sink_for(url, kind, part, target, commit_timeout_ms, &[])
+}
+
+/// A sink for the part `q/1` with options of its kind's own.
+pub fn sink_with(url: &str, kind: Kind, target: &Target, options: &[(&'static str, &str)]) -> Box<dyn Sink> {
+    let part = Part { queue: "q".to_owned(), id: "q/1".to_owned(), reorders: false };
+    sink_for(url, kind, part, target, 10_000, options)
 }
 
 pub fn reordering_sink_at(url: &str, kind: Kind, target: &Target) -> Box<dyn Sink> {
     let part = Part { queue: "q".to_owned(), id: "q/1".to_owned(), reorders: true };
-    sink_for(url, kind, part, target, 10_000)
+    sink_for(url, kind, part, target, 10_000, &[])
 }
 
-fn sink_for(url: &str, kind: Kind, part: Part, target: &Target, commit_timeout_ms: u64) -> Box<dyn Sink> {
+fn sink_for(
+    url: &str,
+    kind: Kind,
+    part: Part,
+    target: &Target,
+    commit_timeout_ms: u64,
+    texts: &[(&'static str, &str)],
+) -> Box<dyn Sink> {
     let name = match kind {
         Kind::Sqlite => "sqlite",
         Kind::Postgres => "postgres",
         Kind::Mysql => "mysql",
     };
     let kind = KINDS.into_iter().find(|kind| kind.name == name).unwrap();
+    let mut options = Options::defaults(kind);
+    for (key, text) in texts {
+        options.set(key, OptionValue::Text((*text).to_owned()));
+    }
     let sink = config::Sink {
         kind,
         url: url.to_owned(),
         target: target.clone(),
-        options: Options::defaults(kind),
+        options,
         connect_timeout_ms: commit_timeout_ms / 10,
         commit_timeout_ms,
     };

@@ -9,7 +9,7 @@ use mysql_async::prelude::Queryable;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
-use crate::database::{Database, Kind, mysql, mysql_rows, sink_at};
+use crate::database::{Database, Kind, mysql, mysql_rows, sink_at, sink_with};
 use crate::mysql_server::MysqlServer;
 use crate::{at, commit, created, is_fenced, is_permanent, is_transient, statement, table};
 
@@ -123,11 +123,15 @@ type Case = (&'static str, &'static [&'static str], &'static [(&'static str, &'s
 
 const CASES: [Case; 13] = [
     ("tinyint", &["300", "-129", "\"x\"", "\"1x\"", "\"\"", "1e400"], &[("127", "127"), ("\"5\"", "5"), ("true", "1")]),
-    ("int unsigned", &["-1", "4294967296"], &[("4294967295", "4294967295")]),
+    ("int unsigned", &["-1", "4294967296", "1.5", "\"1.5\""], &[("4294967295", "4294967295")]),
     ("decimal(6,2)", &["10000", "1.005", "\"1,5\""], &[("9999.99", "9999.99"), ("1e2", "100.00")]),
     ("double", &["\"x\"", "1e999"], &[("1e-3", "0.001")]),
     ("bit(3)", &["8", "\"12\""], &[("5", "\u{5}"), ("true", "\u{1}")]),
-    ("varchar(5)", &["\"abcdef\"", "\"🦀🦀🦀🦀🦀🦀\"", "123456"], &[("\"🦀é\\u0000\"", "🦀é\0"), ("false", "false"), ("1.50", "1.50")]),
+    (
+        "varchar(5)",
+        &["\"abcdef\"", "\"🦀🦀🦀🦀🦀🦀\"", "123456"],
+        &[("\"🦀é\\u0000\"", "🦀é\0"), ("false", "false"), ("1.50", "1.50")],
+    ),
     ("varchar(9) character set latin1", &["\"🦀\""], &[("\"é\"", "é")]),
     ("varchar(9) character set utf8mb3", &["\"🦀\""], &[("\"é\"", "é")]),
     ("enum('a','b')", &["\"c\"", "\"\""], &[("\"b\"", "b")]),
@@ -135,7 +139,10 @@ const CASES: [Case; 13] = [
     (
         "datetime(3)",
         &["\"yesterday\"", "\"2023-02-30 00:00:00\"", "\"0000-00-00 00:00:00\"", "\"10000-01-01T00:00:00Z\""],
-        &[("\"2024-01-01T01:00:00.1239+02:00\"", "2023-12-31 23:00:00.123"), ("\"2024-01-01 01:00:00\"", "2024-01-01 01:00:00.000")],
+        &[
+            ("\"2024-01-01T01:00:00.1239+02:00\"", "2023-12-31 23:00:00.123"),
+            ("\"2024-01-01 01:00:00\"", "2024-01-01 01:00:00.000"),
+        ],
     ),
     ("date", &["\"2023-02-30\""], &[("\"2024-01-01T01:00:00+02:00\"", "2023-12-31")]),
     ("varbinary(4)", &["\"abcde\""], &[("\"é\\\\\"", "\\xc3a95c")]),
@@ -144,7 +151,8 @@ const CASES: [Case; 13] = [
 /// What each kind of column refuses and keeps is the same however rows get there.
 fn no_value_is_bent(url: &str, runtime: &tokio::runtime::Runtime) {
     for (number, (kind, refused, kept)) in CASES.iter().enumerate() {
-        let create = format!("DROP TABLE IF EXISTS v; CREATE TABLE v (id bigint PRIMARY KEY, v {kind}) CHARACTER SET utf8mb4");
+        let create =
+            format!("DROP TABLE IF EXISTS v; CREATE TABLE v (id bigint PRIMARY KEY, v {kind}) CHARACTER SET utf8mb4");
         runtime.block_on(mysql_rows(url, &create));
         let targets = [
             table("v", &[("id", "$sequence"), ("v", "/v")]),
@@ -164,7 +172,9 @@ fn no_value_is_bent(url: &str, runtime: &tokio::runtime::Runtime) {
                     let outcome = commit(&mut *sink, 0, &bodies).await;
                     assert!(is_permanent(&outcome), "{kind} {value} {way}: {outcome:?}");
                 }
-                let kept = kept.iter().filter(|(value, _)| way == 0 || !(value.contains('T') || *value == "true" || *value == "false"));
+                let kept = kept
+                    .iter()
+                    .filter(|(value, _)| way == 0 || !(value.contains('T') || *value == "true" || *value == "false"));
                 let (values, wanted): (Vec<_>, Vec<_>) = kept.copied().unzip();
                 let bodies: Vec<_> = values.iter().map(|value| format!(r#"{{"v":{value}}}"#)).collect();
                 assert_eq!(commit(&mut *sink, 0, &bodies).await, Ok(()), "{kind}");
@@ -237,13 +247,11 @@ fn what_is_not_utf8_goes_into_binary_columns_only() {
 #[test]
 fn moments_arrive_in_utc_whatever_the_column_and_the_server_s_time_zone() {
     let database = Database::new(Kind::Mysql);
-    database.execute("CREATE TABLE times (a datetime(6), b datetime, c timestamp(3) NULL, d date, e time, f varchar(40))");
+    database
+        .execute("CREATE TABLE times (a datetime(6), b datetime, c timestamp(3) NULL, d date, e time, f varchar(40))");
     let mut sinks = [
         database.sink_of("q/1", &table("times", &["a", "b", "c", "d", "e", "f"].map(|name| (name, "$received_at")))),
-        database.sink_of(
-            "q/2",
-            &statement("INSERT INTO times (a, c) VALUES (:received_at, :received_at)", &[]),
-        ),
+        database.sink_of("q/2", &statement("INSERT INTO times (a, c) VALUES (:received_at, :received_at)", &[])),
     ];
     database.runtime.block_on(async {
         for sink in &mut sinks {
@@ -342,7 +350,10 @@ fn what_a_trigger_raises_is_permanent_and_ignore_is_its_author_s_wish() {
     database.runtime.block_on(async {
         assert_eq!(rows.take_over().await, at(0));
         let outcome = commit(&mut *rows, 0, &[r#"{"id":1}"#, r#"{"id":13}"#]).await;
-        assert!(matches!(&outcome, Err(SinkError::Permanent { message }) if message.contains("unlucky")), "{outcome:?}");
+        assert!(
+            matches!(&outcome, Err(SinkError::Permanent { message }) if message.contains("unlucky")),
+            "{outcome:?}"
+        );
         assert_eq!(commit(&mut *rows, 0, &[r#"{"id":1}"#]).await, Ok(()));
         assert_eq!(ignoring.take_over().await, at(0));
         assert_eq!(commit(&mut *ignoring, 0, &[r#"{"id":1}"#, r#"{"id":2}"#]).await, Ok(()));
@@ -469,4 +480,52 @@ fn arbitrary_strings_get_through_load_data_insert_and_statements() {
         Ok(())
     });
     outcome.unwrap();
+}
+
+/// Has openssl make a certificate for 127.0.0.1, signed by itself; gives its path and that of its key.
+fn certificate(directory: &std::path::Path) -> (String, String) {
+    let [certificate, key] = ["certificate.pem", "key.pem"].map(|name| directory.join(name).display().to_string());
+    let request = ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1"];
+    let output = std::process::Command::new("openssl")
+        .args(request)
+        .args(["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", &key, "-out", &certificate])
+        .output()
+        .expect("install openssl: apt-get install openssl");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    // The server is another account.
+    for file in [&certificate, &key] {
+        std::fs::set_permissions(file, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
+    }
+    (certificate, key)
+}
+
+#[test]
+fn tls_is_used_where_the_url_asks_for_it_and_the_server_is_who_it_should_be() {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(directory.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let (certificate, key) = certificate(directory.path());
+    let server = MysqlServer::start_with(&[
+        &format!("--ssl-cert={certificate}"),
+        &format!("--ssl-key={key}"),
+        "--require-secure-transport=ON",
+    ]);
+    let plain = server.url("forebay");
+    let asking = format!("{plain}?require_ssl=true");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let take_over = |url: &str, ca_file: &str| {
+        runtime.block_on(sink_with(url, Kind::Mysql, &created(), &[("ca_file", ca_file)]).take_over())
+    };
+    assert_eq!(take_over(&asking, &certificate), at(0));
+    assert_eq!(take_over(&format!("{asking}&verify_ca=false"), ""), at(0));
+    for (url, ca_file, why) in [
+        (&plain, "", "secure"),
+        (&plain, certificate.as_str(), "require_ssl=true"),
+        // Nobody that everybody trusts has signed it.
+        (&asking, "", "certificate"),
+        (&asking.replace("127.0.0.1", "localhost"), certificate.as_str(), "certificate"),
+        (&asking, "/nonexistent.pem", "No such file"),
+    ] {
+        let refused = take_over(url, ca_file).unwrap_err().to_string();
+        assert!(refused.contains(why), "{url} {ca_file}: {refused}");
+    }
 }

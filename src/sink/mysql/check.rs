@@ -5,9 +5,7 @@
 
 use super::super::mapping::{Plan, StatementPlan, TablePlan};
 use super::super::statement::Dialect;
-use super::columns::{
-    Column, columns, engine_problem, engine_without_transactions, find, tables_without_transactions,
-};
+use super::columns::{Column, columns, engine_problem, engine_without_transactions, find, tables_without_transactions};
 use super::session::{Failure, Session};
 use super::takeover::{ADD_BEYOND, POSITION_TABLE, created_table_sql};
 use crate::config::Source;

@@ -145,9 +145,9 @@ fn names(text: &str, name: &str) -> bool {
     let (text, name) = (text.to_lowercase(), name.to_lowercase());
     let continues = |c: char| c.is_alphanumeric() || c == '_' || c == '$';
     !name.is_empty()
-        && text.match_indices(&name).any(|(at, _)| {
-            !text[..at].ends_with(continues) && !text[at + name.len()..].starts_with(continues)
-        })
+        && text
+            .match_indices(&name)
+            .any(|(at, _)| !text[..at].ends_with(continues) && !text[at + name.len()..].starts_with(continues))
 }
 
 /// The forms of a plan's columns, in its order, and whether all of them can be loaded.
@@ -159,8 +159,8 @@ pub(super) fn forms(table: &TablePlan, columns: &[Column]) -> Result<(Vec<Form>,
     let mut forms = Vec::with_capacity(table.columns.len());
     let mut loads = true;
     for (wanted, _) in &table.columns {
-        let column = find(columns, wanted)
-            .ok_or_else(|| format!("the table {} has no column {wanted}", table.quoted))?;
+        let column =
+            find(columns, wanted).ok_or_else(|| format!("the table {} has no column {wanted}", table.quoted))?;
         forms.push(column.form());
         loads &= column.loads();
     }

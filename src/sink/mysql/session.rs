@@ -23,9 +23,8 @@ const PERMANENT_CLASSES: [&str; 4] = ["22", "23", "44", "45"];
 /// a row too large; a subquery with several rows; a value out of range, cut, wrong, or missing; a wrong number; a string
 /// that is none of its character set; a value too long, none of its function's, outside of all partitions or of this
 /// one; SIGNAL; JSON that is none, twice; a check constraint, of MySQL and of `MariaDB`.
-const PERMANENT_CODES: [u16; 19] = [
-    1118, 1242, 1264, 1265, 1292, 1364, 1366, 1367, 1300, 1406, 1411, 1526, 1748, 1644, 3140, 3141, 3144, 3819, 4025,
-];
+const PERMANENT_CODES: [u16; 19] =
+    [1118, 1242, 1264, 1265, 1292, 1364, 1366, 1367, 1300, 1406, 1411, 1526, 1748, 1644, 3140, 3141, 3144, 3819, 4025];
 
 /// Why the server did not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -334,6 +333,9 @@ mod tests {
 
     #[test]
     fn timeouts_are_whole_seconds_and_not_zero() {
-        assert_eq!([0, 1, 1_000, 1_001, u64::MAX].map(|ms| seconds(Duration::from_millis(ms))), [1, 1, 1, 2, SECONDS_MAX]);
+        assert_eq!(
+            [0, 1, 1_000, 1_001, u64::MAX].map(|ms| seconds(Duration::from_millis(ms))),
+            [1, 1, 1, 2, SECONDS_MAX]
+        );
     }
 }

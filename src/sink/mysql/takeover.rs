@@ -111,7 +111,8 @@ async fn look_at_table(session: &mut Session, table: &TablePlan) -> Result<(Vec<
         create_missing(session, &table.quoted, &created_table_sql(table)).await?;
     }
     let found = columns(session, &table.quoted).await.map_err(|failure| failure.to_string())?;
-    let found = found.ok_or_else(|| format!("the table {} does not exist, or is not to be seen by us", table.quoted))?;
+    let found =
+        found.ok_or_else(|| format!("the table {} does not exist, or is not to be seen by us", table.quoted))?;
     refuse_engine(session, table.schema.as_deref(), &table.name, &table.quoted).await?;
     let (forms, loads) = columns::forms(table, &found)?;
     Ok((forms, loads && session.loads_local))
@@ -151,16 +152,10 @@ async fn raise_epoch(session: &mut Session, part: &str, patience: Duration) -> R
 }
 
 /// Reads the row of a part that we hold. Nobody else can have moved it since the epoch was raised.
-async fn position_row(
-    session: &mut Session,
-    part: &str,
-    epoch: i64,
-    has_beyond: bool,
-) -> Result<PositionRow, String> {
+async fn position_row(session: &mut Session, part: &str, epoch: i64, has_beyond: bool) -> Result<PositionRow, String> {
     let beyond = if has_beyond { "beyond" } else { "NULL" };
     let part_quoted = quoted_text(part);
-    let sql =
-        format!("SELECT position, {beyond} FROM forebay_position WHERE part = {part_quoted} AND epoch = {epoch}");
+    let sql = format!("SELECT position, {beyond} FROM forebay_position WHERE part = {part_quoted} AND epoch = {epoch}");
     let found: Vec<(i64, Option<Vec<u8>>)> = session.rows(&sql).await.map_err(|failure| failure.to_string())?;
     let row = found.into_iter().next().map(|(position, beyond)| PositionRow { position, beyond });
     row.ok_or_else(|| format!("the part {part} was taken over by another forebay meanwhile"))

@@ -28,9 +28,7 @@ enum Written {
     /// All of them as they are.
     Whole,
     /// LOAD DATA LOCAL is not to be had, now or ever, or has changed or left out some.
-    NotLoaded {
-        ever: bool,
-    },
+    NotLoaded { ever: bool },
 }
 
 /// Commits a batch.
@@ -148,7 +146,10 @@ async fn roll_back(session: &mut Session) -> Result<(), SinkError> {
 enum Rows {
     Nothing,
     /// Data for LOAD DATA, and how many rows they are.
-    Load { chunks: Vec<Bytes>, count: u64 },
+    Load {
+        chunks: Vec<Bytes>,
+        count: u64,
+    },
     /// INSERT statements of many rows each.
     Inserts(Vec<String>),
     /// Statements of the user's, several in a message, and how many they are.
@@ -291,12 +292,7 @@ impl Rows {
     }
 }
 
-async fn load(
-    session: &mut Session,
-    table: &TablePlan,
-    chunks: Vec<Bytes>,
-    count: u64,
-) -> Result<Written, SinkError> {
+async fn load(session: &mut Session, table: &TablePlan, chunks: Vec<Bytes>, count: u64) -> Result<Written, SinkError> {
     // The name is for the server's log alone: whatever it asks for, it gets these rows. With the character set `binary`
     // bytes are taken as they are, which in columns of UTF-8 is text.
     let sql = format!(
