@@ -12,6 +12,7 @@
 )]
 #![allow(clippy::disallowed_methods, reason = "a kill at a random instant waits for no bell")]
 
+mod mysql_server;
 mod postgres_server;
 mod server;
 
@@ -95,6 +96,7 @@ macro_rules! stations {
 stations! {
     sqlite::Sqlite in "conformance/sqlite.rs": every refusing typed;
     postgres::Postgres in "conformance/postgres.rs": every served refusing typed transactional;
+    mysql::Mysql in "conformance/mysql.rs": every served refusing typed transactional;
     file::File in "conformance/file.rs": every;
 }
 
