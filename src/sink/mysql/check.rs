@@ -13,6 +13,7 @@ use crate::limits::BEYOND_BYTES_MAX;
 
 /// The least `max_allowed_packet`: what is beyond a position, and a large record, each as a literal.
 const PACKET_BYTES_MIN: usize = 4 * BEYOND_BYTES_MAX;
+const NO_SUCH_VARIABLE: u16 = 1193;
 /// Errors of a missing privilege: on a database, a table, a column, a routine.
 const DENIED: [u16; 4] = [1044, 1142, 1143, 1370];
 
@@ -58,8 +59,12 @@ impl Look<'_> {
                 self.session.packet_bytes_max
             ));
         }
-        let (logs, format): (bool, String) = self.session.one("SELECT @@log_bin, @@binlog_format").await?;
-        if logs && format == "STATEMENT" {
+        let log: (bool, String) = match self.session.one("SELECT @@log_bin, @@binlog_format").await {
+            // Versions in which the format is no choice any more.
+            Err(failure) if failure.code() == Some(NO_SUCH_VARIABLE) => (false, String::new()),
+            answered => answered?,
+        };
+        if log == (true, "STATEMENT".to_owned()) {
             self.problems.push(
                 "The server's binlog_format is STATEMENT, with which InnoDB takes no rows at READ COMMITTED. Run, and write it \
                  into the server's configuration: SET GLOBAL binlog_format = 'ROW';"

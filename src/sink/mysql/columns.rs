@@ -58,9 +58,8 @@ impl Column {
     pub(super) fn form(&self) -> Form {
         let (word, digits) = self.word();
         match word {
-            "tinyint" | "smallint" | "mediumint" | "int" | "bigint" | "decimal" | "float" | "double" | "year" => {
-                Form::Number
-            }
+            "tinyint" | "smallint" | "mediumint" | "int" | "bigint" | "year" => Form::Integer,
+            "decimal" | "float" | "double" => Form::Number,
             "bit" => Form::Bit,
             "binary" | "varbinary" | "tinyblob" | "blob" | "mediumblob" | "longblob" => Form::Bytes,
             "date" => Form::Time(TimeShape::Date),
@@ -73,7 +72,7 @@ impl Column {
     /// Whether LOAD DATA with the bytes as they are is the same as INSERT with text.
     pub(super) fn loads(&self) -> bool {
         match self.form() {
-            Form::Number | Form::Bytes | Form::Time(_) => true,
+            Form::Number | Form::Integer | Form::Bytes | Form::Time(_) => true,
             Form::Bit | Form::Literal => false,
             // Bytes of another character set would be other letters. Types that only look like text have none.
             Form::Text => matches!(self.charset.as_deref(), Some("utf8mb4" | "utf8mb3" | "utf8" | "ascii")),
@@ -191,7 +190,7 @@ mod tests {
     #[test]
     fn forms_follow_the_declared_type() {
         for (kind, form, loads) in [
-            ("int(10) unsigned", Form::Number, true),
+            ("int(10) unsigned", Form::Integer, true),
             ("decimal(10,2)", Form::Number, true),
             ("bit(1)", Form::Bit, false),
             ("datetime", Form::Time(TimeShape::Moment(0)), true),

@@ -144,7 +144,9 @@ impl Session {
         let asked = "SELECT version(), @@max_allowed_packet, @@local_infile";
         let (version, packet_bytes_max, loads_local): (String, usize, bool) = self.one(asked).await?;
         self.is_mariadb = version.contains("MariaDB");
-        self.packet_bytes_max = packet_bytes_max;
+        // The URL may say less than the server.
+        let own_max = self.connection()?.opts().max_allowed_packet().unwrap_or(packet_bytes_max);
+        self.packet_bytes_max = packet_bytes_max.min(own_max);
         self.loads_local = loads_local;
         self.run(&settings(commit_timeout)).await?;
         if self.is_mariadb {

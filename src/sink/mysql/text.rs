@@ -20,6 +20,8 @@ pub(super) enum Form {
     Bytes,
     /// A number; true is 1.
     Number,
+    /// The same without a fraction, which the server would round and say nothing.
+    Integer,
     /// BIT, to which text would be bits.
     Bit,
     /// A time without an offset, which no such column takes in every version: UTC, and no more than the column holds.
@@ -45,6 +47,9 @@ pub(super) enum Unfit {
     /// Text has to be UTF-8.
     #[error("it is not UTF-8, so MySQL keeps it only in a binary column")]
     NotUtf8,
+    /// A column for integers has to get one.
+    #[error("it is not written as an integer, and MySQL would round it")]
+    NotInteger,
 }
 
 /// Appends a literal of SQL.
@@ -54,6 +59,7 @@ pub(super) enum Unfit {
 /// What keeps the value from being text; `out` is then unchanged.
 pub(super) fn literal(value: &Value<'_>, form: Form, out: &mut String) -> Result<(), Unfit> {
     match (value, form) {
+        (Value::Number(number), Form::Bit) if !is_integer(number.as_bytes()) => return Err(Unfit::NotInteger),
         // A minus sign in front of it must not become the beginning of a comment.
         (Value::Number(number), Form::Bit | Form::Literal) => {
             out.push(' ');
@@ -98,15 +104,21 @@ pub(super) fn quoted_text(text: &str) -> String {
 /// The bytes of a value in this form, or `None` for NULL.
 fn bytes<'v>(value: &'v Value<'_>, form: Form) -> Result<Option<Cow<'v, [u8]>>, Unfit> {
     Ok(match (value, form) {
-        (Value::Boolean(truth), Form::Number) => Some(Cow::Borrowed(if *truth { b"1" } else { b"0" })),
+        (Value::Boolean(truth), Form::Number | Form::Integer) => Some(Cow::Borrowed(if *truth { b"1" } else { b"0" })),
         (Value::Text(text), Form::Time(shape)) => Some(time(text, shape)),
-        (Value::Bytes(bytes), Form::Text | Form::Number | Form::Bit | Form::Time(_))
+        (Value::Bytes(bytes), Form::Text | Form::Number | Form::Integer | Form::Bit | Form::Time(_))
             if std::str::from_utf8(bytes).is_err() =>
         {
             return Err(Unfit::NotUtf8);
         }
+        (_, Form::Integer) if value.bytes().is_some_and(|bytes| !is_integer(bytes)) => return Err(Unfit::NotInteger),
         _ => value.bytes().map(Cow::Borrowed),
     })
+}
+
+/// Whether there is no fraction and no exponent; what is no number at all is left to the server.
+fn is_integer(bytes: &[u8]) -> bool {
+    !bytes.iter().any(|byte| matches!(byte, b'.' | b'e' | b'E'))
 }
 
 /// A moment as the column takes it; what is no moment with an offset is left to the server.
@@ -207,6 +219,7 @@ mod tests {
         assert_eq!(written(&Value::Bytes(b"'\xff"), Form::Literal), "x'27ff'");
         for (form, truth, number) in [
             (Form::Number, "'1'", "'-5'"),
+            (Form::Integer, "'1'", "'-5'"),
             (Form::Bit, "1", " -5"),
             (Form::Literal, "1", " -5"),
             (Form::Text, "'true'", "'-5'"),
@@ -215,6 +228,10 @@ mod tests {
             assert_eq!(written(&Value::Number(Cow::Borrowed("-5")), form), number);
         }
         assert_eq!(literal(&Value::Bytes(b"\xff"), Form::Text, &mut String::new()), Err(Unfit::NotUtf8));
+        for form in [Form::Integer, Form::Bit] {
+            assert_eq!(literal(&Value::Number(Cow::Borrowed("1.5")), form, &mut String::new()), Err(Unfit::NotInteger));
+        }
+        assert_eq!(written(&text("-15"), Form::Integer), "'-15'");
     }
 
     #[test]
