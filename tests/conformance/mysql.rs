@@ -1,4 +1,4 @@
-//! The row of MySQL and `MariaDB`, on a `MariaDB`.
+//! The row of MySQL and MariaDB, on a MariaDB.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -20,7 +20,7 @@ use crate::postgres_server::PostgresServer;
 pub enum Kind {
     Sqlite,
     Postgres,
-    /// A `MariaDB`.
+    /// A MariaDB.
     Mysql,
 }
 

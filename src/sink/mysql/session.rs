@@ -22,7 +22,7 @@ const PERMANENT_CLASSES: [&str; 4] = ["22", "23", "44", "45"];
 /// Numbers of errors that speak of the data and have a SQLSTATE that does not say so, or not in every version. In order:
 /// a row too large; a subquery with several rows; a value out of range, cut, wrong, or missing; a wrong number; a string
 /// that is none of its character set; a value too long, none of its function's, outside of all partitions or of this
-/// one; SIGNAL; JSON that is none, twice; a check constraint, of MySQL and of `MariaDB`.
+/// one; SIGNAL; JSON that is none, twice; a check constraint, of MySQL and of MariaDB.
 const PERMANENT_CODES: [u16; 19] =
     [1118, 1242, 1264, 1265, 1292, 1364, 1366, 1367, 1300, 1406, 1411, 1526, 1748, 1644, 3140, 3141, 3144, 3819, 4025];
 

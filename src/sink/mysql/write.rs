@@ -17,7 +17,7 @@ const LOAD_CHUNK_BYTES: usize = 64 * 1024;
 /// Bytes that a message has besides its text.
 const MESSAGE_OVERHEAD_BYTES: usize = 64;
 
-/// Errors that say that LOAD DATA LOCAL is not to be had: of an old server, of MySQL, of `MariaDB`.
+/// Errors that say that LOAD DATA LOCAL is not to be had: of an old server, of MySQL, of MariaDB.
 const LOAD_REFUSED: [u16; 3] = [1148, 3948, 4166];
 /// Warnings that speak of a value which was changed on its way. With them a statement of the user's is refused; of others,
 /// such as of rows that IGNORE has left out, its author knows.
