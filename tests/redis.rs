@@ -95,7 +95,7 @@ impl Stage {
             connect_timeout_ms: self.commit_timeout_ms,
             commit_timeout_ms: self.commit_timeout_ms,
         };
-        let part = Part { queue: "q".to_owned(), id: part.to_owned(), reorders: true };
+        let part = Part { queue: "q".to_owned(), sink: None, id: part.to_owned(), reorders: true };
         open(&sink, part, Path::new("/nonexistent"))
     }
 

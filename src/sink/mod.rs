@@ -22,6 +22,7 @@
 mod file;
 mod kept;
 pub mod mapping;
+mod mysql;
 pub mod postgres;
 mod redis;
 mod sqlite;
@@ -225,7 +226,7 @@ pub struct Driver {
 }
 
 /// Every sink, one line each; the first is the one of a queue that names none.
-static REGISTRY: [&Driver; 4] = [&sqlite::DRIVER, &postgres::DRIVER, &file::DRIVER, &redis::DRIVER];
+static REGISTRY: [&Driver; 5] = [&sqlite::DRIVER, &postgres::DRIVER, &mysql::DRIVER, &redis::DRIVER, &file::DRIVER];
 
 /// What the configuration knows of them.
 pub static KINDS: [&SinkKind; REGISTRY.len()] = kinds();
