@@ -146,7 +146,8 @@ fn the_flash_sale_file_works_with_and_without_its_variable() {
 #[test]
 fn the_smallest_file_has_every_default() {
     let config = sound(SMALLEST);
-    assert_eq!(config.listeners, [Listener { protocol: Protocol::Http, address: "0.0.0.0:8080".parse().unwrap() }]);
+    let listener = Listener { protocol: Protocol::Http, queue: None, address: "0.0.0.0:8080".parse().unwrap() };
+    assert_eq!(config.listeners, [listener]);
     assert_eq!(config.admin.address, "127.0.0.1:8081".parse().unwrap());
     assert_eq!(config.data_dir.to_str(), Some("./data"));
     assert_eq!(config.ingress.executors, 0);
