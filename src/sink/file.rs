@@ -110,10 +110,12 @@ impl Carrier for Lines {
     }
 
     fn deliver<'a>(&'a mut self, deliveries: &'a [Delivery<'a>], outcome: &'a mut Outcome) -> SinkFuture<'a, ()> {
-        Box::pin(async {
+        Box::pin(async move {
             let lines = self.lines(deliveries).map_err(|error| self.failed(&error))?;
             self.write(lines).await?;
-            deliveries.iter().for_each(|delivery| outcome.take(delivery.sequence));
+            for delivery in deliveries {
+                outcome.take(delivery.sequence);
+            }
             Ok(())
         })
     }
