@@ -47,9 +47,6 @@ pub struct RecordText {
     /// Those headers of the request that were kept: names and values, in order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub headers: Vec<(String, String)>,
-    /// Whether other records came in the same request, under the same idempotency key.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub shares_idempotency_key: bool,
     /// The body, if it is text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub body: Option<String>,
@@ -91,7 +88,6 @@ impl RecordText {
             method: text(attributes.method()),
             path: text(attributes.target()),
             headers: attributes.headers().iter().map(|(name, value)| (lossy(name), lossy(value))).collect(),
-            shares_idempotency_key: !record.idempotency_key.is_empty() && !record.is_alone(),
             body: body.map(str::to_owned),
             body_base64: body.is_none().then(|| BASE64.encode(record.body)),
         }

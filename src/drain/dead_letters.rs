@@ -157,7 +157,7 @@ impl Redelivery {
         let record = Record {
             received_at_us: self.letter.received_at_us,
             idempotency_hash: NO_KEY,
-            group_count: u32::from(!parts.shares_idempotency_key),
+            group_count: u32::from(!self.letter.shares_idempotency_key),
             key: text(parts.key.as_ref()),
             idempotency_key: text(parts.idempotency_key.as_ref()),
             content_type: text(parts.content_type.as_ref()),
@@ -267,7 +267,7 @@ impl<P: Platform> DeadLetterFile<P> {
         self.undecided(sequence)?;
         let record = Record { body, ..Record::lost(0, b"") };
         let (by, at_us) = (request.by.to_owned(), request.at_us);
-        let event = Event::Edited { sequence, at_us, by, parts: RecordText::of(&record) };
+        let event = Event::Edited { sequence, at_us, by, parts: Box::new(RecordText::of(&record)) };
         let line = lines::to_line(&event).map_err(self.io())?;
         self.make_room(&mut inner, &line)?;
         self.write_line(&mut inner, &event, &line)?;

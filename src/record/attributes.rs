@@ -311,7 +311,7 @@ pub(super) mod tests {
         ] {
             assert_eq!(Attributes::read(bytes), Err(RecordError::Attributes), "{why}");
         }
-        let too_long = AttributeValues { fair_key: &[b'k'; ATTRIBUTES_BYTES_MAX], ..AttributeValues::default() };
+        let too_long = AttributeValues { fair_key: &vec![b'k'; ATTRIBUTES_BYTES_MAX], ..AttributeValues::default() };
         assert_eq!(too_long.encode(&mut Vec::new()), Err(RecordError::Attributes));
         let no_priority = AttributeValues { priority: Some(10), ..AttributeValues::default() };
         assert_eq!(no_priority.encode(&mut Vec::new()), Err(RecordError::Attributes));

@@ -82,7 +82,9 @@ pub(super) mod tests {
 
     fn encode(pairs: &[(Vec<u8>, Vec<u8>)]) -> Vec<u8> {
         let mut list = Vec::new();
-        pairs.iter().for_each(|(name, value)| Headers::append(&mut list, name, value).unwrap());
+        for (name, value) in pairs {
+            Headers::append(&mut list, name, value).unwrap();
+        }
         list
     }
 
@@ -126,7 +128,7 @@ pub(super) mod tests {
             assert_eq!(Headers::append(&mut list, &vec![b'n'; name], &vec![b'v'; value]), None);
         }
         assert!(list.is_empty());
-        assert_eq!(Headers::append(&mut list, &[b'n'; 255], &[b'v'; 65_535]), Some(()));
+        assert_eq!(Headers::append(&mut list, &[b'n'; 255], &vec![b'v'; 65_535]), Some(()));
         assert!(Headers::read(&list).is_some());
     }
 }
