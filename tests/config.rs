@@ -28,6 +28,7 @@ use toml::de::{DeTable, DeValue};
 
 const FULL: &str = include_str!("../config/forebay.toml");
 const FLASH_SALE: &str = include_str!("../config/flash-sale.toml");
+const SIDECAR: &str = include_str!("../config/sidecar.toml");
 const SMALLEST: &str = "[[listeners]]\naddress = \"0.0.0.0:8080\"\n[queues.orders]\n";
 
 fn parse(text: &str, file: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Config, ConfigErrors> {
@@ -141,6 +142,18 @@ fn the_flash_sale_file_works_with_and_without_its_variable() {
         parse(FLASH_SALE, "f", &|name| (name == "DATABASE_URL").then(|| "postgres://db/x".to_owned())).unwrap();
     assert_eq!(config.queues["orders"].sink.url, "postgres://db/x");
     assert_eq!(config.queues["orders"].shaping.rate.to_string(), "5000/s");
+}
+
+#[test]
+fn the_sidecar_file_works_with_and_without_its_variable() {
+    let config = sound(SIDECAR);
+    assert_eq!(config.listeners[0].queue.as_deref(), Some("requests"));
+    let queue = &config.queues["requests"];
+    assert_eq!((queue.sink.kind.name, queue.sink.url.as_str()), ("http", "http://127.0.0.1:3000"));
+    assert_eq!(queue.shaping.retry.age_ms_max, Some(3_600_000));
+    let config =
+        parse(SIDECAR, "f", &|name| (name == "SERVICE_URL").then(|| "https://shop.example".to_owned())).unwrap();
+    assert_eq!(config.queues["requests"].sink.url, "https://shop.example");
 }
 
 #[test]
