@@ -203,6 +203,20 @@ fn other_listeners_serve_the_api_and_all_values_reach_a_database() {
 }
 
 #[test]
+fn headers_are_kept_with_each_record_and_count_for_each() {
+    let sink = "[queues.orders.sink]\ntable = \"t\"\ncolumns = { body = \"$body\", a = \"$header.X-A\" }\n";
+    let site = Site::new(&format!("[queues.orders]\n{sink}"));
+    let server = site.start();
+    let value = "v".repeat(8000);
+    let headers = [("content-type", "application/x-ndjson"), ("x-a", &*value)];
+    // A commit of this site holds 5 MiB.
+    let response = server.client().post("orders", &headers, "1\n".repeat(1000));
+    response.assert_problem(413, "too-large");
+    assert_eq!(server.client().post("orders", &headers, "1\n".repeat(500)).status, 202);
+    server.stop();
+}
+
+#[test]
 fn the_sidecar_of_the_example_hands_on_what_came_at_the_rate() {
     let service = UpstreamServer::willing();
     let nginx = NginxServer::start(false, "", &format!("location / {{ proxy_pass {}; }}", service.url()));

@@ -139,9 +139,12 @@ impl Upstream {
         self.plan()?;
         if self.client.is_none() {
             let connecting = self.connecting.clone();
-            let made = tokio::task::spawn_blocking(move || connecting.connector()).await;
-            let made = made.map_err(|error| self.failed(&error.to_string()))?;
-            self.client = Some(client(made.map_err(|error| self.failed(&error))?, self.connections_max));
+            let timeout = connecting.timeout;
+            let made = tokio::task::spawn_blocking(move || connecting.connector());
+            let late = |_| self.failed(&format!("no certificates were read within {} ms", timeout.as_millis()));
+            let made = tokio::time::timeout(timeout, made).await.map_err(late)?;
+            let connector = made.unwrap_or_else(|error| Err(error.to_string())).map_err(|error| self.failed(&error))?;
+            self.client = Some(client(connector, self.connections_max));
         }
         Ok(())
     }

@@ -17,9 +17,8 @@ use super::body::{self, no_room};
 use super::kept::Kept;
 use super::problem::{Problem, Refusal};
 use crate::admission::{self, Load};
-use crate::config::Ingress;
 use crate::ingress::connection::ConnectionState;
-use crate::ingress::core::{Answer, Busy, Core};
+use crate::ingress::core::{Answer, Busy, Core, Shared};
 use crate::limits::{CONTENT_TYPE_BYTES_MAX, IDEMPOTENCY_KEY_BYTES_MAX, KEY_BYTES_MAX};
 use crate::queue::Queue;
 use crate::record::{NO_KEY, Record, RecordError, hash_key};
@@ -256,7 +255,7 @@ pub fn build_frame(
     };
     let count = if head.is_ndjson {
         record.content_type = NDJSON_RECORD_TYPE;
-        encode_lines(&core.shared.limits, body, record, frame)?
+        encode_lines(&core.shared, body, record, frame)?
     } else {
         if body.is_empty() && !head.attributes.is_whole_request() {
             return Err(Refusal::new(Problem::BadRequest, "the body is the record, and it is empty"));
@@ -264,12 +263,7 @@ pub fn build_frame(
         record.encode(frame).map_err(malformed)?;
         1
     };
-    let length = frame.len() - FRAME_HEADER_BYTES;
-    if length > core.shared.frame_bytes_max {
-        let detail =
-            format!("with its headers this is {length} bytes, and one commit holds {}", core.shared.frame_bytes_max);
-        return Err(Refusal::new(Problem::TooLarge, detail));
-    }
+    let length = check_frame(&core.shared, frame)?;
     // Others were let in while the body came, and every record has a header of its own.
     check_backlog(queue, length as u64)?;
     let header = FrameHeader {
@@ -284,13 +278,26 @@ pub fn build_frame(
     Ok(())
 }
 
+/// The bytes of a frame's records, which one commit must hold.
+fn check_frame(shared: &Shared, frame: &[u8]) -> Result<usize, Refusal> {
+    let length = frame.len() - FRAME_HEADER_BYTES;
+    if length > shared.frame_bytes_max {
+        let max = shared.frame_bytes_max;
+        let detail =
+            format!("with the headers of its records this is {length} bytes or more, and one commit holds {max}");
+        return Err(Refusal::new(Problem::TooLarge, detail));
+    }
+    Ok(length)
+}
+
 /// A record that the format cannot hold.
 fn malformed(error: RecordError) -> Refusal {
     Refusal::new(Problem::BadRequest, error.to_string())
 }
 
 /// Encodes one record for each line that is not blank; returns how many.
-fn encode_lines(limits: &Ingress, body: &[u8], first: Record<'_>, frame: &mut Vec<u8>) -> Result<u32, Refusal> {
+fn encode_lines(shared: &Shared, body: &[u8], first: Record<'_>, frame: &mut Vec<u8>) -> Result<u32, Refusal> {
+    let limits = &shared.limits;
     let lines = || body.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii).enumerate().filter(|(_, l)| !l.is_empty());
     let count = lines().count();
     if count == 0 {
@@ -310,6 +317,8 @@ fn encode_lines(limits: &Ingress, body: &[u8], first: Record<'_>, frame: &mut Ve
         }
         let record = Record { group_count, body: line, ..first };
         record.encode(frame).map_err(malformed)?;
+        // What is kept of the request's head is in each of its records, and may be much more than their lines.
+        check_frame(shared, frame)?;
         group_count = 0;
     }
     Ok(count)
