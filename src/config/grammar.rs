@@ -132,8 +132,17 @@ fn known_source(value: &str) -> Option<Source> {
     let built_in = BUILT_IN.iter().find(|(name, _)| *name == value).map(|(_, source)| source.clone());
     let is_pointer = value.starts_with('/') && pointer_fault(value).is_none();
     let header = value.strip_prefix(HEADER).filter(|name| is_header_name(name));
-    let header = header.map(|name| Source::Header(name.to_ascii_lowercase()));
-    built_in.or(header).or_else(|| is_pointer.then(|| Source::Pointer(value.to_owned())))
+    built_in.or(header.map(header_source)).or_else(|| is_pointer.then(|| Source::Pointer(value.to_owned())))
+}
+
+/// The value of a header; some have a place of their own in each record.
+fn header_source(name: &str) -> Source {
+    match name.to_ascii_lowercase().as_str() {
+        "content-type" => Source::ContentType,
+        "idempotency-key" => Source::IdempotencyKey,
+        "forebay-key" => Source::Key,
+        name => Source::Header(name.to_owned()),
+    }
 }
 
 /// What is wrong with the name of a value.

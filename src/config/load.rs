@@ -106,7 +106,8 @@ fn read_config(mut root: Section<'_>) -> Config {
     for text in fed.iter().filter(|text| !queues.contains_key(&text.value)) {
         let names: Vec<&str> = queues.keys().map(String::as_str).collect();
         let given = text.quoted();
-        root.context().wrong(text, &format!("names no queue with {given}; write {}", listed(&names, "or")));
+        root.context()
+            .wrong(text, &format!("cannot be {given}, since there is no such queue; write {}", listed(&names, "or")));
     }
     root.finish();
     Config { data_dir, listeners, admin, ingress, journal, shutdown, queues }

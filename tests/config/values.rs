@@ -224,7 +224,7 @@ fn sources_are_pointers_or_known_names() {
 #[test]
 fn a_queue_keeps_the_headers_that_its_sink_asks_for() {
     let sink = "[queues.orders.sink]\ntable = \"t\"\ncolumns = { a = \"$header.X-Tenant\", b = \"$header.x-tenant\", c = \"$body\", \
-                d = \"$header.Accept\" }";
+                d = \"$header.Accept\", e = \"$header.Content-Type\" }";
     let queue = &accepted(sink).queues["orders"];
     assert_eq!(queue.kept_headers, ["accept", "x-tenant"].map(str::to_owned).into());
     assert!(queue.keeps_header());
@@ -240,7 +240,10 @@ fn a_listener_may_feed_a_queue_that_there_is() {
     };
     assert_eq!(sound(&text("\"mail\"")).listeners[0].queue.as_deref(), Some("mail"));
     for (queue, part) in [
-        ("\"mails\"", "test.toml:3: `listeners.queue` names no queue with \"mails\"; write `mail` or `orders`"),
+        (
+            "\"mails\"",
+            "test.toml:3: `listeners.queue` cannot be \"mails\", since there is no such queue; write `mail` or `orders`",
+        ),
         ("7", "test.toml:3: `listeners.queue` must be a string"),
     ] {
         let errors = read(&text(queue)).unwrap_err();

@@ -4,7 +4,7 @@
 pub mod attributes;
 mod body;
 pub mod fast_path;
-pub mod kept;
+pub mod kept_head;
 pub mod problem;
 mod status;
 pub mod submit;

@@ -14,7 +14,7 @@ use zerocopy::little_endian::{U16, U32};
 
 use super::attributes::{AttributeFields, header};
 use super::body::{self, no_room};
-use super::kept::Kept;
+use super::kept_head::KeptHead;
 use super::problem::{Problem, Refusal};
 use crate::admission::{self, Load};
 use crate::ingress::connection::ConnectionState;
@@ -75,8 +75,8 @@ pub async fn submit(
 ) -> Result<Response<Full<Bytes>>, Refusal> {
     let (parts, body) = request.into_parts();
     let kept = match taking {
-        Taking::Body => Kept::named(&parts.headers, &queue.config.kept_headers)?,
-        Taking::Request => Kept::whole(&parts)?,
+        Taking::Body => KeptHead::named(&parts.headers, &queue.config.kept_headers)?,
+        Taking::Request => KeptHead::whole(&parts)?,
     };
     let mut head = Head::read(&parts.headers, queue)?;
     head.attributes = head.attributes.with_request(kept.fields());

@@ -36,13 +36,13 @@ const OURS: &str = "forebay-";
 
 /// Parts of a head as its records keep them.
 #[derive(Debug, Default)]
-pub struct Kept {
+pub struct KeptHead {
     method: String,
     target: String,
     headers: Vec<u8>,
 }
 
-impl Kept {
+impl KeptHead {
     /// The headers with these names, in lower case; nothing is allocated if there are none.
     ///
     /// # Errors
@@ -133,7 +133,7 @@ mod tests {
         request.body(()).unwrap().into_parts().0
     }
 
-    fn text(kept: &Kept) -> Vec<String> {
+    fn text(kept: &KeptHead) -> Vec<String> {
         let fields = kept.fields();
         let line = |(name, value): (&[u8], &[u8])| format!("{}: {}", lossy(name), lossy(value));
         fields.headers.iter().map(line).collect()
@@ -165,7 +165,7 @@ mod tests {
                 ("x-empty", ""),
             ],
         );
-        let kept = Kept::whole(&head).unwrap();
+        let kept = KeptHead::whole(&head).unwrap();
         assert_eq!((kept.fields().method, kept.fields().target), (&b"PATCH"[..], &b"/a%20b?c=d"[..]));
         assert_eq!(
             text(&kept),
@@ -177,10 +177,10 @@ mod tests {
     fn only_headers_that_were_asked_for_are_kept() {
         let head = head("POST", "/", &[("x-tenant", "a"), ("x-other", "b"), ("content-type", "c"), ("x-tenant", "d")]);
         let names = ["x-tenant", "content-type", "x-none"].map(str::to_owned).into();
-        let kept = Kept::named(&head.headers, &names).unwrap();
+        let kept = KeptHead::named(&head.headers, &names).unwrap();
         assert_eq!(text(&kept), ["x-tenant: a", "x-tenant: d", "content-type: c"]);
         assert_eq!((kept.fields().method, kept.fields().target), (&b""[..], &b""[..]));
-        assert_eq!(Kept::named(&head.headers, &BTreeSet::new()).unwrap().headers.capacity(), 0);
+        assert_eq!(KeptHead::named(&head.headers, &BTreeSet::new()).unwrap().headers.capacity(), 0);
     }
 
     #[test]
@@ -196,10 +196,10 @@ mod tests {
             (head("GET", "/", &[("a", &value)]), Problem::HeadersTooLarge),
             (head("GET", "/", &[(&name, "v")]), Problem::HeadersTooLarge),
         ] {
-            assert_eq!(Kept::whole(&head).unwrap_err().problem, problem);
+            assert_eq!(KeptHead::whole(&head).unwrap_err().problem, problem);
         }
         let latin = Request::builder().header("x", &b"\xe4"[..]).body(()).unwrap().into_parts().0;
-        assert_eq!(Kept::whole(&latin).unwrap_err().problem, Problem::BadRequest);
-        assert!(Kept::whole(&head("GET", &format!("/{}", &long[1..]), &[("a", &value[..16_000])])).is_ok());
+        assert_eq!(KeptHead::whole(&latin).unwrap_err().problem, Problem::BadRequest);
+        assert!(KeptHead::whole(&head("GET", &format!("/{}", &long[1..]), &[("a", &value[..16_000])])).is_ok());
     }
 }
