@@ -14,9 +14,11 @@
 #![allow(clippy::disallowed_methods, reason = "a kill at a random instant waits for no bell")]
 
 mod mysql_server;
+mod nginx_server;
 mod postgres_server;
 mod redis_server;
 mod server;
+mod upstream_server;
 
 #[path = "conformance/arrivals.rs"]
 mod arrivals;
@@ -101,6 +103,7 @@ stations! {
     mysql::Mysql in "conformance/mysql.rs": every served refusing typed transactional;
     file::File in "conformance/file.rs": every;
     redis::Redis in "conformance/redis.rs": every served refusing transactional;
+    http::Http in "conformance/http.rs": every served refusing;
 }
 
 #[test]

@@ -191,7 +191,7 @@ fn export_dead_letters(
     let account = Account::of(&sink.directory)?;
     dead_letters::read(&sink.directory, |offset, line| {
         let letter = match line {
-            Ok(dead_letters::Line::Letter(letter)) => letter,
+            Ok(dead_letters::Line::Letter(letter)) => *letter,
             Ok(dead_letters::Line::Event(_)) => return Ok(()),
             Err(error) => {
                 outcome.unread_letters.push(format!("the line at byte {offset} is damaged: {error}"));

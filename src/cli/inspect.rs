@@ -146,7 +146,7 @@ fn look_at_untaken(directory: &Path) -> anyhow::Result<Untaken> {
         expired_records = account.expired.count();
         dead_letters::read(directory, |_, line| {
             if let Ok(Line::Letter(letter)) = line
-                && let Some(letter) = account.current(letter)
+                && let Some(letter) = account.current(*letter)
             {
                 count += 1;
                 last = Some(letter);

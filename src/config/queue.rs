@@ -1,6 +1,6 @@
 //! Reads the `[queues.NAME]` sections and the sinks in them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::context::Context;
 use super::grammar::is_queue_name;
@@ -10,7 +10,7 @@ use super::reader::Section;
 use super::shaping::read_shaping;
 use super::sink::read_sink;
 use super::wording::shown_key;
-use super::{Ack, Ordering, Outlet, Queue, Sink, Target};
+use super::{Ack, Ordering, Outlet, Queue, Sink, Source, Target};
 use crate::limits::{self, GIB, QUEUE_NAME_BYTES_MAX, QUEUES_MAX, SINKS_MAX};
 
 /// Bytes of the largest backlog that can be meant.
@@ -84,9 +84,13 @@ fn read_queue(section: &mut Section<'_>, name: &str, tables: &mut Tables) -> Que
         dead_letters_bytes_max: read_dead_letters_bytes_max(s),
         sink: read_sink(s.section("sink"), name),
         sinks: BTreeMap::new(),
+        kept_headers: BTreeSet::new(),
     };
     tables.take(s.context(), (s.path(), s.line()), &queue.sink);
     queue.sinks = read_sinks(s, name, &queue.ordering, tables);
+    let header = |source: &Source| if let Source::Header(name) = source { Some(name.clone()) } else { None };
+    let sinks = std::iter::once(&queue.sink).chain(queue.sinks.values().map(|outlet| &outlet.sink));
+    queue.kept_headers = sinks.flat_map(Sink::sources).filter_map(header).collect();
     queue
 }
 

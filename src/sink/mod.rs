@@ -20,6 +20,7 @@
 //! One file is one sink, and one line of the [`REGISTRY`] makes it known.
 
 mod file;
+mod http;
 mod kept;
 pub mod mapping;
 mod mysql;
@@ -226,7 +227,8 @@ pub struct Driver {
 }
 
 /// Every sink, one line each; the first is the one of a queue that names none.
-static REGISTRY: [&Driver; 5] = [&sqlite::DRIVER, &postgres::DRIVER, &mysql::DRIVER, &redis::DRIVER, &file::DRIVER];
+static REGISTRY: [&Driver; 6] =
+    [&sqlite::DRIVER, &postgres::DRIVER, &mysql::DRIVER, &redis::DRIVER, &http::DRIVER, &file::DRIVER];
 
 /// What the configuration knows of them.
 pub static KINDS: [&SinkKind; REGISTRY.len()] = kinds();

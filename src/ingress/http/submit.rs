@@ -1,4 +1,4 @@
-//! `POST /v1/queues/{queue}/records`: one record, or the records of an NDJSON body.
+//! `POST /v1/queues/{queue}/records`: one record, or the records of an NDJSON body. And requests that are records as they come.
 
 use std::fmt::Write as _;
 use std::rc::Rc;
@@ -14,11 +14,11 @@ use zerocopy::little_endian::{U16, U32};
 
 use super::attributes::{AttributeFields, header};
 use super::body::{self, no_room};
+use super::kept_head::KeptHead;
 use super::problem::{Problem, Refusal};
 use crate::admission::{self, Load};
-use crate::config::Ingress;
 use crate::ingress::connection::ConnectionState;
-use crate::ingress::core::{Answer, Busy, Core};
+use crate::ingress::core::{Answer, Busy, Core, Shared};
 use crate::limits::{CONTENT_TYPE_BYTES_MAX, IDEMPOTENCY_KEY_BYTES_MAX, KEY_BYTES_MAX};
 use crate::queue::Queue;
 use crate::record::{NO_KEY, Record, RecordError, hash_key};
@@ -45,6 +45,15 @@ pub struct Head<'a> {
     pub is_ndjson: bool,
 }
 
+/// What a request is to its queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Taking {
+    /// Its body is the record, or the records.
+    Body,
+    /// All of it is the record, whatever it asks for; it need not have a body.
+    Request,
+}
+
 /// Whether a content type says that the body holds a record on each line.
 #[must_use]
 pub fn is_ndjson(content_type: &[u8]) -> bool {
@@ -61,13 +70,24 @@ pub async fn submit(
     core: &Rc<Core>,
     connection: &ConnectionState,
     queue: &Arc<Queue>,
+    taking: Taking,
     request: Request<Incoming>,
 ) -> Result<Response<Full<Bytes>>, Refusal> {
     let (parts, body) = request.into_parts();
-    let head = Head::read(&parts.headers, queue)?;
+    let kept = match taking {
+        Taking::Body => KeptHead::named(&parts.headers, &queue.config.kept_headers)?,
+        Taking::Request => KeptHead::whole(&parts)?,
+    };
+    let mut head = Head::read(&parts.headers, queue)?;
+    head.attributes = head.attributes.with_request(kept.fields());
+    head.is_ndjson &= taking == Taking::Body;
     let limits = &core.shared.limits;
     let bytes_max = if head.is_ndjson { limits.batch_request_bytes_max } else { limits.record_bytes_max };
-    let announced = body::check_head(&parts.headers, bytes_max)?;
+    let announced = match taking {
+        Taking::Body => body::check_head(&parts.headers, bytes_max)?,
+        // Without a length there is no body, and its encoding is kept with the other headers.
+        Taking::Request => body::check_length(&parts.headers, bytes_max)?,
+    };
     check_before_body(core, queue, announced.unwrap_or(0))?;
     let body = body::read(core, connection, body, bytes_max).await?;
     let arrived_ns = core.clock.monotonic_ns();
@@ -236,20 +256,15 @@ pub fn build_frame(
     };
     let count = if head.is_ndjson {
         record.content_type = NDJSON_RECORD_TYPE;
-        encode_lines(&core.shared.limits, body, record, frame)?
+        encode_lines(&core.shared, body, record, frame)?
     } else {
-        if body.is_empty() {
+        if body.is_empty() && !head.attributes.is_whole_request() {
             return Err(Refusal::new(Problem::BadRequest, "the body is the record, and it is empty"));
         }
         record.encode(frame).map_err(malformed)?;
         1
     };
-    let length = frame.len() - FRAME_HEADER_BYTES;
-    if length > core.shared.frame_bytes_max {
-        let detail =
-            format!("with its headers this is {length} bytes, and one commit holds {}", core.shared.frame_bytes_max);
-        return Err(Refusal::new(Problem::TooLarge, detail));
-    }
+    let length = check_frame(&core.shared, frame)?;
     // Others were let in while the body came, and every record has a header of its own.
     check_backlog(queue, length as u64)?;
     let header = FrameHeader {
@@ -264,13 +279,26 @@ pub fn build_frame(
     Ok(())
 }
 
+/// The bytes of a frame's records, which one commit must hold.
+fn check_frame(shared: &Shared, frame: &[u8]) -> Result<usize, Refusal> {
+    let length = frame.len() - FRAME_HEADER_BYTES;
+    if length > shared.frame_bytes_max {
+        let max = shared.frame_bytes_max;
+        let detail =
+            format!("with the headers of its records this is {length} bytes or more, and one commit holds {max}");
+        return Err(Refusal::new(Problem::TooLarge, detail));
+    }
+    Ok(length)
+}
+
 /// A record that the format cannot hold.
 fn malformed(error: RecordError) -> Refusal {
     Refusal::new(Problem::BadRequest, error.to_string())
 }
 
 /// Encodes one record for each line that is not blank; returns how many.
-fn encode_lines(limits: &Ingress, body: &[u8], first: Record<'_>, frame: &mut Vec<u8>) -> Result<u32, Refusal> {
+fn encode_lines(shared: &Shared, body: &[u8], first: Record<'_>, frame: &mut Vec<u8>) -> Result<u32, Refusal> {
+    let limits = &shared.limits;
     let lines = || body.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii).enumerate().filter(|(_, l)| !l.is_empty());
     let count = lines().count();
     if count == 0 {
@@ -290,6 +318,8 @@ fn encode_lines(limits: &Ingress, body: &[u8], first: Record<'_>, frame: &mut Ve
         }
         let record = Record { group_count, body: line, ..first };
         record.encode(frame).map_err(malformed)?;
+        // What is kept of the request's head is in each of its records, and may be much more than their lines.
+        check_frame(shared, frame)?;
         group_count = 0;
     }
     Ok(count)
