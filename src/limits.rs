@@ -168,6 +168,8 @@ pub const RETRY_AFTER_MS_MAX: u64 = 300_000;
 pub const RETRY_ATTEMPTS_MAX: u64 = 1_000_000;
 /// What `retry.age_ms_max` may be, in milliseconds (fixed upper bound, ten years; by default there is no such end).
 pub const RETRY_AGE_MS_MAX: u64 = 10 * 366 * 24 * 3_600_000;
+/// Rows that one record may become (fixed); one with more is a dead letter.
+pub const ROWS_PER_RECORD_MAX: usize = 10_000;
 /// Time to connect to a sink, in milliseconds.
 pub const SINK_CONNECT_TIMEOUT_MS: u64 = 5_000;
 /// Time for one transaction of a sink, in milliseconds.

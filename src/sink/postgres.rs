@@ -10,6 +10,7 @@
 //! is ever continued.
 
 mod check;
+mod columns;
 mod session;
 mod takeover;
 mod text;
@@ -26,7 +27,7 @@ use crate::config::{self, SinkKind, Takes, UrlRule};
 use crate::progress::Progress;
 
 pub use self::text::Form;
-pub use self::write::copy_row;
+pub use self::write::copy_rows;
 
 pub(super) static DRIVER: Driver = Driver { kind: &KIND, open: |sink, part, _| Box::new(Postgres::new(sink, part)) };
 
