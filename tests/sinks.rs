@@ -22,6 +22,8 @@ mod mapped;
 #[path = "sinks/postgres_only.rs"]
 mod postgres_only;
 mod postgres_server;
+#[path = "sinks/postgres_tls.rs"]
+mod postgres_tls;
 #[path = "sinks/sqlite_only.rs"]
 mod sqlite_only;
 

@@ -14,6 +14,7 @@ mod columns;
 mod session;
 mod takeover;
 mod text;
+mod tls;
 mod write;
 
 use std::time::Duration;
