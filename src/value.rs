@@ -143,7 +143,7 @@ impl ValueType {
     /// # Errors
     ///
     /// Why it is none.
-    pub fn of_json<'a>(self, json: &'a str) -> Result<Value<'a>, ConversionError> {
+    pub fn of_json(self, json: &str) -> Result<Value<'_>, ConversionError> {
         match json.as_bytes().first() {
             None | Some(b'n') => Ok(Value::Null),
             Some(_) if self == Self::Json => Ok(Value::Text(compact(json))),

@@ -11,6 +11,8 @@
     reason = "a test that cannot go on should panic, and is its own documentation"
 )]
 
+#[path = "config/mapping.rs"]
+mod mapping;
 #[path = "config/ordering.rs"]
 mod ordering;
 #[path = "config/values.rs"]

@@ -182,7 +182,9 @@ fn read_target(section: &mut Section<'_>, kind: &Field<&'static SinkKind>, queue
     };
     let Takes::Rows { name_bytes_max, has_statement } = kind.value.takes else {
         refuse_rows(section, kind.value);
-        ROW_OPTIONS.iter().for_each(|key| section.note(key));
+        for key in ROW_OPTIONS {
+            section.note(key);
+        }
         return Target::Own;
     };
     check_combination(section, &parts);

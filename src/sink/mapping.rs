@@ -331,8 +331,8 @@ impl Plan {
             Target::Own => Err("neither a table nor a statement is configured".to_owned()),
             Target::Statement { statement, parameters, rows } => {
                 let parsed = statement::parse(statement, parameters, dialect)?;
-                let named = parsed.parameters.iter().map(|(name, to)| (described("parameter", name, to), to));
-                let mapping = Mapping::new(named, rows.as_ref(), queue);
+                let assigned = parsed.parameters.iter().map(|(name, to)| (described("parameter", name, to), to));
+                let mapping = Mapping::new(assigned, rows.as_ref(), queue);
                 let names = parsed.parameters.into_iter().map(|(name, _)| name).collect();
                 Ok(Plan::Statement(StatementPlan { sql: parsed.sql, names, mapping }))
             }

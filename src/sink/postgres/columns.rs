@@ -25,11 +25,13 @@ const COLUMNS: &str = "SELECT a.attname::text, \
     JOIN pg_type b ON b.oid = CASE WHEN t.typtype = 'd' THEN t.typbasetype ELSE t.oid END \
     WHERE a.attrelid = to_regclass($1) AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum";
 
+/// What may be needed of a column, in the order in which the query above asks for it.
+const PRIVILEGES: [&str; 3] = ["INSERT", "UPDATE", "SELECT"];
+
 struct Column {
     name: String,
-    may_insert: bool,
-    may_update: bool,
-    may_select: bool,
+    /// The privileges on it that we do not have.
+    lacking: Vec<&'static str>,
     must_be_given: bool,
     is_generated: bool,
     /// The type as its owner wrote it.
@@ -42,11 +44,15 @@ struct Column {
 
 impl Column {
     fn read(row: &Row) -> Result<Self, Error> {
+        let mut lacking = Vec::new();
+        for (number, privilege) in PRIVILEGES.into_iter().enumerate() {
+            if !row.try_get::<_, bool>(number + 1)? {
+                lacking.push(privilege);
+            }
+        }
         Ok(Self {
             name: row.try_get(0)?,
-            may_insert: row.try_get(1)?,
-            may_update: row.try_get(2)?,
-            may_select: row.try_get(3)?,
+            lacking,
             must_be_given: row.try_get(4)?,
             is_generated: row.try_get(5)?,
             declared: row.try_get(6)?,
@@ -131,13 +137,14 @@ impl Look<'_> {
         let keys = table.conflict_columns();
         let is_update = matches!(table.conflict, Conflict::Update(_));
         // An update reads the new values under the names of the old ones, which asks for the right to read these.
-        let lacks = |privilege: &str, column: &Column| match privilege {
-            "INSERT" => !column.may_insert,
-            "UPDATE" => is_update && !keys.contains(&column.name) && !column.may_update,
-            _ => (is_update || keys.contains(&column.name)) && !column.may_select,
+        let needs = |privilege: &str, column: &Column| match privilege {
+            "INSERT" => true,
+            "UPDATE" => is_update && !keys.contains(&column.name),
+            _ => is_update || keys.contains(&column.name),
         };
-        for privilege in ["INSERT", "UPDATE", "SELECT"] {
-            let lacking = mapped.iter().filter(|column| !column.is_generated && lacks(privilege, column));
+        for privilege in PRIVILEGES {
+            let lacks = |column: &Column| column.lacking.contains(&privilege) && needs(privilege, column);
+            let lacking = mapped.iter().filter(|column| !column.is_generated && lacks(column));
             let lacking: Vec<_> = lacking.map(|column| quoted(&column.name)).collect();
             if !lacking.is_empty() {
                 self.problems.push(format!(
