@@ -7,7 +7,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -106,10 +106,10 @@ impl PostgresServer {
         format!("postgres://forebay@127.0.0.1:{}/{database}", self.port)
     }
 
-    /// Its port on 127.0.0.1.
+    /// Where it takes connections.
     #[must_use]
-    pub fn port(&self) -> u16 {
-        self.port
+    pub fn address(&self) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], self.port))
     }
 
     /// Kills every process of the server with SIGKILL, as a lack of memory would.

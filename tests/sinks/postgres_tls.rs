@@ -73,7 +73,7 @@ impl Secured {
     fn sink(&self, user: &str, query: &str) -> Box<dyn Sink> {
         let directory = self.directory.path().display();
         let query = query.replace("ca.pem", &format!("{directory}/ca.pem"));
-        let url = format!("postgres://{user}@127.0.0.1:{}/postgres?{query}", self.server.port());
+        let url = format!("postgres://{user}@{}/postgres?{query}", self.server.address());
         sink_at(&url, Kind::Postgres, "q/1", &created(), 10_000)
     }
 
