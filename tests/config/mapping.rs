@@ -76,7 +76,7 @@ fn an_assignment_that_cannot_be_is_refused() {
         ("\"@/sku\"", "needs `rows` beside it"),
         ("\"$index\"", "needs `rows` beside it"),
     ] {
-        one_error(&column(text), 3, &["`queues.orders.sink.columns.a", part]);
+        one_error(&column(text), 3, &[part]);
     }
 }
 
@@ -101,7 +101,7 @@ fn rows_come_from_an_array() {
         ("7", "must be a string, not an integer"),
     ] {
         let keys = sink(&format!("table = \"t\"\ncolumns = {{ a = \"@\" }}\nrows = {text}"));
-        one_error(&keys, 4, &["queues.orders.sink.rows", part]);
+        one_error(&keys, 4, &[part]);
     }
     one_error(&sink("rows = \"/items\""), 2, &["`queues.orders.sink.rows` needs `table` and `columns`"]);
     one_error(&sink("table = \"t\"\ncolumns = { a = \"@x\" }\nrows = \"/l\""), 3, &["write `@` for the element"]);
