@@ -101,6 +101,18 @@ impl<'a> Value<'a> {
         }
     }
 
+    /// The same value, without a copy of what it says.
+    #[must_use]
+    pub fn borrowed(&self) -> Value<'_> {
+        match self {
+            Value::Null => Value::Null,
+            Value::Boolean(truth) => Value::Boolean(*truth),
+            Value::Number(text) => Value::Number(Cow::Borrowed(text)),
+            Value::Text(text) => Value::Text(Cow::Borrowed(text)),
+            Value::Bytes(bytes) => Value::Bytes(Cow::Borrowed(bytes)),
+        }
+    }
+
     /// What JSON text says, if nobody asks for a type: an array or object is its text.
     ///
     /// # Errors

@@ -45,7 +45,7 @@ use mapped::{
     an_update_changes_the_row_that_is_there_and_the_last_wins, check_knows_what_a_type_cannot_be,
     check_says_what_a_table_needs_for_a_mapping, each_element_of_an_array_is_a_row,
     rows_with_null_in_their_key_are_all_different, types_convert_what_they_are_given,
-    upserts_of_elements_are_fenced_as_any_batch,
+    upserts_of_elements_are_fenced_as_any_batch, what_rows_share_has_a_bound,
 };
 
 macro_rules! conformance {
@@ -90,6 +90,7 @@ conformance!(
     each_element_of_an_array_is_a_row,
     an_array_has_bounds_and_may_be_required,
     a_statement_runs_for_each_element,
+    what_rows_share_has_a_bound,
     an_update_changes_the_row_that_is_there_and_the_last_wins,
     rows_with_null_in_their_key_are_all_different,
     an_ignored_conflict_keeps_the_first,

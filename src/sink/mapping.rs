@@ -11,7 +11,7 @@ pub use self::text::TextPlan;
 use super::statement::{self, Dialect};
 use super::{Delivery, SinkError};
 use crate::config::{Assignment, Conflict, Source, Target, Unnest};
-use crate::limits::ROWS_PER_RECORD_MAX;
+use crate::limits::{ROWS_PER_RECORD_MAX, SHARED_BYTES_PER_RECORD_MAX};
 use crate::record::Sequence;
 pub use crate::value::Value;
 use crate::value::{ConversionError, ValueType, rfc3339};
@@ -148,7 +148,14 @@ impl Mapping {
         };
         let shared = self.slots.iter().map(value).collect::<Result<_, _>>().map_err(permanent)?;
         let elements = self.elements.as_ref().map(|elements| elements.of(find(elements.pointer)));
-        Ok(Rows { mapping: self, sequence, shared, elements: elements.transpose().map_err(permanent)? })
+        let rows = Rows { mapping: self, sequence, shared, elements: elements.transpose().map_err(permanent)? };
+        if rows.len() > 1 && rows.shared_bytes() > SHARED_BYTES_PER_RECORD_MAX {
+            return Err(permanent(format!(
+                "its {} rows would have more than {SHARED_BYTES_PER_RECORD_MAX} bytes of what is the same in each of them",
+                rows.len()
+            )));
+        }
+        Ok(rows)
     }
 
     fn value<'a>(&'a self, source: &'a Source, delivery: &Delivery<'a>) -> Value<'a> {
@@ -237,6 +244,12 @@ impl<'a> Rows<'a> {
         self.elements.as_ref().map_or(1, Vec::len)
     }
 
+    /// Bytes of what does not depend on the element, in all rows together.
+    fn shared_bytes(&self) -> usize {
+        let bytes: usize = self.shared.iter().filter_map(Value::bytes).map(<[u8]>::len).sum();
+        bytes.saturating_mul(self.len())
+    }
+
     /// Whether there is none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -248,11 +261,11 @@ impl<'a> Rows<'a> {
     /// # Errors
     ///
     /// [`SinkError::Permanent`] if a value of its element is not of its type, or missing and required.
-    pub fn row(&self, index: usize) -> Result<Cow<'_, [Value<'a>]>, SinkError> {
+    pub fn row(&self, index: usize) -> Result<Cow<'_, [Value<'_>]>, SinkError> {
         let (Some(elements), Some(of_elements)) = (&self.elements, &self.mapping.elements) else {
             return Ok(Cow::Borrowed(&self.shared));
         };
-        let mut row = self.shared.clone();
+        let mut row: Vec<Value<'_>> = self.shared.iter().map(Value::borrowed).collect();
         let element = elements.get(index).copied().unwrap_or("null");
         let found = of_elements.relative.find_in(element);
         for (slot, value) in self.mapping.slots.iter().zip(&mut row) {

@@ -4,11 +4,11 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::{Error, Row};
 
 use super::super::mapping::{TablePlan, given_type};
-use super::super::statement::{named, quoted};
+use super::super::statement::{literal, named, quoted};
 use super::check::Look;
-use super::session::describe;
+use super::session::{describe, is_permanent};
 use crate::config::{Assignment, Conflict, Source, nearest};
-use crate::value::ValueType;
+use crate::value::{Value, ValueType};
 
 /// Looks at columns in a way that also works before PostgreSQL 12, which has no attgenerated. A domain counts as what it is over.
 const COLUMNS: &str = "SELECT a.attname::text, \
@@ -103,6 +103,8 @@ impl Look<'_> {
                 (Some(found), _) if found.is_generated => format!(
                     "The column {column} of {name} is generated and takes no value; leave it out of the columns."
                 ),
+                // A constant is tried out below.
+                (Some(_), _) if matches!(assignment.source, Source::Constant(_)) => continue,
                 (Some(found), Some(given)) if !found.takes(given) => format!(
                     "The column {column} of {name} is {}, which cannot take what is mapped to it as {}. Map another type, \
                      or: ALTER TABLE {name} ALTER COLUMN {column} TYPE {};",
@@ -125,10 +127,39 @@ impl Look<'_> {
         for sequence in unmapped.iter().filter_map(|column| column.sequence.as_ref()) {
             self.sequence(sequence).await?;
         }
+        self.constants(table, &mapped).await?;
         self.column_privileges(table, &mapped);
         // What is wrong with a conflict can only be said of a table that is sound but for it.
         if self.problems.len() == before && table.conflict != Conflict::Error {
             self.conflict(table).await?;
+        }
+        Ok(())
+    }
+
+    /// Whether columns take the constants and defaults that the mapping has for them.
+    async fn constants(&mut self, table: &TablePlan, mapped: &[&Column]) -> Result<(), Error> {
+        for (name, assignment) in &table.columns {
+            let constant = match &assignment.source {
+                Source::Constant(value) => Some(value),
+                _ => assignment.default.as_ref(),
+            };
+            // Whatever it is, a bytea takes its bytes.
+            let column = mapped.iter().find(|column| column.name == *name && column.base != "bytea");
+            let text = constant.and_then(Value::bytes).map(String::from_utf8_lossy);
+            let (Some(column), Some(text)) = (column, text) else { continue };
+            // The server reads it as it reads a column's text.
+            let sql = format!("SELECT {}::{}", literal(&text), column.declared);
+            if let Err(error) = self.client.simple_query(&sql).await
+                && is_permanent(&error)
+            {
+                self.problems.push(format!(
+                    "The column {} of {} is {} and cannot take the constant or default of the mapping: {}.",
+                    quoted(name),
+                    table.quoted,
+                    column.declared,
+                    describe(&error)
+                ));
+            }
         }
         Ok(())
     }

@@ -7,7 +7,7 @@ use tokio_postgres::{Client, Error, Statement};
 
 use super::super::Part;
 use super::super::mapping::{Plan, TablePlan};
-use super::super::statement::quoted;
+use super::super::statement::{named, quoted};
 use super::session::{APPLICATION_NAME, Session, describe, is_lock_timeout};
 use super::text::Form;
 use crate::config::Conflict;
@@ -154,7 +154,9 @@ fn merge_sql(table: &TablePlan) -> Option<String> {
     let (name, columns, conflict) = (&table.quoted, table.quoted_columns(), table.conflict_clause());
     let rows = match &table.conflict {
         Conflict::Error => return None,
-        Conflict::Ignore(_) => format!("SELECT {columns} FROM {STAGING_TABLE} ORDER BY {ORDINAL}"),
+        Conflict::Ignore(keys) => {
+            format!("SELECT {columns} FROM {STAGING_TABLE} ORDER BY {}, {ORDINAL}", named(keys))
+        }
         Conflict::Update(keys) => {
             let keys: Vec<_> = keys.iter().map(|key| quoted(key)).collect();
             let has_null: Vec<_> = keys.iter().map(|key| format!("{key} IS NULL")).collect();
