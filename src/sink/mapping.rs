@@ -237,7 +237,7 @@ impl Elements {
     }
 }
 
-impl<'a> Rows<'a> {
+impl Rows<'_> {
     /// How many rows there are; 0 for a record whose array is empty or missing.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -439,8 +439,16 @@ mod tests {
         Delivery { sequence: 7, record, ticket: "q-7-0" }
     }
 
-    fn row<'a>(mapping: &'a Mapping, delivery: Delivery<'a>) -> Result<Vec<Value<'a>>, SinkError> {
-        Ok(mapping.rows(&delivery)?.row(0)?.into_owned())
+    /// The only row, on its own.
+    fn row(mapping: &Mapping, delivery: Delivery<'_>) -> Result<Vec<Value<'static>>, SinkError> {
+        let owned = |value: &Value<'_>| match value {
+            Value::Null => Value::Null,
+            Value::Boolean(truth) => Value::Boolean(*truth),
+            Value::Number(text) => Value::Number(Cow::Owned(text.to_string())),
+            Value::Text(text) => Value::Text(Cow::Owned(text.to_string())),
+            Value::Bytes(bytes) => Value::Bytes(Cow::Owned(bytes.to_vec())),
+        };
+        Ok(mapping.rows(&delivery)?.row(0)?.iter().map(owned).collect())
     }
 
     #[test]
