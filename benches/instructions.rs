@@ -193,7 +193,7 @@ fn table_of_pointers() -> (Table, Vec<u8>) {
 #[bench::table_of_pointers(setup = table_of_pointers, config = at_most(692_600))]
 fn mapping((table, body): (Table, Vec<u8>)) -> (Table, Vec<u8>) {
     for _ in 0..TIMES {
-        black_box(table.plan.mapping.row(black_box(&delivery(record(&body)))).unwrap());
+        black_box(table.plan.mapping.rows(black_box(&delivery(record(&body)))).unwrap());
     }
     (table, body)
 }

@@ -14,6 +14,7 @@ pub mod scheduling;
 #[doc(hidden)]
 pub mod sync;
 pub mod rate;
+pub mod value;
 pub mod schedule;
 pub mod record;
 pub mod record_text;

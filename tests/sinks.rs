@@ -17,12 +17,16 @@ mod beyond;
 mod database;
 #[path = "sinks/lanes.rs"]
 mod lanes;
+#[path = "sinks/mapped.rs"]
+mod mapped;
 #[path = "sinks/mysql_only.rs"]
 mod mysql_only;
 mod mysql_server;
 #[path = "sinks/postgres_only.rs"]
 mod postgres_only;
 mod postgres_server;
+#[path = "sinks/postgres_tls.rs"]
+mod postgres_tls;
 #[path = "sinks/sqlite_only.rs"]
 mod sqlite_only;
 
@@ -32,12 +36,20 @@ use beyond::{
     what_is_beyond_must_make_sense,
 };
 use database::{Database, Kind, hex};
-use forebay::config::{Source, Target};
+use forebay::config::{Conflict, Source, Target};
 use forebay::progress::Progress;
 use forebay::record::{Attributes, Record, Sequence};
 use forebay::sink::{Batch, Delivery, Sink, SinkError};
 use futures_lite::future::poll_once;
 use lanes::{lanes_are_those_that_have_a_row, nothing_is_committed_where_another_lane_was_set_back};
+use mapped::{
+    a_default_a_constant_and_what_is_required, a_statement_runs_for_each_element,
+    an_array_has_bounds_and_may_be_required, an_ignored_conflict_keeps_the_first,
+    an_update_changes_the_row_that_is_there_and_the_last_wins, check_knows_what_a_type_cannot_be,
+    check_says_what_a_table_needs_for_a_mapping, each_element_of_an_array_is_a_row,
+    rows_with_null_in_their_key_are_all_different, types_convert_what_they_are_given,
+    upserts_of_elements_are_fenced_as_any_batch, what_rows_share_has_a_bound,
+};
 
 macro_rules! conformance {
     ($($case:ident),* $(,)?) => {
@@ -79,6 +91,18 @@ conformance!(
     a_commit_needs_a_take_over,
     a_dropped_commit_leaves_nothing_half_done,
     a_deferred_constraint_is_permanent,
+    types_convert_what_they_are_given,
+    a_default_a_constant_and_what_is_required,
+    each_element_of_an_array_is_a_row,
+    an_array_has_bounds_and_may_be_required,
+    a_statement_runs_for_each_element,
+    what_rows_share_has_a_bound,
+    an_update_changes_the_row_that_is_there_and_the_last_wins,
+    rows_with_null_in_their_key_are_all_different,
+    an_ignored_conflict_keeps_the_first,
+    upserts_of_elements_are_fenced_as_any_batch,
+    check_says_what_a_table_needs_for_a_mapping,
+    check_knows_what_a_type_cannot_be,
 );
 
 /// A batch behind `after`, with these bodies.
@@ -125,17 +149,18 @@ pub fn created() -> Target {
 
 #[must_use]
 pub fn table(table: &str, columns: &[(&str, &str)]) -> Target {
-    let columns = columns.iter().map(|(name, source)| ((*name).to_owned(), source_of(source))).collect();
-    Target::Table { table: table.to_owned(), columns }
+    let columns = columns.iter().map(|(name, source)| ((*name).to_owned(), source_of(source).into())).collect();
+    Target::Table { table: table.to_owned(), columns, rows: None, conflict: Conflict::Error }
 }
 
 #[must_use]
 pub fn statement(statement: &str, parameters: &[(&str, &str)]) -> Target {
-    let parameters = parameters.iter().map(|(name, source)| ((*name).to_owned(), source_of(source))).collect();
-    Target::Statement { statement: statement.to_owned(), parameters }
+    let parameters = parameters.iter().map(|(name, source)| ((*name).to_owned(), source_of(source).into())).collect();
+    Target::Statement { statement: statement.to_owned(), parameters, rows: None }
 }
 
-fn source_of(text: &str) -> Source {
+#[must_use]
+pub fn source_of(text: &str) -> Source {
     match text {
         "$body" => Source::Body,
         "$ticket" => Source::Ticket,
@@ -143,11 +168,14 @@ fn source_of(text: &str) -> Source {
         "$queue" => Source::Queue,
         "$received_at" => Source::ReceivedAt,
         "$key" => Source::Key,
+        "$index" => Source::Index,
+        element if element.starts_with('@') => Source::Element(element[1..].to_owned()),
         pointer => Source::Pointer(pointer.to_owned()),
     }
 }
 
-fn some(row: &[&str]) -> Vec<Option<String>> {
+#[must_use]
+pub fn some(row: &[&str]) -> Vec<Option<String>> {
     row.iter().map(|text| Some((*text).to_owned())).collect()
 }
 

@@ -1,9 +1,9 @@
 //! What a sink makes of records.
 
-use forebay::config::{Source, Target};
+use forebay::config::{Conflict, Source, Target};
 use forebay::record::Record;
 use forebay::sink::mapping::{Plan, TablePlan};
-use forebay::sink::postgres::{Form, copy_row};
+use forebay::sink::postgres::{Form, copy_rows};
 use forebay::sink::{Delivery, Dialect};
 
 use super::{QUEUE, configuration};
@@ -30,8 +30,13 @@ impl Table {
     #[must_use]
     pub fn of_pointers() -> Self {
         let pointers = ["/order_id", "/customer/id", "/customer/country", "/amount_cents", "/note"];
-        let columns = pointers.map(|pointer| (pointer.replace('/', "_"), Source::Pointer(pointer.to_owned())));
-        let target = Target::Table { table: "shop_orders".to_owned(), columns: columns.to_vec() };
+        let columns = pointers.map(|pointer| (pointer.replace('/', "_"), Source::Pointer(pointer.to_owned()).into()));
+        let target = Target::Table {
+            table: "shop_orders".to_owned(),
+            columns: columns.to_vec(),
+            rows: None,
+            conflict: Conflict::Error,
+        };
         Self { plan: plan(&target), forms: vec![Form::Plain; pointers.len()] }
     }
 
@@ -41,7 +46,7 @@ impl Table {
         // The sink sends rows away chunk by chunk, so its memory does not grow with the batch.
         let mut out = Vec::with_capacity(deliveries.iter().map(|delivery| 2 * delivery.record.body.len() + 128).sum());
         for delivery in deliveries {
-            copy_row(&self.plan, &self.forms, delivery, &mut out).unwrap();
+            copy_rows(&self.plan, &self.forms, delivery, &mut out).unwrap();
         }
         out.len()
     }

@@ -3,8 +3,8 @@
 
 use forebay::config::{Config, ConfigError, Order, parse};
 use forebay::limits::{BLOCK_BYTES, SINKS_MAX};
-use forebay::sink::{Dialect, KINDS};
 use forebay::sink::mapping::Plan;
+use forebay::sink::{Dialect, KINDS};
 use libfuzzer_sys::fuzz_target;
 
 /// What a message must never show.

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use forebay::config::{Source, Target};
+use forebay::config::{Conflict, Source, Target};
 use forebay::record::{Attributes, NO_KEY, Record};
 use forebay::sink::mapping::{Plan, Value};
 use forebay::sink::{Delivery, Dialect, SinkError};
@@ -21,8 +21,13 @@ fuzz_target!(|data: &[u8]| {
         return;
     }
     let body = &data[end + 1..];
-    let column = |pointer: &&str| (format!("column{pointer}"), Source::Pointer((*pointer).to_owned()));
-    let target = Target::Table { table: "orders".to_owned(), columns: pointers.iter().map(column).collect() };
+    let column = |pointer: &&str| (format!("column{pointer}"), Source::Pointer((*pointer).to_owned()).into());
+    let target = Target::Table {
+        table: "orders".to_owned(),
+        columns: pointers.iter().map(column).collect(),
+        rows: None,
+        conflict: Conflict::Error,
+    };
     let Ok(Plan::Table(plan)) = Plan::new(&target, "orders", Dialect::Sqlite) else { panic!("a table of columns") };
     let record = Record {
         received_at_us: 1,
@@ -34,7 +39,9 @@ fuzz_target!(|data: &[u8]| {
         attributes: Attributes::NONE,
         body,
     };
-    let row = plan.mapping.row(&Delivery { sequence: 1, record, ticket: "orders-1-0" });
+    let delivery = Delivery { sequence: 1, record, ticket: "orders-1-0" };
+    let rows = plan.mapping.rows(&delivery);
+    let row = rows.as_ref().map_err(Clone::clone).and_then(|rows| rows.row(0));
     let tree =
         std::str::from_utf8(body).map_err(drop).and_then(|text| Ok((text, serde_json::from_str(text).map_err(drop)?)));
     match tree {

@@ -31,7 +31,8 @@ thread_local! {
 /// One executor's state and one queue.
 fn door() -> (Rc<Core>, Arc<Queue>) {
     let text = "[[listeners]]\naddress = \"127.0.0.1:0\"\n[queues.orders]\n";
-    let mut configuration = config::parse(text, "ndjson", &|_| None, &forebay::sink::KINDS).expect("a sound configuration");
+    let mut configuration =
+        config::parse(text, "ndjson", &|_| None, &forebay::sink::KINDS).expect("a sound configuration");
     configuration.ingress.batch_request_records_max = RECORDS_MAX;
     configuration.ingress.record_bytes_max = RECORD_BYTES_MAX;
     let settings = configuration.queues.remove("orders").expect("the queue of the text");

@@ -128,6 +128,23 @@ pub(super) fn named_source(name: &str) -> Result<Source, String> {
     })
 }
 
+/// Where a value comes from that an array's element holds; `None` if it is not written so, else what is wrong with it.
+pub(super) fn element_source(value: &str) -> Option<Result<Source, &'static str>> {
+    if value == "$index" {
+        return Some(Ok(Source::Index));
+    }
+    let pointer = value.strip_prefix('@')?;
+    let fault = if pointer.is_empty() || pointer.starts_with('/') {
+        pointer_fault(pointer)
+    } else {
+        Some("write `@` for the element, or `@/name` for what it holds")
+    };
+    Some(match fault {
+        Some(fault) => Err(fault),
+        None => Ok(Source::Element(pointer.to_owned())),
+    })
+}
+
 fn known_source(value: &str) -> Option<Source> {
     let built_in = BUILT_IN.iter().find(|(name, _)| *name == value).map(|(_, source)| source.clone());
     let is_pointer = value.starts_with('/') && pointer_fault(value).is_none();

@@ -3,6 +3,7 @@
 //! These types hold no optional nonsense: every default has been filled in and
 //! every bound checked by [`load`], which reports all errors of a file at once.
 
+mod assignment;
 mod context;
 mod environment;
 mod error;
@@ -23,12 +24,14 @@ use std::path::PathBuf;
 
 use crate::rate::Rate;
 use crate::schedule::Schedule;
+use crate::value::{Value, ValueType};
 
 pub use error::{ConfigError, ConfigErrors};
 pub use load::{known_keys, load, parse};
 pub use shaping::{patch, written};
 pub use sink_kind::{OptionRule, OptionValue, OptionValues, Options, SinkKind, Takes, UrlRule};
 pub use template::{Piece, Template};
+pub(crate) use wording::nearest;
 
 /// A whole configuration.
 #[derive(Clone, Debug, PartialEq)]
@@ -324,22 +327,67 @@ pub enum Target {
         /// Its name, `forebay_<queue>` with dashes as underscores.
         table: String,
     },
-    /// A table of the user's, one [`Source`] for each column, in the file's order.
+    /// A table of the user's, one [`Assignment`] for each column, in the file's order.
     Table {
         /// Its name, with a schema if need be; each part quoted as an identifier when used.
         table: String,
-        /// Column names and where their values come from.
-        columns: Vec<(String, Source)>,
+        /// Column names and what they get.
+        columns: Vec<(String, Assignment)>,
+        /// The array whose elements are the rows; `None` if each record is one.
+        rows: Option<Unnest>,
+        /// What happens where a row is there already.
+        conflict: Conflict,
     },
-    /// A statement of the user's own with named parameters (`:name`), run once for each record.
+    /// A statement of the user's own with named parameters (`:name`), run once for each record, or for each element of its array.
     Statement {
         /// The SQL text.
         statement: String,
         /// Parameters by name; `:ticket`, `:body` and the other built-in names need no entry.
-        parameters: Vec<(String, Source)>,
+        parameters: Vec<(String, Assignment)>,
+        /// The array for whose elements it is run; `None` if it is run for each record.
+        rows: Option<Unnest>,
     },
     /// What the sink's own options say.
     Own,
+}
+
+/// An array of each record, whose elements give a row each.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unnest {
+    /// An RFC 6901 JSON pointer to it; empty for the body itself.
+    pub pointer: String,
+    /// Whether a record without an element there is a dead letter, and not a record without rows.
+    pub is_required: bool,
+}
+
+/// What happens where a row would break the uniqueness of some columns, which are all assigned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Conflict {
+    /// The record is a dead letter.
+    Error,
+    /// The row that is there stays.
+    Ignore(Vec<String>),
+    /// The row that is there gets the new values; of several in one transaction the last. At least one column is not among these.
+    Update(Vec<String>),
+}
+
+/// What a column or a parameter gets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Assignment {
+    /// Where it comes from.
+    pub source: Source,
+    /// What it must be; `None` for whatever it is.
+    pub value_type: Option<ValueType>,
+    /// What it is where the source has nothing, of that type.
+    pub default: Option<Value<'static>>,
+    /// Whether a record is a dead letter if the source has nothing.
+    pub is_required: bool,
+}
+
+impl From<Source> for Assignment {
+    fn from(source: Source) -> Self {
+        Self { source, value_type: None, default: None, is_required: false }
+    }
 }
 
 /// Where a value comes from.
@@ -369,6 +417,12 @@ pub enum Source {
     Path,
     /// `$header.NAME`, whose name is in lower case: the value of a header of the request, or NULL if it had none.
     Header(String),
+    /// An RFC 6901 JSON pointer into the array's element, without the `@` before it: `@/sku`.
+    Element(String),
+    /// `$index`: the number of the array's element, from 0 on.
+    Index,
+    /// Always this.
+    Constant(Value<'static>),
 }
 
 impl Sink {
@@ -378,7 +432,7 @@ impl Sink {
             Target::Table { columns: pairs, .. } | Target::Statement { parameters: pairs, .. } => pairs.as_slice(),
             Target::Created { .. } | Target::Own => &[],
         };
-        pairs.iter().map(|(_, source)| source).chain(self.options.sources())
+        pairs.iter().map(|(_, assignment)| &assignment.source).chain(self.options.sources())
     }
 }
 

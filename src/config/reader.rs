@@ -9,6 +9,7 @@ use toml::de::{DeInteger, DeTable, DeValue};
 
 use super::context::{Context, Refused, Text};
 use super::wording::{bytes_text, listed, nearest, one_line, shown_key};
+use crate::value::{Value, is_number};
 
 /// A number or a choice with where it came from.
 #[derive(Clone, Copy)]
@@ -40,24 +41,30 @@ impl Field<u64> {
     }
 }
 
+/// A string, or a table in its place that says more.
+pub(super) enum Given<'a> {
+    Text(Text),
+    Section(Section<'a>),
+}
+
 /// One line of a table whose keys are the user's own, such as `columns`.
-pub(super) struct Entry {
+pub(super) struct Entry<V> {
     /// The key.
     pub(super) name: String,
     /// Its line.
     pub(super) line: usize,
     /// Its value; `None` if that has been refused.
-    pub(super) text: Option<Text>,
+    pub(super) value: Option<V>,
 }
 
 /// A table whose keys are the user's own, in the file's order.
-pub(super) struct Entries {
+pub(super) struct Entries<V> {
     /// The key of the table with its sections.
     pub(super) key: String,
     /// The line on which it starts.
     pub(super) line: usize,
     /// What it holds.
-    pub(super) list: Vec<Entry>,
+    pub(super) list: Vec<Entry<V>>,
 }
 
 /// A table of integers whose keys are the user's own.
@@ -82,17 +89,27 @@ pub(super) struct Section<'a> {
     pattern: String,
     line: usize,
     asked: Vec<&'static str>,
+    /// Whether its keys are options of their own.
+    is_asking: bool,
 }
 
 impl<'a> Section<'a> {
     /// The top level of a document.
     pub(super) fn root(context: &'a Context<'a>, table: &'a DeTable<'a>) -> Self {
-        Section { context, table: Some(table), path: String::new(), pattern: String::new(), line: 1, asked: Vec::new() }
+        Section {
+            context,
+            table: Some(table),
+            path: String::new(),
+            pattern: String::new(),
+            line: 1,
+            asked: Vec::new(),
+            is_asking: true,
+        }
     }
 
     /// A section that the file does not have; used to ask what keys it could have.
     fn absent(context: &'a Context<'a>, path: String, pattern: String, line: usize) -> Self {
-        Section { context, table: None, path, pattern, line, asked: Vec::new() }
+        Section { context, table: None, path, pattern, line, asked: Vec::new(), is_asking: true }
     }
 
     /// What all sections share.
@@ -134,7 +151,9 @@ impl<'a> Section<'a> {
 
     /// As `find`, for a key that is an option of its own and not a section.
     fn option(&mut self, key: &'static str) -> Option<Found<'a>> {
-        self.context.ask(join(&self.pattern, key));
+        if self.is_asking {
+            self.context.ask(join(&self.pattern, key));
+        }
         self.find(key)
     }
 
@@ -196,6 +215,12 @@ impl<'a> Section<'a> {
         sections
     }
 
+    /// The line of a key, or that of the section if the file does not have it.
+    pub(super) fn line_of(&self, key: &str) -> usize {
+        let found = self.table.and_then(|table| table.get_key_value(key));
+        found.map_or(self.line, |(name, _)| self.context.line(name.span().start))
+    }
+
     /// Whether the file has this key here.
     pub(super) fn has(&self, key: &str) -> bool {
         self.table.is_some_and(|table| table.contains_key(key))
@@ -244,7 +269,23 @@ impl<'a> Section<'a> {
     }
 
     /// A table of strings whose keys are the user's own.
-    pub(super) fn entries(&mut self, key: &'static str) -> Result<Option<Entries>, Refused> {
+    pub(super) fn entries(&mut self, key: &'static str) -> Result<Option<Entries<Text>>, Refused> {
+        self.entries_of(key, |section, line, full, value| match value {
+            DeValue::String(raw) => section.context.text(line, full, raw),
+            other => Err(section.not_text(line, &full, other, "put it in quotes")),
+        })
+    }
+
+    /// The same, where a value may also be a table.
+    pub(super) fn given_entries(&mut self, key: &'static str) -> Result<Option<Entries<Given<'a>>>, Refused> {
+        self.entries_of(key, |section, line, full, value| section.given_of(line, full, value, "/pointer"))
+    }
+
+    fn entries_of<V>(
+        &mut self,
+        key: &'static str,
+        read: impl Fn(&Self, usize, String, &'a DeValue<'a>) -> Result<V, Refused>,
+    ) -> Result<Option<Entries<V>>, Refused> {
         let Some(found) = self.option(key) else { return Ok(None) };
         let Some(table) = found.value.as_table() else {
             self.wrong(found.line, key, &format!("must be a table; write `{key} = {{ name = \"/pointer\" }}`"));
@@ -254,20 +295,40 @@ impl<'a> Section<'a> {
         for (name, value) in in_file_order(table) {
             let line = self.context.line(name.span().start);
             let full = join(&self.key(key), &shown_key(name.get_ref()));
-            let text = if let DeValue::String(raw) = value.get_ref() {
-                self.context.text(line, full, raw).ok()
-            } else {
-                let kind = value.get_ref().type_str();
-                self.context.error(
-                    line,
-                    &full,
-                    format!("`{full}` must be a string, not {}; put it in quotes", a(kind)),
-                );
-                None
-            };
-            entries.push(Entry { name: name.get_ref().to_string(), line, text });
+            let value = read(self, line, full, value.get_ref()).ok();
+            entries.push(Entry { name: name.get_ref().to_string(), line, value });
         }
         Ok(Some(Entries { key: self.key(key), line: found.line, list: entries }))
+    }
+
+    /// A string or a table; `example` is the string that a message recommends.
+    pub(super) fn given(&mut self, key: &'static str, example: &str) -> Result<Option<Given<'a>>, Refused> {
+        let Some(found) = self.option(key) else { return Ok(None) };
+        self.given_of(found.line, self.key(key), found.value, example).map(Some)
+    }
+
+    fn given_of(&self, line: usize, full: String, value: &'a DeValue<'a>, example: &str) -> Result<Given<'a>, Refused> {
+        match value {
+            DeValue::String(raw) => self.context.text(line, full, raw).map(Given::Text),
+            DeValue::Table(table) => {
+                // What may stand in it is told by the comment of its option, which is the one that is asked for.
+                let section = Section {
+                    table: Some(table),
+                    is_asking: false,
+                    ..Section::absent(self.context, full, String::new(), line)
+                };
+                Ok(Given::Section(section))
+            }
+            other => {
+                Err(self.not_text(line, &full, other, &format!("write \"{example}\" or {{ from = \"{example}\" }}")))
+            }
+        }
+    }
+
+    fn not_text(&self, line: usize, full: &str, value: &DeValue<'_>, advice: &str) -> Refused {
+        let kind = a(value.type_str());
+        self.context.error(line, full, format!("`{full}` must be a string, not {kind}; {advice}"));
+        Refused
     }
 
     /// A table of integers within a range, whose keys are the user's own.
@@ -351,6 +412,49 @@ impl<'a> Section<'a> {
                 Field::refused(default, text.line)
             }
         }
+    }
+
+    /// `true` or `false`.
+    pub(super) fn boolean(&mut self, key: &'static str, default: bool) -> bool {
+        let Some(found) = self.option(key) else { return default };
+        found.value.as_bool().unwrap_or_else(|| {
+            let kind = a(found.value.type_str());
+            self.wrong(found.line, key, &format!("must be true or false without quotes, not {kind}"));
+            default
+        })
+    }
+
+    /// A string, a number or a boolean.
+    pub(super) fn constant(&mut self, key: &'static str) -> Result<Option<Value<'static>>, Refused> {
+        let Some(found) = self.option(key) else { return Ok(None) };
+        let number = match found.value {
+            DeValue::String(raw) => {
+                let text = self.context.text(found.line, self.key(key), raw)?;
+                return Ok(Some(Value::Text(text.value.into())));
+            }
+            DeValue::Boolean(truth) => return Ok(Some(Value::Boolean(*truth))),
+            DeValue::Integer(integer) => {
+                i64::from_str_radix(integer.as_str(), integer.radix()).ok().map(|integer| integer.to_string())
+            }
+            DeValue::Float(float) => {
+                let text = float.as_str().strip_prefix('+').unwrap_or(float.as_str());
+                is_number(text).then(|| text.to_owned())
+            }
+            other => {
+                let kind = a(other.type_str());
+                self.wrong(found.line, key, &format!("must be a string, a number or a boolean, not {kind}"));
+                return Err(Refused);
+            }
+        };
+        let Some(number) = number else {
+            self.wrong(
+                found.line,
+                key,
+                "must be a number that a database has; write an integer of 64 bits, a decimal, or a string",
+            );
+            return Err(Refused);
+        };
+        Ok(Some(Value::Number(number.into())))
     }
 
     /// An integer within a range.

@@ -1,13 +1,18 @@
 //! Reads the `[queues.NAME.sink]` sections.
 
+use super::assignment::{read_assignments, read_conflict, read_unnest};
 use super::context::{Refused, Text};
-use super::grammar::{IDENTIFIER_BYTES_MAX, is_column_name, is_parameter_name, is_table_name, source};
+use super::grammar::{IDENTIFIER_BYTES_MAX, is_column_name, is_parameter_name, is_table_name};
 use super::load::HOUR_MS;
-use super::reader::{Entries, Entry, Field, Section};
+use super::reader::{Entries, Entry, Field, Given, Section};
 use super::sink_kind::{OptionRule, OptionValue, OptionValues, Options, Takes, UrlRule};
-use super::wording::{listed, shown_key};
-use super::{Sink, SinkKind, Source, Target, Template};
+use super::wording::listed;
+use super::{Assignment, Sink, SinkKind, Target, Template, Unnest};
 use crate::limits;
+
+/// What only a sink that has rows can be told.
+const ROW_OPTIONS: [&str; 7] =
+    ["table", "columns", "statement", "parameters", "rows", "on_conflict", "conflict_columns"];
 
 /// What a sink is if there are no kinds of sinks.
 static NO_KIND: SinkKind = SinkKind {
@@ -153,7 +158,7 @@ fn read_option(section: &mut Section<'_>, rule: &OptionRule) -> Result<Option<Op
         },
         OptionValues::TemplateTable => {
             let entries = section.entries(key)?.map(|entries| entries.list).unwrap_or_default();
-            let read = |entry: Entry| Some((entry.name, template(section, &entry.text?).ok()?));
+            let read = |entry: Entry<Text>| Some((entry.name, template(section, &entry.value?).ok()?));
             Some(OptionValue::Table(entries.into_iter().filter_map(read).collect()))
         }
     };
@@ -168,22 +173,27 @@ fn template(section: &Section<'_>, text: &Text) -> Result<Template, Refused> {
 }
 
 /// What the file says about rows; each part may be absent or refused.
-struct Parts {
+struct Parts<'a> {
     table: Result<Option<Text>, Refused>,
-    columns: Result<Option<Entries>, Refused>,
+    columns: Result<Option<Entries<Given<'a>>>, Refused>,
     statement: Result<Option<Text>, Refused>,
-    parameters: Result<Option<Entries>, Refused>,
+    parameters: Result<Option<Entries<Given<'a>>>, Refused>,
+    rows: Result<Option<Unnest>, Refused>,
 }
 
 fn read_target(section: &mut Section<'_>, kind: &Field<&'static SinkKind>, queue: &str) -> Target {
     let parts = Parts {
         table: section.text("table", "orders"),
-        columns: section.entries("columns"),
+        columns: section.given_entries("columns"),
         statement: section.text("statement", "INSERT INTO orders (body) VALUES (:body)"),
-        parameters: section.entries("parameters"),
+        parameters: section.given_entries("parameters"),
+        rows: read_unnest(section),
     };
     let Takes::Rows { name_bytes_max, has_statement } = kind.value.takes else {
-        refuse_rows(section, kind.value, &parts);
+        refuse_rows(section, kind.value);
+        for key in ROW_OPTIONS {
+            section.note(key);
+        }
         return Target::Own;
     };
     check_combination(section, &parts);
@@ -205,19 +215,29 @@ fn read_target(section: &mut Section<'_>, kind: &Field<&'static SinkKind>, queue
     if let Some(text) = &statement {
         check_statement(section, text);
     }
-    let columns = parts.columns.unwrap_or_default().map(|entries| read_columns(section, entries));
-    let parameters = parts.parameters.unwrap_or_default().map(|entries| read_parameters(section, entries));
+    let names = |entries: &Entries<Given<'_>>| entries.list.iter().map(|entry| entry.name.clone()).collect();
+    let names = match (&parts.columns, &statement) {
+        (Err(_), _) => Err(Refused),
+        (Ok(Some(entries)), None) => Ok(Some(names(entries))),
+        (Ok(_), _) => Ok(None),
+    };
+    let conflict = read_conflict(section, names);
+    // Rows that were refused are rows all the same, for whoever asks what an element holds.
+    let has_rows = !matches!(parts.rows, Ok(None));
+    let rows = parts.rows.unwrap_or_default();
+    let columns = parts.columns.unwrap_or_default().map(|entries| read_columns(section, entries, has_rows));
+    let parameters = parts.parameters.unwrap_or_default().map(|entries| read_parameters(section, entries, has_rows));
     match (table, columns, statement) {
-        (Some(table), Some(columns), _) => Target::Table { table: table.value, columns },
+        (Some(table), Some(columns), _) => Target::Table { table: table.value, columns, rows, conflict },
         (_, _, Some(statement)) => {
-            Target::Statement { statement: statement.value, parameters: parameters.unwrap_or_default() }
+            Target::Statement { statement: statement.value, parameters: parameters.unwrap_or_default(), rows }
         }
         _ => Target::Created { table: format!("forebay_{}", queue.replace('-', "_")) },
     }
 }
 
 /// There is a table with columns, or a statement with or without parameters, or none of it.
-fn check_combination(section: &Section<'_>, parts: &Parts) {
+fn check_combination(section: &Section<'_>, parts: &Parts<'_>) {
     let context = section.context();
     let (table, columns) = (section.key("table"), section.key("columns"));
     if let Ok(Some(statement)) = &parts.statement {
@@ -249,6 +269,11 @@ fn check_combination(section: &Section<'_>, parts: &Parts) {
             section.key("statement")
         );
         context.error(entries.line, &entries.key, message);
+    }
+    if matches!(parts, Parts { table: Ok(None), columns: Ok(None), statement: Ok(None), rows: Ok(Some(_)), .. }) {
+        let key = section.key("rows");
+        let message = format!("`{key}` needs `table` and `columns` beside it, or a `statement`");
+        context.error(section.line_of("rows"), &key, message);
     }
 }
 
@@ -285,52 +310,29 @@ fn check_created(section: &Section<'_>, kind: &SinkKind, name_bytes_max: usize, 
 }
 
 /// What is said about rows to a sink that has none.
-fn refuse_rows(section: &Section<'_>, kind: &SinkKind, parts: &Parts) {
-    let texts = [&parts.table, &parts.statement].map(|text| text.as_ref().ok().and_then(Option::as_ref));
-    let texts = texts.into_iter().flatten().map(|text| (text.line, text.key.clone()));
-    let entries = [&parts.columns, &parts.parameters].map(|entries| entries.as_ref().ok().and_then(Option::as_ref));
-    let entries = entries.into_iter().flatten().map(|entries| (entries.line, entries.key.clone()));
+fn refuse_rows(section: &Section<'_>, kind: &SinkKind) {
+    let given = ROW_OPTIONS.into_iter().filter(|key| section.has(key));
     let keys: Vec<&str> = kind.options.iter().map(|rule| rule.key).collect();
-    for (line, key) in texts.chain(entries) {
+    for name in given {
+        let (line, key) = (section.line_of(name), section.key(name));
         let own = if keys.is_empty() { String::new() } else { format!("; what it has is {}", listed(&keys, "and")) };
         let message = format!("`{key}` is of no use to {}, which has no tables{own}", kind.title);
         section.context().error(line, &key, message);
     }
 }
 
-fn read_columns(section: &Section<'_>, columns: Entries) -> Vec<(String, Source)> {
+fn read_columns(section: &Section<'_>, columns: Entries<Given<'_>>, has_rows: bool) -> Vec<(String, Assignment)> {
     if columns.list.is_empty() {
         let message = format!("`{}` is empty; write such as `columns = {{ body = \"$body\" }}`", columns.key);
         section.context().error(columns.line, &columns.key, message);
     }
     let advice = format!("write 1 to {IDENTIFIER_BYTES_MAX} bytes without NUL");
-    read_sources(section, columns, is_column_name, &format!("cannot be a column's name; {advice}"))
+    let unsound = format!("cannot be a column's name; {advice}");
+    read_assignments(section.context(), columns, is_column_name, &unsound, has_rows)
 }
 
-fn read_parameters(section: &Section<'_>, parameters: Entries) -> Vec<(String, Source)> {
-    let message = "cannot be a parameter's name; write letters, digits and `_`, without a colon and not starting \
+fn read_parameters(section: &Section<'_>, parameters: Entries<Given<'_>>, has_rows: bool) -> Vec<(String, Assignment)> {
+    let unsound = "cannot be a parameter's name; write letters, digits and `_`, without a colon and not starting \
                    with a digit";
-    read_sources(section, parameters, is_parameter_name, message)
-}
-
-fn read_sources(
-    section: &Section<'_>,
-    entries: Entries,
-    sound: fn(&str) -> bool,
-    unsound: &str,
-) -> Vec<(String, Source)> {
-    let context = section.context();
-    let mut sources = Vec::new();
-    for entry in entries.list {
-        if !sound(&entry.name) {
-            let shown = shown_key(&entry.name);
-            context.error(entry.line, &format!("{}.{shown}", entries.key), format!("`{shown}` {unsound}"));
-        }
-        match entry.text.as_ref().map(|text| (text, source(text))) {
-            Some((_, Ok(source))) => sources.push((entry.name, source)),
-            Some((text, Err(message))) => context.wrong(text, &message),
-            None => {}
-        }
-    }
-    sources
+    read_assignments(section.context(), parameters, is_parameter_name, unsound, has_rows)
 }

@@ -32,7 +32,7 @@ pub(super) fn bytes_text(bytes: u64) -> String {
 }
 
 /// The candidate that was probably meant, if one is near enough.
-pub(super) fn nearest<'c>(given: &str, candidates: impl IntoIterator<Item = &'c str>) -> Option<&'c str> {
+pub(crate) fn nearest<'c>(given: &str, candidates: impl IntoIterator<Item = &'c str>) -> Option<&'c str> {
     let length = given.chars().count();
     if length > COMPARED_CHARS_MAX {
         return None;

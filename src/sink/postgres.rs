@@ -10,9 +10,11 @@
 //! is ever continued.
 
 mod check;
+mod columns;
 mod session;
 mod takeover;
 mod text;
+mod tls;
 mod write;
 
 use std::time::Duration;
@@ -26,7 +28,7 @@ use crate::config::{self, SinkKind, Takes, UrlRule};
 use crate::progress::Progress;
 
 pub use self::text::Form;
-pub use self::write::copy_row;
+pub use self::write::copy_rows;
 
 pub(super) static DRIVER: Driver = Driver { kind: &KIND, open: |sink, part, _| Box::new(Postgres::new(sink, part)) };
 

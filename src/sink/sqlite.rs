@@ -99,7 +99,7 @@ impl Sqlite {
             let mut connection = connect(&path, busy_timeout, is_synced)?;
             let (epoch, position, beyond) = raise_epoch(&mut connection, &part, &plan, abandoned)?;
             let shape = Shape::new(&connection, &plan)?;
-            let insert = rows::insert_sql(&plan);
+            let insert = rows::row_sql(&plan);
             Ok::<_, rusqlite::Error>((Open { connection, epoch, insert, shape }, position, beyond))
         };
         let (open, position, beyond) = self.file.blocking(work).await?.map_err(|error| transient(describe(&error)))?;

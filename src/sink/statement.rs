@@ -3,7 +3,7 @@
 //! Nothing here understands SQL. It only knows what is not code (strings, quoted
 //! names, comments), so that a `:name` in there stays what it is.
 
-use crate::config::Source;
+use crate::config::{Assignment, Source};
 
 /// Parameters that a statement may use without an entry of its own.
 const BUILT_IN: [(&str, Source); 10] = [
@@ -55,8 +55,8 @@ impl Dialect {
 pub(super) struct Parsed {
     /// The text with positional parameters.
     pub(super) sql: String,
-    /// Name and source of each parameter, by position.
-    pub(super) parameters: Vec<(String, Source)>,
+    /// Name of each parameter and what it gets, by position.
+    pub(super) parameters: Vec<(String, Assignment)>,
     /// Where in `sql` the sign of each occurrence of a parameter stands.
     pub(super) places: Vec<usize>,
 }
@@ -68,7 +68,7 @@ pub(super) struct Parsed {
 ///
 /// A name that neither `entries` nor the built-in names hold, a positional
 /// parameter, more than one statement, or something that was opened and not closed.
-pub(super) fn parse(text: &str, entries: &[(String, Source)], dialect: Dialect) -> Result<Parsed, String> {
+pub(super) fn parse(text: &str, entries: &[(String, Assignment)], dialect: Dialect) -> Result<Parsed, String> {
     let mut scan = Scan { text, at: 0, dialect };
     let mut parsed = Parsed { sql: String::with_capacity(text.len()), parameters: Vec::new(), places: Vec::new() };
     let mut copied = 0;
@@ -124,9 +124,9 @@ pub(super) fn parse(text: &str, entries: &[(String, Source)], dialect: Dialect) 
 
 /// The number of a named parameter, from 1; it is added if it is new.
 fn parameter(
-    parameters: &mut Vec<(String, Source)>,
+    parameters: &mut Vec<(String, Assignment)>,
     name: &str,
-    entries: &[(String, Source)],
+    entries: &[(String, Assignment)],
     dialect: Dialect,
 ) -> Result<usize, String> {
     if dialect != Dialect::Mysql
@@ -134,14 +134,14 @@ fn parameter(
     {
         return Ok(index + 1);
     }
-    let own = entries.iter().find(|(known, _)| known == name).map(|(_, source)| source);
-    let built_in = BUILT_IN.iter().find(|(known, _)| *known == name).map(|(_, source)| source);
-    let Some(source) = own.or(built_in) else {
+    let own = entries.iter().find(|(known, _)| known == name).map(|(_, assignment)| assignment.clone());
+    let built_in = || BUILT_IN.iter().find(|(known, _)| *known == name).map(|(_, source)| source.clone().into());
+    let Some(assignment) = own.or_else(built_in) else {
         let known: Vec<_> =
             entries.iter().map(|(name, _)| name.as_str()).chain(BUILT_IN.map(|(name, _)| name)).collect();
         return Err(format!("there is no parameter :{name}; known are :{}", known.join(", :")));
     };
-    parameters.push((name.to_owned(), source.clone()));
+    parameters.push((name.to_owned(), assignment));
     Ok(parameters.len())
 }
 
@@ -319,6 +319,11 @@ pub(super) fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('\0', "").replace('"', "\"\""))
 }
 
+/// Names as quoted identifiers, with commas between them.
+pub(super) fn named(names: &[String]) -> String {
+    names.iter().map(|name| quoted(name)).collect::<Vec<_>>().join(", ")
+}
+
 /// Text as a string literal of SQL; in PostgreSQL only with `standard_conforming_strings`.
 pub(super) fn literal(text: &str) -> String {
     format!("'{}'", text.replace('\0', "").replace('\'', "''"))
@@ -330,8 +335,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn entries() -> Vec<(String, Source)> {
-        ["id", "total"].map(|name| (name.to_owned(), Source::Pointer(format!("/{name}")))).to_vec()
+    fn entries() -> Vec<(String, Assignment)> {
+        ["id", "total"].map(|name| (name.to_owned(), Source::Pointer(format!("/{name}")).into())).to_vec()
     }
 
     fn sql(text: &str, dialect: Dialect) -> Result<String, String> {
@@ -345,13 +350,13 @@ mod tests {
         assert_eq!(parsed.sql, "INSERT INTO t VALUES ($1, $2, $1, $3)");
         let names: Vec<_> = parsed.parameters.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(names, ["id", "total", "ticket"]);
-        assert_eq!(parsed.parameters[2].1, Source::Ticket);
+        assert_eq!(parsed.parameters[2].1, Source::Ticket.into());
         assert_eq!(sql(text, Sqlite).unwrap(), "INSERT INTO t VALUES (?1, ?2, ?1, ?3)");
     }
 
     #[test]
     fn an_entry_goes_before_a_built_in_name() {
-        let own = [("body".to_owned(), Source::Pointer("/x".to_owned()))];
+        let own = [("body".to_owned(), Source::Pointer("/x".to_owned()).into())];
         assert_eq!(parse("select :body", &own, Sqlite).unwrap().parameters[0].1, own[0].1);
     }
 

@@ -191,8 +191,9 @@ fn sinks_have_one_kind_of_target() {
     let long = format!("[queues.{}.sink]\ntype = \"postgres\"\nurl = \"postgres://h\"", "q".repeat(56));
     one_error(&long, 1, &["too long to name a table"]);
     let statement = sink("statement = \"DO $$x$$\"\n[queues.orders.sink.parameters]\nz = \"/z\"\na = \"$key\"");
-    let parameters = vec![("z".to_owned(), Source::Pointer("/z".to_owned())), ("a".to_owned(), Source::Key)];
-    let target = Target::Statement { statement: "DO $$x$$".to_owned(), parameters };
+    let parameters =
+        vec![("z".to_owned(), Source::Pointer("/z".to_owned()).into()), ("a".to_owned(), Source::Key.into())];
+    let target = Target::Statement { statement: "DO $$x$$".to_owned(), parameters, rows: None };
     assert_eq!(accepted(&statement).queues["orders"].sink.target, target);
 }
 

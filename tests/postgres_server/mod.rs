@@ -8,7 +8,7 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::net::{SocketAddr, TcpListener};
-use std::os::unix::fs::chown;
+use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -31,6 +31,16 @@ pub struct PostgresServer {
     account: Option<Account>,
     port: u16,
     guard: Option<Child>,
+    settings: Vec<String>,
+}
+
+/// What a server has besides, for tests that need more than the usual one.
+#[derive(Default)]
+pub struct Extras {
+    /// Settings as `name=value`.
+    pub settings: Vec<String>,
+    /// Files of its data directory, which nobody else may read, with their contents.
+    pub files: Vec<(&'static str, String)>,
 }
 
 /// Who runs the server if we are root, which PostgreSQL refuses to be.
@@ -48,13 +58,24 @@ impl PostgresServer {
     /// If PostgreSQL isn't installed or doesn't start; a test without it would prove nothing.
     #[must_use]
     pub fn start() -> Self {
+        Self::start_with(&Extras::default())
+    }
+
+    /// The same, with extras.
+    ///
+    /// # Panics
+    ///
+    /// As [`start`](Self::start).
+    #[must_use]
+    pub fn start_with(extras: &Extras) -> Self {
         let binaries = binaries().expect("install PostgreSQL: apt-get install postgresql");
         let directory = tempfile::Builder::new().prefix("forebay-postgres-").tempdir().unwrap();
         let account = geteuid().is_root().then(account);
         if let Some(account) = account {
             chown(directory.path(), Some(account.user), Some(account.group)).unwrap();
         }
-        let mut server = Self { directory, binaries, account, port: 0, guard: None };
+        let settings = extras.settings.clone();
+        let mut server = Self { directory, binaries, account, port: 0, guard: None, settings };
         let data = server.data();
         let initdb = server
             .command("initdb")
@@ -63,6 +84,14 @@ impl PostgresServer {
             .output()
             .unwrap();
         assert!(initdb.status.success(), "initdb: {}", String::from_utf8_lossy(&initdb.stderr));
+        for (name, contents) in &extras.files {
+            let path = data.join(name);
+            fs::write(&path, contents).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+            if let Some(account) = account {
+                chown(&path, Some(account.user), Some(account.group)).unwrap();
+            }
+        }
         let started = (0..PORTS_TRIED).any(|_| {
             server.port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
             server.run().inspect_err(|log| eprintln!("{log}")).is_ok()
@@ -146,6 +175,9 @@ impl PostgresServer {
             "log_min_messages=log",
             "log_destination=stderr",
         ] {
+            command.args(["-c", setting]);
+        }
+        for setting in &self.settings {
             command.args(["-c", setting]);
         }
         command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).process_group(0);

@@ -2,6 +2,7 @@
 
 use std::panic::AssertUnwindSafe;
 
+use forebay::config::{Conflict, Target};
 use forebay::sink::SinkError;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
@@ -165,6 +166,57 @@ fn check_knows_privileges_and_a_role_without_create_can_work() {
     }
     assert_eq!(database.value("SELECT string_agg(total::text, ' ') FROM orders"), "0.10 0.10");
     database.execute(&format!("DROP ROLE {role}"));
+}
+
+#[test]
+fn check_knows_what_an_upsert_may_not_do() {
+    let database = Database::new(Kind::Postgres);
+    let name = database.value("SELECT current_database()");
+    let role = format!("clerk_{name}");
+    database.execute(&format!(
+        "CREATE ROLE {role} LOGIN; REVOKE TEMPORARY ON DATABASE {name} FROM public; \
+         CREATE TABLE orders (n serial, id integer PRIMARY KEY, total numeric); \
+         CREATE TABLE forebay_position (part text PRIMARY KEY, epoch bigint NOT NULL, position bigint NOT NULL, beyond bytea); \
+         GRANT SELECT, INSERT ON forebay_position TO {role}"
+    ));
+    let Target::Table { table, columns, rows, .. } = table("orders", &[("id", "/id"), ("total", "/total")]) else {
+        panic!("a table")
+    };
+    let target = Target::Table { table, columns, rows, conflict: Conflict::Update(vec!["id".to_owned()]) };
+    let url = database.url.replace("//forebay@", &format!("//{role}@"));
+    let mut sink = sink_at(&url, Kind::Postgres, "q/1", &target, 10_000);
+    // Each of these mends what the check before it has found.
+    let mut seen = 0;
+    loop {
+        let problems = database.runtime.block_on(sink.check()).unwrap();
+        let Some(advice) = problems.first() else { break };
+        let wanted: &[&str] = match seen {
+            0 => &[
+                "may not UPDATE on forebay_position",
+                "may not use the sequence public.orders_n_seq",
+                "may not INSERT \"id\", \"total\" of \"orders\"",
+                "may not UPDATE \"total\" of \"orders\"",
+                "may not SELECT \"id\", \"total\" of \"orders\"",
+            ],
+            _ => &["may not make temporary tables"],
+        };
+        assert_eq!(problems.len(), wanted.len(), "{problems:?}");
+        for part in wanted {
+            assert!(problems.iter().any(|problem| problem.contains(part)), "{part} is not in {problems:?}");
+        }
+        assert!(advice.contains("GRANT") && seen < 2, "{problems:?}");
+        for problem in &problems {
+            database.execute(&problem[problem.find("GRANT").unwrap()..]);
+        }
+        seen += 1;
+    }
+    assert_eq!(seen, 2);
+    database.runtime.block_on(async {
+        assert_eq!(sink.take_over().await, at(0));
+        assert_eq!(commit(&mut *sink, 0, &[r#"{"id":1,"total":1}"#, r#"{"id":1,"total":2}"#]).await, Ok(()));
+    });
+    assert_eq!(database.rows("SELECT n, id, total FROM orders")[0][1..], crate::some(&["1", "2"]));
+    database.execute(&format!("DROP OWNED BY {role}; DROP ROLE {role}"));
 }
 
 #[test]

@@ -8,6 +8,8 @@ use std::borrow::Cow;
 
 use serde::de::IgnoredAny;
 
+use crate::value::string;
+
 /// A set of pointers, merged into one tree.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Pointers {
@@ -68,9 +70,32 @@ impl Pointers {
     pub(super) fn find<'b>(&self, body: &'b [u8]) -> Result<Vec<Option<&'b str>>, String> {
         let text = std::str::from_utf8(body).map_err(|error| error.to_string())?;
         serde_json::from_str::<IgnoredAny>(text).map_err(|error| error.to_string())?;
+        Ok(self.find_in(text))
+    }
+
+    /// The same in text that is known to be JSON.
+    pub(super) fn find_in<'b>(&self, json: &'b str) -> Vec<Option<&'b str>> {
         let mut found = vec![None; self.count];
-        Walk { text, at: 0 }.value(&self.root, &mut found);
-        Ok(found)
+        Walk { text: json, at: 0 }.value(&self.root, &mut found);
+        found
+    }
+}
+
+/// The texts of an array's elements, in text that is known to be JSON; `None` if there are more than `count_max`.
+pub(super) fn elements(array: &str, count_max: usize) -> Option<Vec<&str>> {
+    let mut walk = Walk { text: array, at: 1 };
+    let mut elements = Vec::new();
+    loop {
+        walk.skip_between();
+        if matches!(walk.peek(), None | Some(b']')) {
+            return Some(elements);
+        }
+        if elements.len() == count_max {
+            return None;
+        }
+        let start = walk.at;
+        walk.skip_value();
+        elements.push(walk.slice(start));
     }
 }
 
@@ -241,44 +266,10 @@ impl<'b> Walk<'b> {
     }
 }
 
-/// What a JSON string, quotes included, says.
-///
-/// # Errors
-///
-/// An escape that names no character, such as half a surrogate pair.
-pub(super) fn string(quoted: &str) -> Result<Cow<'_, str>, String> {
-    match quoted.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) {
-        Some(inner) if !inner.contains('\\') => Ok(Cow::Borrowed(inner)),
-        _ => serde_json::from_str(quoted).map(Cow::Owned).map_err(|error| error.to_string()),
-    }
-}
-
-/// JSON text without the blanks between its tokens.
-pub(super) fn compact(json: &str) -> Cow<'_, str> {
-    let mut walk = Walk { text: json, at: 0 };
-    let mut kept = String::new();
-    let mut from = 0;
-    while let Some(byte) = walk.peek() {
-        match byte {
-            b'"' => walk.skip_string(),
-            b' ' | b'\t' | b'\n' | b'\r' => {
-                kept.push_str(walk.slice(from));
-                walk.at += 1;
-                from = walk.at;
-            }
-            _ => walk.at += 1,
-        }
-    }
-    if from == 0 {
-        return Cow::Borrowed(json);
-    }
-    kept.push_str(json.get(from..).unwrap_or_default());
-    Cow::Owned(kept)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::value::compact;
     use proptest::prelude::*;
 
     fn find<'b>(body: &'b str, pointers: &[&str]) -> Vec<Option<&'b str>> {
@@ -329,12 +320,6 @@ mod tests {
         assert_eq!(set.find(deep.as_bytes()), Ok(vec![None]));
     }
 
-    #[test]
-    fn compact_text_keeps_strings_whole() {
-        assert_eq!(compact("{ \"a b\" :\n[ 1 , \"x\\\" y\" ] }"), r#"{"a b":[1,"x\" y"]}"#);
-        assert_eq!(compact("[1]"), "[1]");
-    }
-
     fn json() -> impl Strategy<Value = serde_json::Value> {
         use serde_json::Value;
         let leaf = prop_oneof![
@@ -350,6 +335,15 @@ mod tests {
                     .prop_map(|map| Value::Object(map.into_iter().collect())),
             ]
         })
+    }
+
+    #[test]
+    fn an_array_falls_into_its_elements() {
+        let array = "[ 1 , [2,3],{\"a\":[4]} ,\"x,]\",null ]";
+        let wanted = vec!["1", "[2,3]", "{\"a\":[4]}", "\"x,]\"", "null"];
+        assert_eq!(elements(array, 5), Some(wanted));
+        assert_eq!(elements(array, 4), None);
+        assert_eq!(elements("[ ]", 0), Some(vec![]));
     }
 
     proptest! {

@@ -23,7 +23,7 @@ impl TextPlan {
     /// The plan of these templates, for records of `queue`.
     #[must_use]
     pub fn new(templates: &[Template], queue: &str) -> Self {
-        let mapping = Mapping::new(templates.iter().flat_map(Template::sources), queue);
+        let mapping = Mapping::of_sources(templates.iter().flat_map(Template::sources), queue);
         let fill = |piece: &Piece| match piece {
             Piece::Text(text) => Filled::Text(text.clone()),
             Piece::Value(_) => Filled::Value,
@@ -38,7 +38,8 @@ impl TextPlan {
     ///
     /// [`SinkError::Permanent`] if a pointer is asked for and the body isn't JSON.
     pub fn texts(&self, delivery: &Delivery<'_>) -> Result<Vec<Vec<u8>>, SinkError> {
-        let row = self.mapping.row(delivery)?;
+        let rows = self.mapping.rows(delivery)?;
+        let row = rows.row(0)?;
         let mut values = row.iter();
         let fill = |pieces: &Vec<Filled>| {
             let mut text = Vec::new();

@@ -3,13 +3,16 @@
 //! Statements that write are prepared and never run: the server looks at names and privileges when it prepares. It
 //! prepares none of them in a session that can only read.
 
-use super::super::mapping::{Plan, StatementPlan, TablePlan};
+use super::super::mapping::{Plan, StatementPlan, TablePlan, given_type};
 use super::super::statement::Dialect;
-use super::columns::{Column, columns, engine_problem, engine_without_transactions, find, tables_without_transactions};
+use super::columns::{
+    Column, columns, engine_problem, engine_without_transactions, find, tables_without_transactions, unique_keys,
+};
 use super::session::{Failure, Session};
 use super::takeover::{ADD_BEYOND, POSITION_TABLE, created_table_sql};
-use crate::config::Source;
+use crate::config::{Assignment, Conflict, Source};
 use crate::limits::BEYOND_BYTES_MAX;
+use crate::value::ValueType;
 
 /// The least `max_allowed_packet`: what is beyond a position, and a large record, each as a literal.
 const PACKET_BYTES_MIN: usize = 4 * BEYOND_BYTES_MAX;
@@ -145,6 +148,9 @@ impl Look<'_> {
             Some(found) => {
                 self.engine(table.schema.as_deref(), &table.name, name).await?;
                 self.table_columns(table, &found);
+                if table.conflict != Conflict::Error {
+                    self.conflict(table, &found).await?;
+                }
             }
             None if table.created => return self.may_create(name, &created_table_sql(table), "INSERT").await,
             None => self.problems.push(format!(
@@ -153,6 +159,29 @@ impl Look<'_> {
                 self.account,
                 create_sql(table)
             )),
+        }
+        Ok(())
+    }
+
+    /// Whether what says that a row is there already can say so, and whether that row may be changed.
+    async fn conflict(&mut self, table: &TablePlan, found: &[Column]) -> Result<(), Failure> {
+        let (name, keys) = (&table.quoted, table.conflict_columns());
+        let sorted = |names: &[String]| {
+            let mut names: Vec<_> = names.iter().map(|name| name.to_lowercase()).collect();
+            names.sort_unstable();
+            names
+        };
+        let unique = unique_keys(self.session, table.schema.as_deref(), &table.name).await?;
+        if !unique.iter().any(|key| sorted(key) == sorted(keys)) {
+            let keys: Vec<_> = keys.iter().map(|key| Dialect::Mysql.quoted(key)).collect();
+            let keys = keys.join(", ");
+            self.problems.push(format!(
+                "No primary key or unique index of {name} is just ({keys}), so no row would count as there already. Add one: \
+                 ALTER TABLE {name} ADD UNIQUE ({keys});"
+            ));
+        }
+        if found.iter().any(|column| is_mapped(table, column) && !may(column, "UPDATE")) {
+            self.denied("UPDATE", name);
         }
         Ok(())
     }
@@ -173,11 +202,7 @@ impl Look<'_> {
                 Some(_) => {}
             }
         }
-        let is_mapped = |column: &Column| {
-            let name = column.name.to_lowercase();
-            table.columns.iter().any(|(wanted, _)| wanted.to_lowercase() == name)
-        };
-        self.problems.extend(found.iter().filter(|column| column.must_be_given && !is_mapped(column)).map(|column| {
+        self.problems.extend(found.iter().filter(|column| column.must_be_given && !is_mapped(table, column)).map(|column| {
             format!(
                 "The column {} of {name} is NOT NULL, has no default, and nothing is mapped to it. Map it, or give it a \
                  default.",
@@ -199,6 +224,11 @@ impl Look<'_> {
         }
         Ok(())
     }
+}
+
+fn is_mapped(table: &TablePlan, column: &Column) -> bool {
+    let name = column.name.to_lowercase();
+    table.columns.iter().any(|(wanted, _)| wanted.to_lowercase() == name)
 }
 
 fn may(column: &Column, privilege: &str) -> bool {
@@ -225,11 +255,15 @@ fn create_sql(table: &TablePlan) -> String {
 }
 
 /// The type that a value most likely wants; its owner knows better.
-fn likely_type(source: &Source) -> &'static str {
-    match source {
-        Source::Body => "longblob",
-        Source::Sequence => "bigint",
-        Source::ReceivedAt => "datetime(6)",
-        _ => "text",
+fn likely_type(assignment: &Assignment) -> &'static str {
+    match given_type(assignment) {
+        Some(ValueType::Integer) => "bigint",
+        Some(ValueType::Number) => "decimal(38,10)",
+        Some(ValueType::Boolean) => "boolean",
+        Some(ValueType::Timestamp | ValueType::UnixS | ValueType::UnixMs) => "datetime(6)",
+        Some(ValueType::Json) => "json",
+        Some(ValueType::Bytes) => "longblob",
+        None if assignment.source == Source::Body => "longblob",
+        None | Some(ValueType::Text) => "text",
     }
 }

@@ -114,6 +114,34 @@ pub(super) async fn engine_without_transactions(
     Ok(found.into_iter().next().and_then(has_none))
 }
 
+/// The columns of each primary key and unique index of a table.
+///
+/// # Errors
+///
+/// Why they cannot be looked at.
+pub(super) async fn unique_keys(
+    session: &mut Session,
+    schema: Option<&str>,
+    name: &str,
+) -> Result<Vec<Vec<String>>, Failure> {
+    let schema = schema.map_or_else(|| "DATABASE()".to_owned(), quoted_text);
+    let sql = format!(
+        "SELECT index_name, column_name FROM information_schema.statistics WHERE table_schema = {schema} AND table_name = {} \
+         AND non_unique = 0 ORDER BY index_name, seq_in_index",
+        quoted_text(name)
+    );
+    let mut keys: Vec<(String, Vec<String>)> = Vec::new();
+    // A part of an index that is an expression has no column, and is then none of ours.
+    for (index, column) in session.rows::<(String, Option<String>)>(&sql).await? {
+        let column = column.unwrap_or_default();
+        match keys.last_mut() {
+            Some((last, columns)) if *last == index => columns.push(column),
+            _ => keys.push((index, vec![column])),
+        }
+    }
+    Ok(keys.into_iter().map(|(_, columns)| columns).collect())
+}
+
 /// What is wrong with a table in which a transaction is none.
 pub(super) fn engine_problem(quoted: &str, engine: &str) -> String {
     format!(

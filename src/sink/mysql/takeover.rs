@@ -6,11 +6,12 @@ use std::time::Duration;
 use siphasher::sip128::{Hasher128 as _, SipHasher13};
 
 use super::super::Part;
-use super::super::mapping::{Plan, StatementPlan, TablePlan};
+use super::super::mapping::{Plan, StatementPlan, TablePlan, given_type};
 use super::columns::{self, columns, engine_problem, engine_without_transactions, tables_without_transactions};
 use super::session::{Failure, Session, seconds};
 use super::text::{Form, TimeShape, quoted_text};
-use crate::config::Source;
+use crate::config::Assignment;
+use crate::value::ValueType;
 
 /// How forebay's own table is created. Parts are told apart by the case of their letters.
 pub(super) const POSITION_TABLE: &str = "CREATE TABLE IF NOT EXISTS forebay_position \
@@ -125,9 +126,9 @@ async fn look_at_statement(session: &mut Session, plan: &StatementPlan) -> Resul
     if let Some((table, engine)) = tables.first() {
         return Err(engine_problem(table, engine));
     }
-    let form = |(_, source): &(String, Source)| match source {
+    let form = |(_, assignment): &(String, Assignment)| match given_type(assignment) {
         // What follows the seconds of a column that has none is cut, and a time with an offset is none to every server.
-        Source::ReceivedAt => Form::Time(TimeShape::Moment(6)),
+        Some(ValueType::Timestamp | ValueType::UnixS | ValueType::UnixMs) => Form::Time(TimeShape::Moment(6)),
         _ => Form::Literal,
     };
     Ok(plan.parameters.iter().map(form).collect())

@@ -2,11 +2,12 @@
 
 use bytes::Bytes;
 
-use super::super::mapping::{Plan, StatementPlan, TablePlan};
+use super::super::mapping::{Plan, StatementPlan, TablePlan, Value};
 use super::super::{Batch, Claim, Delivery, SinkError};
 use super::session::{Failure, Session, row};
 use super::takeover::Open;
 use super::text::{self, Form, Unfit, quoted_text};
+use crate::config::Conflict;
 
 /// Statements that are on their way at once.
 const PIPELINED_MAX: usize = 256;
@@ -160,7 +161,8 @@ fn encode(open: &Open, plan: &Plan, loads: bool, deliveries: &[Delivery<'_>]) ->
     let limit = open.session.packet_bytes_max.saturating_sub(MESSAGE_OVERHEAD_BYTES);
     match plan {
         _ if deliveries.is_empty() => Ok(Rows::Nothing),
-        Plan::Table(table) if loads => encode_load(table, &open.forms, deliveries),
+        // LOAD DATA knows no other answer to a row that is there already than to replace all of it.
+        Plan::Table(table) if loads && table.conflict == Conflict::Error => encode_load(table, &open.forms, deliveries),
         Plan::Table(table) => encode_inserts(table, &open.forms, deliveries, limit),
         Plan::Statement(plan) => encode_statements(plan, &open.forms, deliveries, limit),
     }
@@ -169,21 +171,26 @@ fn encode(open: &Open, plan: &Plan, loads: bool, deliveries: &[Delivery<'_>]) ->
 fn encode_load(table: &TablePlan, forms: &[Form], deliveries: &[Delivery<'_>]) -> Result<Rows, SinkError> {
     let mut chunks = Vec::new();
     let mut chunk = Vec::with_capacity(LOAD_CHUNK_BYTES);
+    let mut count = 0;
     for delivery in deliveries {
-        for (number, (value, form)) in table.mapping.row(delivery)?.iter().zip(forms).enumerate() {
-            if number > 0 {
-                chunk.push(b'\t');
+        let rows = table.mapping.rows(delivery)?;
+        for index in 0..rows.len() {
+            for (number, (value, form)) in rows.row(index)?.iter().zip(forms).enumerate() {
+                if number > 0 {
+                    chunk.push(b'\t');
+                }
+                text::field(value, *form, &mut chunk).map_err(|why| unfit(delivery, &table.columns[number].0, why))?;
             }
-            text::field(value, *form, &mut chunk).map_err(|why| unfit(delivery, &table.columns[number].0, why))?;
-        }
-        chunk.push(b'\n');
-        if chunk.len() >= LOAD_CHUNK_BYTES {
-            // One message holds 16 MiB, which no row reaches, but a chunk need not be larger than it must.
-            chunks.push(Bytes::from(std::mem::replace(&mut chunk, Vec::with_capacity(LOAD_CHUNK_BYTES))));
+            chunk.push(b'\n');
+            count += 1;
+            if chunk.len() >= LOAD_CHUNK_BYTES {
+                // One message holds 16 MiB, which no row reaches, but a chunk need not be larger than it must.
+                chunks.push(Bytes::from(std::mem::replace(&mut chunk, Vec::with_capacity(LOAD_CHUNK_BYTES))));
+            }
         }
     }
     chunks.push(Bytes::from(chunk));
-    Ok(Rows::Load { chunks, count: deliveries.len() as u64 })
+    Ok(Rows::Load { chunks, count })
 }
 
 fn encode_inserts(
@@ -193,27 +200,36 @@ fn encode_inserts(
     limit: usize,
 ) -> Result<Rows, SinkError> {
     let head = format!("INSERT INTO {} ({}) VALUES ", table.quoted, table.quoted_columns());
+    let tail = table.conflict_clause();
     let mut inserts = Vec::new();
     let mut sql = head.clone();
     for delivery in deliveries {
-        let start = sql.len();
-        sql.push_str(if start == head.len() { "(" } else { ",(" });
-        for (number, (value, form)) in table.mapping.row(delivery)?.iter().zip(forms).enumerate() {
-            if number > 0 {
-                sql.push(',');
+        let rows = table.mapping.rows(delivery)?;
+        for index in 0..rows.len() {
+            let start = sql.len();
+            sql.push_str(if start == head.len() { "(" } else { ",(" });
+            for (number, (value, form)) in rows.row(index)?.iter().zip(forms).enumerate() {
+                if number > 0 {
+                    sql.push(',');
+                }
+                text::literal(value, *form, &mut sql).map_err(|why| unfit(delivery, &table.columns[number].0, why))?;
             }
-            text::literal(value, *form, &mut sql).map_err(|why| unfit(delivery, &table.columns[number].0, why))?;
-        }
-        sql.push(')');
-        fits(delivery, head.len() + sql.len() - start, limit)?;
-        if start > head.len() && sql.len() > limit.min(CHUNK_BYTES) {
-            // The comma stays behind.
-            let row = sql.split_off(start).split_off(1);
-            inserts.push(std::mem::replace(&mut sql, head.clone()));
-            sql.push_str(&row);
+            sql.push(')');
+            fits(delivery, head.len() + sql.len() - start + tail.len(), limit)?;
+            if start > head.len() && sql.len() + tail.len() > limit.min(CHUNK_BYTES) {
+                // The comma stays behind.
+                let row = sql.split_off(start).split_off(1);
+                sql.push_str(&tail);
+                inserts.push(std::mem::replace(&mut sql, head.clone()));
+                sql.push_str(&row);
+            }
         }
     }
-    inserts.push(sql);
+    // Records without a row in their array leave nothing to insert.
+    if sql.len() > head.len() {
+        sql.push_str(&tail);
+        inserts.push(sql);
+    }
     Ok(Rows::Inserts(inserts))
 }
 
@@ -225,23 +241,30 @@ fn encode_statements(
 ) -> Result<Rows, SinkError> {
     let mut chunks: Vec<(String, usize)> = Vec::new();
     for delivery in deliveries {
-        let sql = filled(plan, forms, delivery)?;
-        fits(delivery, sql.len(), limit)?;
-        match chunks.last_mut() {
-            Some((chunk, count)) if *count < PIPELINED_MAX && chunk.len() + sql.len() <= limit.min(CHUNK_BYTES) => {
-                chunk.push_str(&sql);
-                *count += 1;
+        let rows = plan.mapping.rows(delivery)?;
+        for index in 0..rows.len() {
+            let sql = filled(plan, forms, delivery, &rows.row(index)?)?;
+            fits(delivery, sql.len(), limit)?;
+            match chunks.last_mut() {
+                Some((chunk, count)) if *count < PIPELINED_MAX && chunk.len() + sql.len() <= limit.min(CHUNK_BYTES) => {
+                    chunk.push_str(&sql);
+                    *count += 1;
+                }
+                _ => chunks.push((sql, 1)),
             }
-            _ => chunks.push((sql, 1)),
         }
     }
     Ok(Rows::Statements(chunks))
 }
 
-/// The statement with a record's values in their places, and behind it the question what the server has to say of it. The
+/// The statement with a row's values in their places, and behind it the question what the server has to say of it. The
 /// line ends in between, so that a comment of the user's does too.
-fn filled(plan: &StatementPlan, forms: &[Form], delivery: &Delivery<'_>) -> Result<String, SinkError> {
-    let values = plan.mapping.row(delivery)?;
+fn filled(
+    plan: &StatementPlan,
+    forms: &[Form],
+    delivery: &Delivery<'_>,
+    values: &[Value<'_>],
+) -> Result<String, SinkError> {
     let mut sql = String::with_capacity(2 * plan.sql.len() + delivery.record.body.len());
     let mut copied = 0;
     for (number, (value, place)) in values.iter().zip(&plan.places).enumerate() {

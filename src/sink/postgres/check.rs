@@ -5,18 +5,10 @@ use tokio_postgres::{Client, Error};
 
 use super::super::mapping::{Plan, StatementPlan, TablePlan};
 use super::super::statement::quoted;
+use super::columns::create_sql;
 use super::session::{Session, describe};
 use super::takeover::{ADD_BEYOND, POSITION_TABLE, created_table_sql, exists, has_beyond, owns_position_table};
-use crate::config::Source;
-
-/// Looks at a column in a way that also works before PostgreSQL 12, which has no attgenerated.
-const COLUMNS: &str = "SELECT a.attname::text, \
-        has_column_privilege(a.attrelid, a.attnum, 'INSERT'), \
-        a.attnotnull AND NOT a.atthasdef AND a.attidentity = '' \
-            AND coalesce(to_jsonb(a) ->> 'attgenerated', '') = '', \
-        coalesce(to_jsonb(a) ->> 'attgenerated', '') <> '' \
-    FROM pg_attribute a \
-    WHERE a.attrelid = to_regclass($1) AND a.attnum > 0 AND NOT a.attisdropped";
+use crate::config::Conflict;
 
 /// Everything that is wrong, as sentences.
 ///
@@ -38,11 +30,12 @@ pub(super) async fn problems(session: &Session, plan: Option<&Plan>, reorders: b
     Ok(look.problems)
 }
 
-struct Look<'c> {
-    client: &'c Client,
-    problems: Vec<String>,
+/// What is looked at, and what was found so far.
+pub(super) struct Look<'c> {
+    pub(super) client: &'c Client,
+    pub(super) problems: Vec<String>,
     /// Who we are, quoted.
-    role: String,
+    pub(super) role: String,
 }
 
 impl Look<'_> {
@@ -114,6 +107,10 @@ impl Look<'_> {
             }
         }
         self.columns(table).await?;
+        if table.conflict != Conflict::Error {
+            // Rows go in by an INSERT, which row security does not stand in the way of.
+            return Ok(());
+        }
         let row_security = self.client.query_one("SELECT row_security_active(to_regclass($1))", &[name]).await?;
         if row_security.try_get::<_, bool>(0)? {
             self.problems.push(format!(
@@ -122,47 +119,6 @@ impl Look<'_> {
                 self.role
             ));
         }
-        Ok(())
-    }
-
-    async fn columns(&mut self, table: &TablePlan) -> Result<(), Error> {
-        let name = &table.quoted;
-        let mut unmapped = Vec::new();
-        let mut found = Vec::new();
-        for row in self.client.query(COLUMNS, &[name]).await? {
-            let (column, writable): (String, bool) = (row.try_get(0)?, row.try_get(1)?);
-            let (must_be_given, generated): (bool, bool) = (row.try_get(2)?, row.try_get(3)?);
-            if table.columns.iter().any(|(given, _)| *given == column) {
-                found.push((column, writable, generated));
-            } else if must_be_given {
-                unmapped.push(column);
-            }
-        }
-        for (wanted, source) in &table.columns {
-            let column = quoted(wanted);
-            let problem = match found.iter().find(|(name, ..)| name == wanted) {
-                None => format!(
-                    "The table {name} has no column {column}. Add it: ALTER TABLE {name} ADD COLUMN {column} {};",
-                    likely_type(source)
-                ),
-                Some((_, _, true)) => format!(
-                    "The column {column} of {name} is generated and takes no value; leave it out of the columns."
-                ),
-                Some((_, false, _)) => format!(
-                    "The role {0} may not insert into the column {column} of {name}. Let it: GRANT INSERT ON {name} TO {0};",
-                    self.role
-                ),
-                Some(_) => continue,
-            };
-            self.problems.push(problem);
-        }
-        self.problems.extend(unmapped.iter().map(|column| {
-            let column = quoted(column);
-            format!(
-                "The column {column} of {name} is NOT NULL, has no default, and nothing is mapped to it. Map it, or: \
-                 ALTER TABLE {name} ALTER COLUMN {column} DROP NOT NULL;"
-            )
-        }));
         Ok(())
     }
 
@@ -191,21 +147,5 @@ impl Look<'_> {
             }
         }
         Ok(())
-    }
-}
-
-fn create_sql(table: &TablePlan) -> String {
-    let columns: Vec<_> =
-        table.columns.iter().map(|(name, source)| format!("{} {}", quoted(name), likely_type(source))).collect();
-    format!("CREATE TABLE {} ({});", table.quoted, columns.join(", "))
-}
-
-/// The type that a value most likely wants; its owner knows better.
-fn likely_type(source: &Source) -> &'static str {
-    match source {
-        Source::Body => "bytea",
-        Source::Sequence => "bigint",
-        Source::ReceivedAt => "timestamptz",
-        _ => "text",
     }
 }

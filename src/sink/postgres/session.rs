@@ -7,7 +7,10 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio_postgres::config::{Host, SslMode};
 use tokio_postgres::error::SqlState;
-use tokio_postgres::{Client, Config, Error, NoTls};
+use tokio_postgres::tls::MakeTlsConnect;
+use tokio_postgres::{Client, Config, Error, NoTls, Socket};
+
+use super::tls::{self, Tls};
 
 /// What our connections are called in `pg_stat_activity`; a successor knows a stuck one by it.
 pub(super) const APPLICATION_NAME: &str = "forebay";
@@ -32,23 +35,48 @@ impl Session {
     ///
     /// Why there is no connection, in a sentence without the URL, which may hold a password.
     pub(super) async fn connect(url: &str, timeout: Duration, commit_timeout: Duration) -> Result<Self, String> {
-        let mut config = config(url)?;
-        config.application_name(APPLICATION_NAME).connect_timeout(timeout).ssl_mode(SslMode::Disable);
+        let (mut config, tls) = config(url)?;
+        let ssl_mode = ssl_mode(&config, &tls);
+        config.application_name(APPLICATION_NAME).connect_timeout(timeout).ssl_mode(ssl_mode);
         let connecting = async {
-            let (client, connection) = config.connect(NoTls).await?;
-            let task = tokio::spawn(async move {
-                // Whoever waits for an answer on this connection gets the error too.
-                let _ = connection.await;
-            });
+            let (client, task) = if config.get_ssl_mode() == SslMode::Disable {
+                open(&config, NoTls).await?
+            } else {
+                // Certificates are files.
+                let reading = tokio::task::spawn_blocking(move || tls.connector());
+                open(&config, reading.await.map_err(|error| error.to_string())??).await?
+            };
             let session = Self { client, task };
-            session.client.batch_execute(&settings(commit_timeout)).await?;
+            session.client.batch_execute(&settings(commit_timeout)).await.map_err(|error| describe(&error))?;
             Ok(session)
         };
         match tokio::time::timeout(timeout, connecting).await {
-            Ok(connected) => connected.map_err(|error: Error| format!("{}: {}", addresses(&config), describe(&error))),
+            Ok(connected) => connected.map_err(|why: String| format!("{}: {why}", addresses(&config))),
             Err(_) => Err(format!("{}: no connection within {} ms", addresses(&config), timeout.as_millis())),
         }
     }
+}
+
+/// Connects and drives the connection in a task.
+async fn open<T>(config: &Config, tls: T) -> Result<(Client, JoinHandle<()>), String>
+where
+    T: MakeTlsConnect<Socket>,
+    T::Stream: Send + 'static,
+{
+    let connected = config.connect(tls).await;
+    let (client, connection) = connected.map_err(|error| format!("{}{}", describe(&error), tls::advice(&error)))?;
+    let task = tokio::spawn(async move {
+        // Whoever waits for an answer on this connection gets the error too.
+        let _ = connection.await;
+    });
+    Ok((client, task))
+}
+
+/// A unix socket leads to this machine, and PostgreSQL speaks no TLS over it.
+fn ssl_mode(config: &Config, tls: &Tls) -> SslMode {
+    let is_unix = |host: &Host| matches!(host, Host::Unix(_));
+    let hosts = config.get_hosts();
+    if !hosts.is_empty() && hosts.iter().all(is_unix) { SslMode::Disable } else { tls.ssl_mode() }
 }
 
 /// Where the server should be, without what else the URL says.
@@ -65,15 +93,10 @@ fn addresses(config: &Config) -> String {
     config.get_hosts().iter().enumerate().map(address).collect::<Vec<_>>().join(", ")
 }
 
-fn config(url: &str) -> Result<Config, String> {
-    const NO_TLS: &str = "the URL asks for TLS with sslmode, which is not supported yet; \
-        reach the server over a unix socket, a private network or a tunnel, with sslmode=disable";
-    match url.parse::<Config>() {
-        Ok(config) if config.get_ssl_mode() == SslMode::Require => Err(NO_TLS.to_owned()),
-        Ok(config) => Ok(config),
-        Err(_) if url.contains("sslmode=verify-") => Err(NO_TLS.to_owned()),
-        Err(error) => Err(format!("the URL is not one of PostgreSQL: {}", describe(&error))),
-    }
+fn config(url: &str) -> Result<(Config, Tls), String> {
+    let (url, tls) = tls::split(url)?;
+    let config = url.parse().map_err(|error| format!("the URL is not one of PostgreSQL: {}", describe(&error)))?;
+    Ok((config, tls))
 }
 
 /// A process that was stopped in the middle of a transaction must not hold its locks for
@@ -135,16 +158,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tls_is_refused_in_words_and_a_password_never_shows() {
-        for mode in ["require", "verify-ca", "verify-full"] {
-            let error = config(&format!("postgres://u:secret@h/d?sslmode={mode}")).unwrap_err();
-            assert!(error.contains("TLS") && !error.contains("secret"), "{error}");
-        }
+    fn a_password_never_shows_and_a_unix_socket_has_no_tls() {
         for url in ["postgres://u:secret@h:port/d", "postgres://u:secret@h/d?nonsense=1", "secret"] {
             let error = config(url).unwrap_err();
             assert!(!error.contains("secret"), "{error}");
         }
-        assert!(config("postgres://u:secret@h/d?sslmode=disable").is_ok());
-        assert!(config("postgres://u:secret@h/d").is_ok());
+        for (url, mode) in [
+            ("postgres://u:secret@h/d", SslMode::Prefer),
+            ("postgres://u:secret@h/d?sslmode=disable", SslMode::Disable),
+            ("postgres://u:secret@h/d?sslmode=verify-ca", SslMode::Require),
+            ("postgres://u@%2Frun%2Fpostgresql/d?sslmode=verify-full", SslMode::Disable),
+        ] {
+            let (config, tls) = config(url).unwrap();
+            assert_eq!(ssl_mode(&config, &tls), mode, "{url}");
+        }
     }
 }

@@ -7,14 +7,21 @@ use tokio_postgres::{Client, Error, Statement};
 
 use super::super::Part;
 use super::super::mapping::{Plan, TablePlan};
+use super::super::statement::{named, quoted};
 use super::session::{APPLICATION_NAME, Session, describe, is_lock_timeout};
 use super::text::Form;
+use crate::config::Conflict;
 
 /// How forebay's own table is created.
 pub(super) const POSITION_TABLE: &str = "CREATE TABLE IF NOT EXISTS forebay_position \
     (part text PRIMARY KEY, epoch bigint NOT NULL, position bigint NOT NULL, beyond bytea)";
 /// How the table of an earlier version gets the column that it lacks.
 pub(super) const ADD_BEYOND: &str = "ALTER TABLE forebay_position ADD COLUMN IF NOT EXISTS beyond bytea";
+/// The session's own table, into which COPY goes if a conflict is no error.
+const STAGING_NAME: &str = "forebay_staging";
+const STAGING_TABLE: &str = "pg_temp.forebay_staging";
+/// The column of that table that says in which order rows came.
+const ORDINAL: &str = "forebay_ordinal";
 /// Time to wait for the lock under which the column is added, in milliseconds. Commits of all queues
 /// stand behind whoever waits for it.
 const ADD_BEYOND_LOCK_MS_MAX: u64 = 1_000;
@@ -25,6 +32,8 @@ pub(super) struct Open {
     pub(super) epoch: i64,
     /// COPY or the user's statement, prepared.
     pub(super) statement: Statement,
+    /// What moves the rows of a COPY from the session's table into the user's, if a conflict is no error.
+    pub(super) merge: Option<Statement>,
     /// How each column or parameter takes its values.
     pub(super) forms: Vec<Form>,
 }
@@ -57,12 +66,12 @@ pub(super) async fn take_over(
 ) -> Result<(Open, PositionRow), String> {
     let client = &session.client;
     create_missing(client, "forebay_position", POSITION_TABLE).await?;
-    let (statement, forms) = match plan {
+    let (statement, merge, forms) = match plan {
         Plan::Table(table) => prepare_copy(client, table).await?,
         Plan::Statement(statement) => {
             let statement = client.prepare(&statement.sql).await.map_err(|error| describe(&error))?;
             let forms = statement.params().iter().map(form).collect();
-            (statement, forms)
+            (statement, None, forms)
         }
     };
     let epoch = match raise_epoch(client, &part.id, patience).await {
@@ -77,7 +86,7 @@ pub(super) async fn take_over(
     // A predecessor that is stuck in a transaction would have kept the lock for this.
     let has_beyond = add_beyond(client, part.reorders).await?;
     let row = position_row(client, &part.id, epoch, has_beyond).await?;
-    Ok((Open { session, epoch, statement, forms }, row))
+    Ok((Open { session, epoch, statement, merge, forms }, row))
 }
 
 /// Creates a table unless it exists. It is looked for first, because a role that may use
@@ -104,7 +113,7 @@ pub(super) async fn exists(client: &Client, quoted: &str) -> Result<bool, Error>
     client.query_one("SELECT to_regclass($1) IS NOT NULL", &[&quoted]).await?.try_get(0)
 }
 
-async fn prepare_copy(client: &Client, table: &TablePlan) -> Result<(Statement, Vec<Form>), String> {
+async fn prepare_copy(client: &Client, table: &TablePlan) -> Result<(Statement, Option<Statement>, Vec<Form>), String> {
     if table.created {
         create_missing(client, &table.quoted, &created_table_sql(table)).await?;
     }
@@ -112,9 +121,53 @@ async fn prepare_copy(client: &Client, table: &TablePlan) -> Result<(Statement, 
     let select = format!("SELECT {} FROM {}", table.quoted_columns(), table.quoted);
     let columns = client.prepare(&select).await.map_err(|error| describe(&error))?;
     let forms = columns.columns().iter().map(|column| form(column.type_())).collect();
-    let copy = format!("COPY {} ({}) FROM STDIN", table.quoted, table.quoted_columns());
+    let merge = match merge_sql(table) {
+        None => None,
+        Some(sql) => {
+            client.batch_execute(&staging_sql(table)).await.map_err(|error| {
+                format!("the rows of a batch need a temporary table, which cannot be made: {}", describe(&error))
+            })?;
+            Some(client.prepare(&sql).await.map_err(|error| describe(&error))?)
+        }
+    };
+    let target = if merge.is_some() { STAGING_TABLE } else { &table.quoted };
+    let copy = format!("COPY {target} ({}) FROM STDIN", table.quoted_columns());
     let statement = client.prepare(&copy).await.map_err(|error| describe(&error))?;
-    Ok((statement, forms))
+    Ok((statement, merge, forms))
+}
+
+/// What makes the session's own table, with the columns' types and no constraint. WITH NO DATA reads nothing, so it asks for no
+/// privilege on the user's table.
+fn staging_sql(table: &TablePlan) -> String {
+    format!(
+        "CREATE TEMPORARY TABLE {STAGING_NAME} ON COMMIT DELETE ROWS AS SELECT {} FROM {} WITH NO DATA; \
+         ALTER TABLE {STAGING_TABLE} ADD COLUMN {ORDINAL} bigint GENERATED ALWAYS AS IDENTITY",
+        table.quoted_columns(),
+        table.quoted
+    )
+}
+
+/// What moves rows from the session's table into the user's; `None` if COPY goes there itself. An update may touch a row once, so
+/// that of several rows with one key the last is taken; those in whose key there is a NULL are all different. Rows go in by their
+/// keys, so that two transactions lock them in the same order.
+fn merge_sql(table: &TablePlan) -> Option<String> {
+    let (name, columns, conflict) = (&table.quoted, table.quoted_columns(), table.conflict_clause());
+    let rows = match &table.conflict {
+        Conflict::Error => return None,
+        Conflict::Ignore(keys) => {
+            format!("SELECT {columns} FROM {STAGING_TABLE} ORDER BY {}, {ORDINAL}", named(keys))
+        }
+        Conflict::Update(keys) => {
+            let keys: Vec<_> = keys.iter().map(|key| quoted(key)).collect();
+            let has_null: Vec<_> = keys.iter().map(|key| format!("{key} IS NULL")).collect();
+            let apart = format!("CASE WHEN {} THEN {ORDINAL} END", has_null.join(" OR "));
+            let keys = keys.join(", ");
+            format!(
+                "SELECT DISTINCT ON ({keys}, {apart}) {columns} FROM {STAGING_TABLE} ORDER BY {keys}, {apart}, {ORDINAL} DESC"
+            )
+        }
+    };
+    Some(format!("INSERT INTO {name} ({columns}) {rows}{conflict}"))
 }
 
 /// How values of a type are written.

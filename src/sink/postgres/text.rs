@@ -189,10 +189,10 @@ mod tests {
         #[test]
         fn bytes_get_back_through_hex(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
             let mut field = Vec::new();
-            copy_field(&Value::Bytes(&bytes), Form::Hex, &mut field).unwrap();
+            copy_field(&Value::Bytes(Cow::Borrowed(&bytes)), Form::Hex, &mut field).unwrap();
             let text = decode_field(&field).unwrap();
             let mut as_parameter = Vec::new();
-            prop_assert!(parameter(&Value::Bytes(&bytes), Form::Hex, &mut as_parameter).unwrap());
+            prop_assert!(parameter(&Value::Bytes(Cow::Borrowed(&bytes)), Form::Hex, &mut as_parameter).unwrap());
             prop_assert_eq!(&text, &as_parameter);
             let digits = String::from_utf8(text).unwrap().split_off(2);
             let pairs = (0..digits.len()).step_by(2).map(|at| u8::from_str_radix(&digits[at..at + 2], 16).unwrap());
@@ -203,9 +203,9 @@ mod tests {
     #[test]
     fn what_is_not_text_is_refused() {
         let mut out = Vec::new();
-        assert_eq!(copy_field(&Value::Bytes(b"a\xff"), Form::Plain, &mut out), Err(Unfit::NotUtf8));
+        assert_eq!(copy_field(&Value::Bytes(Cow::Borrowed(b"a\xff")), Form::Plain, &mut out), Err(Unfit::NotUtf8));
         assert_eq!(copy_field(&Value::Text(Cow::Borrowed("a\0")), Form::Plain, &mut out), Err(Unfit::Zero));
-        assert_eq!(parameter(&Value::Bytes(b"a\0"), Form::Plain, &mut out), Err(Unfit::Zero));
+        assert_eq!(parameter(&Value::Bytes(Cow::Borrowed(b"a\0")), Form::Plain, &mut out), Err(Unfit::Zero));
         assert_eq!(parameter(&Value::Null, Form::Hex, &mut out), Ok(false));
         assert!(out.is_empty());
     }

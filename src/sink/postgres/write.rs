@@ -1,6 +1,7 @@
 //! One transaction: fence, rows, position and what is beyond it.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::pin::{Pin, pin};
 
 use bytes::{Bytes, BytesMut};
@@ -9,7 +10,7 @@ use futures_sink::Sink as _;
 use tokio_postgres::types::{Format, IsNull, ToSql, Type, to_sql_checked};
 use tokio_postgres::{Client, CopyInSink, Error, SimpleQueryMessage};
 
-use super::super::mapping::{Mapping, Plan, StatementPlan, TablePlan};
+use super::super::mapping::{Mapping, Plan, StatementPlan, TablePlan, Value};
 use super::super::statement::literal;
 use super::super::{Batch, Claim, Delivery, SinkError};
 use super::session::{describe, is_permanent};
@@ -52,9 +53,10 @@ pub(super) async fn commit(open: &Open, plan: &Plan, part: &str, batch: Batch<'_
                 return Err(fenced(open, part, &batch).await);
             }
             let copy = copy.map_err(|error| transient(&error))?;
-            let (sent, commit) = zip(rows.send(copy), client.batch_execute("COMMIT")).await;
+            let finish = zip(merge(open), client.batch_execute("COMMIT"));
+            let (sent, (merged, commit)) = zip(rows.send(copy), finish).await;
             match sent {
-                Ok(sent) => settle(client, (sent, commit)).await,
+                Ok(sent) => settle(client, (sent.and(merged), commit)).await,
                 // The server was told that the COPY fails, so the COMMIT behind it was a rollback.
                 Err(unfit) => commit.map_err(|error| transient(&error)).and(Err(unfit)),
             }
@@ -156,6 +158,14 @@ async fn settle(client: &Client, (rows, commit): (Result<(), Error>, Result<(), 
     }
 }
 
+/// Puts the rows of a COPY into the user's table, if it went into a table of the session's.
+async fn merge(open: &Open) -> Result<(), Error> {
+    match &open.merge {
+        Some(merge) => open.session.client.execute(merge, &[]).await.map(|_| ()),
+        None => Ok(()),
+    }
+}
+
 fn unfit(delivery: &Delivery<'_>, name: &str, unfit: text::Unfit) -> SinkError {
     SinkError::Permanent { message: format!("record {}, value of {name}: {unfit}", delivery.sequence) }
 }
@@ -174,36 +184,59 @@ impl CopyRows<'_> {
         let mut copy = pin!(copy);
         let mut chunk = BytesMut::with_capacity(COPY_CHUNK_BYTES);
         let mut row = Vec::new();
-        for (number, delivery) in self.deliveries.iter().enumerate() {
-            row.clear();
-            copy_row(self.table, self.forms, delivery, &mut row)?;
-            chunk.extend_from_slice(&row);
-            if chunk.len() < COPY_CHUNK_BYTES && number + 1 < self.deliveries.len() {
-                continue;
+        for delivery in self.deliveries {
+            let rows = self.table.mapping.rows(delivery)?;
+            for index in 0..rows.len() {
+                row.clear();
+                copy_row(self.table, self.forms, delivery, &rows.row(index)?, &mut row)?;
+                chunk.extend_from_slice(&row);
+                if chunk.len() >= COPY_CHUNK_BYTES
+                    && let Err(error) = send_chunk(copy.as_mut(), &mut chunk).await
+                {
+                    return Ok(Err(error));
+                }
             }
-            let started = std::future::poll_fn(|context| copy.as_mut().poll_ready(context)).await;
-            if let Err(error) = started.and_then(|()| copy.as_mut().start_send(chunk.split().freeze())) {
-                return Ok(Err(error));
-            }
-            // The connection is a task of the same thread: it sends this chunk before the next one is made.
-            yield_now().await;
+        }
+        if !chunk.is_empty()
+            && let Err(error) = send_chunk(copy.as_mut(), &mut chunk).await
+        {
+            return Ok(Err(error));
         }
         Ok(copy.finish().await.map(|_| ()))
     }
 }
 
-/// Appends a row of a table as COPY's text. `forms` are those of the columns; a column without one is plain.
+async fn send_chunk(mut copy: Pin<&mut CopyInSink<Bytes>>, chunk: &mut BytesMut) -> Result<(), Error> {
+    std::future::poll_fn(|context| copy.as_mut().poll_ready(context)).await?;
+    copy.as_mut().start_send(chunk.split().freeze())?;
+    // The connection is a task of the same thread: it sends this chunk before the next one is made.
+    yield_now().await;
+    Ok(())
+}
+
+/// Appends the rows of a record as COPY's text. `forms` are those of the columns; a column without one is plain.
 ///
 /// # Errors
 ///
-/// [`SinkError::Permanent`] if a value has no text form, or the body isn't JSON and a pointer is asked for.
-pub fn copy_row(
+/// [`SinkError::Permanent`] if a record has no rows by its mapping, or a value has no text form.
+pub fn copy_rows(
     table: &TablePlan,
     forms: &[Form],
     delivery: &Delivery<'_>,
     out: &mut Vec<u8>,
 ) -> Result<(), SinkError> {
-    for (number, value) in table.mapping.row(delivery)?.iter().enumerate() {
+    let rows = table.mapping.rows(delivery)?;
+    (0..rows.len()).try_for_each(|index| copy_row(table, forms, delivery, &rows.row(index)?, out))
+}
+
+fn copy_row(
+    table: &TablePlan,
+    forms: &[Form],
+    delivery: &Delivery<'_>,
+    row: &[Value<'_>],
+    out: &mut Vec<u8>,
+) -> Result<(), SinkError> {
+    for (number, value) in row.iter().enumerate() {
         if number > 0 {
             out.push(b'\t');
         }
@@ -217,8 +250,8 @@ pub fn copy_row(
 /// The parameters of a batch's statements, row after row.
 struct Parameters {
     bytes: Vec<u8>,
-    /// Where each value ends in `bytes`, and whether there is one.
-    cells: Vec<(usize, bool)>,
+    /// Where each value is in `bytes`; `None` for NULL.
+    cells: Vec<Option<Range<usize>>>,
     width: usize,
     count: usize,
 }
@@ -227,27 +260,32 @@ impl Parameters {
     fn encode(plan: &StatementPlan, forms: &[Form], deliveries: &[Delivery<'_>]) -> Result<Self, SinkError> {
         let mapping: &Mapping = &plan.mapping;
         let width = mapping.width();
-        let mut encoded = Self { bytes: Vec::new(), cells: Vec::new(), width, count: deliveries.len() };
+        let mut encoded = Self { bytes: Vec::new(), cells: Vec::new(), width, count: 0 };
         for delivery in deliveries {
-            for (number, value) in mapping.row(delivery)?.iter().enumerate() {
-                let form = forms.get(number).copied().unwrap_or(Form::Plain);
-                let present = text::parameter(value, form, &mut encoded.bytes)
-                    .map_err(|why| unfit(delivery, &plan.parameters[number].0, why))?;
-                encoded.cells.push((encoded.bytes.len(), present));
+            let rows = mapping.rows(delivery)?;
+            for index in 0..rows.len() {
+                for (number, value) in rows.row(index)?.iter().enumerate() {
+                    let cell = if index > 0 && !mapping.is_of_element(number) {
+                        // What all rows of a record share is kept once: it may be as large as the body.
+                        encoded.cells[encoded.cells.len() - width].clone()
+                    } else {
+                        let start = encoded.bytes.len();
+                        let form = forms.get(number).copied().unwrap_or(Form::Plain);
+                        let present = text::parameter(value, form, &mut encoded.bytes)
+                            .map_err(|why| unfit(delivery, &plan.parameters[number].0, why))?;
+                        present.then_some(start..encoded.bytes.len())
+                    };
+                    encoded.cells.push(cell);
+                }
+                encoded.count += 1;
             }
         }
         Ok(encoded)
     }
 
     fn row(&self, row: usize) -> Vec<Text<'_>> {
-        let first = row * self.width;
-        let mut start = if first == 0 { 0 } else { self.cells[first - 1].0 };
-        let mut values = Vec::with_capacity(self.width);
-        for &(end, present) in &self.cells[first..first + self.width] {
-            values.push(Text(present.then_some(&self.bytes[start..end])));
-            start = end;
-        }
-        values
+        let cells = &self.cells[row * self.width..(row + 1) * self.width];
+        cells.iter().map(|cell| Text(cell.clone().map(|range| &self.bytes[range]))).collect()
     }
 }
 

@@ -9,7 +9,8 @@ use rusqlite::{Connection, Transaction};
 
 use super::super::mapping::{Plan, TablePlan, Value};
 use super::super::{Delivery, SinkError};
-use crate::config::Source;
+use crate::config::{Assignment, Source};
+use crate::value::ValueType;
 
 /// How each value of a row is bound.
 #[derive(Clone, Debug)]
@@ -44,14 +45,18 @@ enum Cell {
 }
 
 /// The statement that writes one row.
-pub(super) fn insert_sql(plan: &Plan) -> String {
+pub(super) fn row_sql(plan: &Plan) -> String {
     match plan {
         Plan::Statement(statement) => statement.sql.clone(),
-        Plan::Table(table) => {
-            let places: Vec<_> = (1..=table.columns.len()).map(|number| format!("?{number}")).collect();
-            format!("INSERT INTO {} ({}) VALUES ({})", table.quoted, table.quoted_columns(), places.join(", "))
-        }
+        Plan::Table(table) => insert_sql(table),
     }
+}
+
+/// The statement that inserts one row into a table.
+pub(super) fn insert_sql(table: &TablePlan) -> String {
+    let places: Vec<_> = (1..=table.columns.len()).map(|number| format!("?{number}")).collect();
+    let (columns, conflict) = (table.quoted_columns(), table.conflict_clause());
+    format!("INSERT INTO {} ({columns}) VALUES ({}){conflict}", table.quoted, places.join(", "))
 }
 
 /// The statement that creates a table of forebay's own.
@@ -74,10 +79,15 @@ impl Shape {
         let mut types = connection.prepare("SELECT lower(name), type FROM pragma_table_xinfo(?1)")?;
         let types = types.query_map([&table.name], |row| Ok((row.get(0)?, row.get(1)?)))?;
         let types = types.collect::<rusqlite::Result<HashMap<String, String>>>()?;
-        let bind = |(column, source): &(String, Source)| {
-            if table.created && *source == Source::Body {
+        // A strict table takes nothing else into such a column.
+        let is_strict = is_strict(connection, &table.name)?;
+        let bind = |(column, assignment): &(String, Assignment)| {
+            let declared = types.get(&column.to_ascii_lowercase()).map(String::as_str).unwrap_or_default();
+            let is_body = table.created && assignment.source == Source::Body;
+            let is_bytes = is_body || assignment.value_type == Some(ValueType::Bytes);
+            if is_bytes || (is_strict && declared.eq_ignore_ascii_case("blob")) {
                 Bind::Blob
-            } else if types.get(&column.to_ascii_lowercase()).is_some_and(|declared| is_text(declared)) {
+            } else if is_text(declared) {
                 Bind::Text
             } else {
                 Bind::Literal
@@ -85,6 +95,12 @@ impl Shape {
         };
         Ok(Self(table.columns.iter().map(bind).collect()))
     }
+}
+
+/// Whether a table takes no value that is not of its column's type.
+pub(super) fn is_strict(connection: &Connection, table: &str) -> rusqlite::Result<bool> {
+    let sql = "SELECT EXISTS (SELECT 1 FROM pragma_table_list(?1) WHERE strict)";
+    connection.query_row(sql, [table], |row| row.get(0))
 }
 
 /// Whether a column of this declared type has TEXT affinity, by SQLite's own rules.
@@ -109,11 +125,20 @@ impl Rows {
             bytes: Vec::with_capacity(deliveries.iter().map(|delivery| 2 * delivery.record.body.len()).sum()),
             cells: Vec::with_capacity(deliveries.len() * width),
             width,
-            count: deliveries.len(),
+            count: 0,
         };
         for delivery in deliveries {
-            for (value, bind) in mapping.row(delivery)?.iter().zip(&shape.0) {
-                rows.push(value, *bind);
+            let of_record = mapping.rows(delivery)?;
+            for index in 0..of_record.len() {
+                for (number, (value, bind)) in of_record.row(index)?.iter().zip(&shape.0).enumerate() {
+                    if index > 0 && !mapping.is_of_element(number) {
+                        // What all rows of a record share is kept once: it may be as large as the body.
+                        rows.cells.push(rows.cells[rows.cells.len() - width].clone());
+                    } else {
+                        rows.push(value, *bind);
+                    }
+                }
+                rows.count += 1;
             }
         }
         Ok(rows)
