@@ -58,8 +58,14 @@ pub const CONTENT_TYPE_BYTES_MAX: usize = 256;
 pub const FAIR_KEY_BYTES_MAX: usize = 256;
 /// Bytes of a header that says a time, a duration or a priority (fixed).
 pub const TIME_FIELD_BYTES_MAX: usize = 64;
+/// Bytes of the method of a request that a record keeps (fixed).
+pub const METHOD_BYTES_MAX: usize = 32;
+/// Bytes of its path with its query (fixed).
+pub const TARGET_BYTES_MAX: usize = 8192;
+/// Bytes of its headers, names and values with three bytes each for their lengths (fixed).
+pub const KEPT_HEADERS_BYTES_MAX: usize = 16_384;
 /// Bytes of a record's encoded attributes (fixed, as above): all that there are, and room for those of later versions.
-pub const ATTRIBUTES_BYTES_MAX: usize = 1024;
+pub const ATTRIBUTES_BYTES_MAX: usize = 32_768;
 
 /// Bytes of the ring between one executor and the journal.
 pub const RING_BYTES: u64 = 16 * MIB;
@@ -186,12 +192,30 @@ pub const REDIS_REDIRECTS_MAX: usize = 3;
 /// What `min_replicas` may be (fixed).
 pub const REDIS_MIN_REPLICAS_MAX: u64 = 16;
 
+/// Requests of one batch that an HTTP service is sent at once.
+pub const UPSTREAM_CONNECTIONS_MAX: u64 = 16;
+/// What that may be raised to (fixed).
+pub const UPSTREAM_CONNECTIONS_BOUND: u64 = 1024;
+/// Time for which a connection to an HTTP service is kept without use, in milliseconds (fixed): less than what most servers
+/// close theirs after, since a request that meets the close has to be sent again.
+pub const UPSTREAM_IDLE_MS: u64 = 4000;
+/// Bytes of a response that are read so that its connection can be used again; behind a longer one it is closed (fixed).
+pub const UPSTREAM_RESPONSE_BYTES_MAX: usize = 64 * 1024;
+/// Time for that, in milliseconds (fixed).
+pub const UPSTREAM_BODY_MS: u64 = 1000;
+/// Bytes of a refusal's body that are told of it (fixed).
+pub const UPSTREAM_WORDS_BYTES_MAX: usize = 256;
+
 /// Time that a shutdown waits for requests in flight, in milliseconds.
 pub const SHUTDOWN_GRACE_MS: u64 = 10_000;
 
 /// Alignment of everything that is written to a segment (fixed: `O_DIRECT`).
 pub const BLOCK_BYTES: usize = 4096;
 
+const _: () = assert!(
+    METHOD_BYTES_MAX + TARGET_BYTES_MAX + KEPT_HEADERS_BYTES_MAX + 2 * FAIR_KEY_BYTES_MAX + 1024 < ATTRIBUTES_BYTES_MAX,
+    "whatever a request may have fits the attributes of its record"
+);
 const _: () = assert!(RING_BYTES >= COMMIT_BYTES_MAX, "a frame that fits a commit must fit the ring");
 const _: () = assert!(COMMIT_BYTES_MAX >= 2 * RECORD_BYTES_MAX, "one record and its header must fit a commit");
 const _: () = assert!(COMMIT_BYTES_MAX > BATCH_REQUEST_BYTES_MAX, "one NDJSON request must fit a commit");

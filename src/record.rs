@@ -12,6 +12,7 @@
 //! sequences are dense. All integers are little-endian and unaligned.
 
 mod attributes;
+mod headers;
 
 use std::hash::Hasher;
 
@@ -20,6 +21,7 @@ use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 pub use attributes::{AttributeValues, Attributes, PRIORITY_DEFAULT, PRIORITY_MAX};
+pub use headers::Headers;
 
 /// The number of a record within its queue: dense, from 1, never reused.
 pub type Sequence = u64;
@@ -133,6 +135,12 @@ impl<'a> Record<'a> {
     #[must_use]
     pub fn is_lost(&self) -> bool {
         self.idempotency_hash == LOST && self.idempotency_key.is_empty()
+    }
+
+    /// Whether it was the only record of its request, so that the idempotency key is its alone.
+    #[must_use]
+    pub fn is_alone(&self) -> bool {
+        self.group_count == 1
     }
 
     /// What stands behind the header, in its order.

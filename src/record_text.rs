@@ -7,7 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::{Deserialize, Serialize};
 
-use crate::record::Record;
+use crate::record::{Headers, Record};
 
 /// The parts of a record. The body is `body` if it is UTF-8, and `body_base64` (RFC 4648, with padding)
 /// if not; in the other parts, bytes that are not UTF-8 are replaced. A part that the client did not
@@ -38,6 +38,15 @@ pub struct RecordText {
     /// What the queue's `throttle.by` took from another header.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub throttle_key: Option<String>,
+    /// The method of the request, if it was kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub method: Option<String>,
+    /// The path of the request with its query, if it was kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    /// Those headers of the request that were kept: names and values, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub headers: Vec<(String, String)>,
     /// The body, if it is text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub body: Option<String>,
@@ -63,7 +72,8 @@ impl RecordText {
     /// The parts of `record`.
     #[must_use]
     pub fn of(record: &Record<'_>) -> Self {
-        let text = |bytes: &[u8]| (!bytes.is_empty()).then(|| String::from_utf8_lossy(bytes).into_owned());
+        let lossy = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let text = |bytes: &[u8]| (!bytes.is_empty()).then(|| lossy(bytes));
         let attributes = record.attributes;
         let body = std::str::from_utf8(record.body).ok();
         Self {
@@ -75,9 +85,23 @@ impl RecordText {
             priority: attributes.priority_given(),
             fair_key: text(attributes.fair_key()),
             throttle_key: text(attributes.throttle_key()),
+            method: text(attributes.method()),
+            path: text(attributes.target()),
+            headers: attributes.headers().iter().map(|(name, value)| (lossy(name), lossy(value))).collect(),
             body: body.map(str::to_owned),
             body_base64: body.is_none().then(|| BASE64.encode(record.body)),
         }
+    }
+
+    /// The headers as a record keeps them.
+    #[must_use]
+    pub fn encoded_headers(&self) -> Vec<u8> {
+        let mut list = Vec::new();
+        for (name, value) in &self.headers {
+            // What is too long here was none of ours, and the others are worth keeping.
+            let _ = Headers::append(&mut list, name.as_bytes(), value.as_bytes());
+        }
+        list
     }
 
     /// The attributes, each in words such as `priority 7`. What a terminal could obey is escaped.
@@ -90,6 +114,8 @@ impl RecordText {
             ("priority", &priority),
             ("fair key", &self.fair_key),
             ("throttle key", &self.throttle_key),
+            ("method", &self.method),
+            ("path", &self.path),
         ]
         .into_iter()
         .filter_map(|(name, value)| value.as_ref().map(|value| format!("{name} {}", value.escape_debug())))
@@ -122,6 +148,9 @@ mod tests {
             priority: Some(0),
             fair_key: "a\u{9b}31m".as_bytes(),
             throttle_key: b"shop \xff",
+            method: b"PUT",
+            target: b"/a?b=\x1b",
+            headers: Headers::default(),
         };
         let mut buffer = Vec::new();
         let attributes = values.encode(&mut buffer).unwrap();
@@ -132,6 +161,8 @@ mod tests {
             "priority 0",
             "fair key a\\u{9b}31m",
             "throttle key shop \u{fffd}",
+            "method PUT",
+            "path /a?b=\\u{1b}",
         ];
         assert_eq!(text.attributes_in_words(), words);
         assert_eq!(RecordText::of(&Record::lost(7, b"")).attributes_in_words(), [""; 0]);

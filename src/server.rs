@@ -240,7 +240,7 @@ fn open_doors(listeners: &[Listener], executors: usize) -> Result<(Vec<(Listener
     for listener in listeners {
         let (address, sockets) = listen::bind(listener.address, executors)?;
         for (doors, socket) in doors.iter_mut().zip(sockets) {
-            doors.push(Door { socket, protocol: listener.protocol });
+            doors.push(Door { socket, protocol: listener.protocol, queue: listener.queue.clone() });
         }
         addresses.push((listener.clone(), address));
     }

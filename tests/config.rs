@@ -28,6 +28,7 @@ use toml::de::{DeTable, DeValue};
 
 const FULL: &str = include_str!("../config/forebay.toml");
 const FLASH_SALE: &str = include_str!("../config/flash-sale.toml");
+const SIDECAR: &str = include_str!("../config/sidecar.toml");
 const SMALLEST: &str = "[[listeners]]\naddress = \"0.0.0.0:8080\"\n[queues.orders]\n";
 
 fn parse(text: &str, file: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Config, ConfigErrors> {
@@ -144,9 +145,22 @@ fn the_flash_sale_file_works_with_and_without_its_variable() {
 }
 
 #[test]
+fn the_sidecar_file_works_with_and_without_its_variable() {
+    let config = sound(SIDECAR);
+    assert_eq!(config.listeners[0].queue.as_deref(), Some("requests"));
+    let queue = &config.queues["requests"];
+    assert_eq!((queue.sink.kind.name, queue.sink.url.as_str()), ("http", "http://127.0.0.1:3000"));
+    assert_eq!(queue.shaping.retry.age_ms_max, Some(3_600_000));
+    let config =
+        parse(SIDECAR, "f", &|name| (name == "SERVICE_URL").then(|| "https://shop.example".to_owned())).unwrap();
+    assert_eq!(config.queues["requests"].sink.url, "https://shop.example");
+}
+
+#[test]
 fn the_smallest_file_has_every_default() {
     let config = sound(SMALLEST);
-    assert_eq!(config.listeners, [Listener { protocol: Protocol::Http, address: "0.0.0.0:8080".parse().unwrap() }]);
+    let listener = Listener { protocol: Protocol::Http, queue: None, address: "0.0.0.0:8080".parse().unwrap() };
+    assert_eq!(config.listeners, [listener]);
     assert_eq!(config.admin.address, "127.0.0.1:8081".parse().unwrap());
     assert_eq!(config.data_dir.to_str(), Some("./data"));
     assert_eq!(config.ingress.executors, 0);

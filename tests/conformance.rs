@@ -13,9 +13,11 @@
 )]
 #![allow(clippy::disallowed_methods, reason = "a kill at a random instant waits for no bell")]
 
+mod nginx_server;
 mod postgres_server;
 mod redis_server;
 mod server;
+mod upstream_server;
 
 #[path = "conformance/arrivals.rs"]
 mod arrivals;
@@ -99,6 +101,7 @@ stations! {
     postgres::Postgres in "conformance/postgres.rs": every served refusing typed transactional;
     file::File in "conformance/file.rs": every;
     redis::Redis in "conformance/redis.rs": every served refusing transactional;
+    http::Http in "conformance/http.rs": every served refusing;
 }
 
 #[test]

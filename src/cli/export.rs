@@ -180,7 +180,7 @@ fn export_dead_letters(
     let account = Account::of(&queue.directory)?;
     dead_letters::read(&queue.directory, |offset, line| {
         let letter = match line {
-            Ok(dead_letters::Line::Letter(letter)) => letter,
+            Ok(dead_letters::Line::Letter(letter)) => *letter,
             Ok(dead_letters::Line::Event(_)) => return Ok(()),
             Err(error) => {
                 outcome.unread_letters.push(format!("the line at byte {offset} is damaged: {error}"));

@@ -111,7 +111,7 @@ fn look_at_queue(queue: &QueuePlace) -> anyhow::Result<QueueReport> {
         expired_records = account.expired.count();
         dead_letters::read(&queue.directory, |_, line| {
             if let Ok(Line::Letter(letter)) = line
-                && let Some(letter) = account.current(letter)
+                && let Some(letter) = account.current(*letter)
             {
                 count += 1;
                 last = Some(letter);

@@ -49,8 +49,9 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let control = Arc::new(OnceLock::new());
     let first_signal = watch_signals(signals, arguments.config.clone(), Arc::clone(&control))?;
     let server = Server::start(&config)?;
-    for (_, address) in server.addresses() {
-        println!("listening on http://{address}");
+    for (listener, address) in server.addresses() {
+        let purpose = listener.queue.as_ref().map(|queue| format!(" (every request into {queue})")).unwrap_or_default();
+        println!("listening on http://{address}{purpose}");
     }
     println!("admin on http://{} (/healthz /readyz /metrics /v1/queues)", server.admin_address());
     // Nobody else sets it.

@@ -14,7 +14,7 @@ use crate::limits::{QUEUE_NAME_BYTES_MAX, SELECTOR_HEADER_BYTES_MAX};
 pub(super) const IDENTIFIER_BYTES_MAX: usize = 63;
 
 /// The values that a record has apart from its body's fields.
-const BUILT_IN: [(&str, Source); 8] = [
+const BUILT_IN: [(&str, Source); 10] = [
     ("$ticket", Source::Ticket),
     ("$sequence", Source::Sequence),
     ("$queue", Source::Queue),
@@ -23,7 +23,12 @@ const BUILT_IN: [(&str, Source); 8] = [
     ("$idempotency_key", Source::IdempotencyKey),
     ("$content_type", Source::ContentType),
     ("$body", Source::Body),
+    ("$method", Source::Method),
+    ("$path", Source::Path),
 ];
+
+/// What stands before the name of a header whose value is meant.
+const HEADER: &str = "$header.";
 
 /// An IP address with a port.
 pub(super) fn address(text: &Text) -> Result<SocketAddr, String> {
@@ -126,7 +131,9 @@ pub(super) fn named_source(name: &str) -> Result<Source, String> {
 fn known_source(value: &str) -> Option<Source> {
     let built_in = BUILT_IN.iter().find(|(name, _)| *name == value).map(|(_, source)| source.clone());
     let is_pointer = value.starts_with('/') && pointer_fault(value).is_none();
-    built_in.or_else(|| is_pointer.then(|| Source::Pointer(value.to_owned())))
+    let header = value.strip_prefix(HEADER).filter(|name| is_header_name(name));
+    let header = header.map(|name| Source::Header(name.to_ascii_lowercase()));
+    built_in.or(header).or_else(|| is_pointer.then(|| Source::Pointer(value.to_owned())))
 }
 
 /// What is wrong with the name of a value.
@@ -145,7 +152,15 @@ fn unknown_source(value: &str, is_shown: bool) -> Unknown {
         return Unknown::Pointer(fault);
     }
     let names: Vec<&str> = BUILT_IN.iter().map(|(name, _)| *name).collect();
-    let choices = format!("a JSON pointer such as \"/order_id\", or {}", listed(&names, "or"));
+    if value.starts_with(HEADER) {
+        return Unknown::Name(format!(
+            "behind `{HEADER}` write the name of an HTTP header, of at most {SELECTOR_HEADER_BYTES_MAX} bytes"
+        ));
+    }
+    let choices = format!(
+        "a JSON pointer such as \"/order_id\", a header such as \"$header.X-Tenant\", or {}",
+        listed(&names, "or")
+    );
     Unknown::Name(match nearest(value, names.iter().copied()).filter(|_| is_shown) {
         Some(near) => format!("did you mean `{near}`? Write {choices}"),
         None => format!("write {choices}"),

@@ -6,12 +6,12 @@ use std::io::Read as _;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-use super::context::{Context, Refused};
+use super::context::{Context, Refused, Text};
 use super::error::{ConfigError, ConfigErrors};
 use super::grammar::{address, clash};
 use super::queue::read_queues;
 use super::reader::{Field, Section};
-use super::wording::bytes_text;
+use super::wording::{bytes_text, listed};
 use super::{Admin, Config, Ingress, Journal, Listener, Protocol, Shutdown, SinkKind};
 use crate::limits::{self, BLOCK_BYTES, EXECUTORS_MAX, GIB, KIB, LISTENERS_MAX, MIB};
 
@@ -95,7 +95,7 @@ fn read(text: &str, file: &str, env: &dyn Fn(&str) -> Option<String>, kinds: &[&
 fn read_config(mut root: Section<'_>) -> Config {
     let data_dir = read_data_dir(&mut root);
     let mut taken = Taken::default();
-    let listeners = read_listeners(&mut root, &mut taken);
+    let (listeners, fed) = read_listeners(&mut root, &mut taken);
     let admin = read_admin(root.section("admin"), &mut taken);
     let (ingress, ingress_sizes) = read_ingress(root.section("ingress"));
     let journal = read_journal(root.section("journal"), &ingress_sizes);
@@ -103,6 +103,11 @@ fn read_config(mut root: Section<'_>) -> Config {
     let shutdown = Shutdown { grace_ms: section.integer("grace_ms", limits::SHUTDOWN_GRACE_MS, 0..=HOUR_MS).value };
     section.finish();
     let queues = read_queues(&mut root);
+    for text in fed.iter().filter(|text| !queues.contains_key(&text.value)) {
+        let names: Vec<&str> = queues.keys().map(String::as_str).collect();
+        let given = text.quoted();
+        root.context().wrong(text, &format!("names no queue with {given}; write {}", listed(&names, "or")));
+    }
     root.finish();
     Config { data_dir, listeners, admin, ingress, journal, shutdown, queues }
 }
@@ -137,9 +142,10 @@ impl Taken {
     }
 }
 
-fn read_listeners(root: &mut Section<'_>, taken: &mut Taken) -> Vec<Listener> {
+/// The listeners, and the names of the queues that they feed.
+fn read_listeners(root: &mut Section<'_>, taken: &mut Taken) -> (Vec<Listener>, Vec<Text>) {
     let context = root.context();
-    let mut listeners = Vec::new();
+    let (mut listeners, mut fed) = (Vec::new(), Vec::new());
     let missing = "is missing; write `[[listeners]]` and below it `address = \"0.0.0.0:8080\"`";
     for (index, mut section) in root.list("listeners", missing).into_iter().enumerate() {
         if index == LISTENERS_MAX {
@@ -147,10 +153,13 @@ fn read_listeners(root: &mut Section<'_>, taken: &mut Taken) -> Vec<Listener> {
             context.error(section.line(), "listeners", message);
         }
         let protocol = section.choice("protocol", Protocol::Http, &[("http", Protocol::Http)]).value;
+        let named = section.text("queue", "orders").ok().flatten();
+        let queue = named.as_ref().map(|text| text.value.clone());
+        fed.extend(named);
         match read_address(&mut section, "0.0.0.0:8080") {
             Ok(Some((address, line))) => {
                 taken.take(context, address, line, "listeners.address");
-                listeners.push(Listener { protocol, address });
+                listeners.push(Listener { protocol, queue, address });
             }
             Ok(None) if !section.is_absent() => {
                 let message = "`listeners.address` is missing; write `address = \"0.0.0.0:8080\"`";
@@ -160,7 +169,7 @@ fn read_listeners(root: &mut Section<'_>, taken: &mut Taken) -> Vec<Listener> {
         }
         section.finish();
     }
-    listeners
+    (listeners, fed)
 }
 
 fn read_admin(mut section: Section<'_>, taken: &mut Taken) -> Admin {

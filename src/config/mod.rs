@@ -17,7 +17,7 @@ mod sink_kind;
 mod template;
 mod wording;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -54,6 +54,8 @@ pub struct Config {
 pub struct Listener {
     /// What is spoken there.
     pub protocol: Protocol,
+    /// The queue that takes every request as it comes, whatever its path; `None` for the paths of the API.
+    pub queue: Option<String>,
     /// Where it listens; port 0 takes a free one.
     pub address: SocketAddr,
 }
@@ -138,6 +140,8 @@ pub struct Queue {
     pub idempotency_keys_max: usize,
     /// Bytes of the dead-letter file.
     pub dead_letters_bytes_max: u64,
+    /// Headers that records keep because the sink asks for their values, in lower case.
+    pub kept_headers: BTreeSet<String>,
     /// Where the records go.
     pub sink: Sink,
 }
@@ -344,6 +348,23 @@ pub enum Source {
     ContentType,
     /// `$body`
     Body,
+    /// `$method`: that of the request, or NULL if the record did not come through a listener with `queue`.
+    Method,
+    /// `$path`: the path of the request with its query, or NULL as above.
+    Path,
+    /// `$header.NAME`, whose name is in lower case: the value of a header of the request, or NULL if it had none.
+    Header(String),
+}
+
+impl Sink {
+    /// Where its values come from.
+    pub fn sources(&self) -> impl Iterator<Item = &Source> {
+        let pairs = match &self.target {
+            Target::Table { columns: pairs, .. } | Target::Statement { parameters: pairs, .. } => pairs.as_slice(),
+            Target::Created { .. } | Target::Own => &[],
+        };
+        pairs.iter().map(|(_, source)| source).chain(self.options.sources())
+    }
 }
 
 impl Ordering {
@@ -370,6 +391,14 @@ impl Ordering {
     #[must_use]
     pub fn keeps_header(&self) -> bool {
         self.fair_header().is_some() || self.throttle_header().is_some()
+    }
+}
+
+impl Queue {
+    /// Whether the front door keeps the value of any header with a record.
+    #[must_use]
+    pub fn keeps_header(&self) -> bool {
+        self.ordering.keeps_header() || !self.kept_headers.is_empty()
     }
 }
 

@@ -1,6 +1,6 @@
 //! Reads the `[queues.NAME]` sections.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::grammar::is_queue_name;
 use super::load::HOUR_MS;
@@ -9,7 +9,7 @@ use super::reader::Section;
 use super::shaping::read_shaping;
 use super::sink::read_sink;
 use super::wording::shown_key;
-use super::{Ack, Queue, Sink, Target};
+use super::{Ack, Queue, Sink, Source, Target};
 use crate::limits::{self, GIB, QUEUE_NAME_BYTES_MAX, QUEUES_MAX};
 
 /// Bytes of the largest backlog that can be meant.
@@ -60,7 +60,7 @@ fn same_table(a: &Sink, b: &Sink) -> bool {
 
 fn read_queue(section: &mut Section<'_>, name: &str) -> Queue {
     let s = section;
-    Queue {
+    let mut queue = Queue {
         shaping: read_shaping(s),
         ordering: read_ordering(s),
         ack: s.choice("ack", Ack::Durable, &[("durable", Ack::Durable), ("memory", Ack::Memory)]).value,
@@ -70,6 +70,10 @@ fn read_queue(section: &mut Section<'_>, name: &str) -> Queue {
             .value,
         idempotency_keys_max: s.integer("idempotency_keys_max", limits::IDEMPOTENCY_KEYS_MAX, 1..=100_000_000).count(),
         dead_letters_bytes_max: s.size("dead_letters_bytes_max", limits::DEAD_LETTERS_BYTES_MAX, 1..=1024 * GIB).value,
+        kept_headers: BTreeSet::new(),
         sink: read_sink(s.section("sink"), name),
-    }
+    };
+    let header = |source: &Source| if let Source::Header(name) = source { Some(name.clone()) } else { None };
+    queue.kept_headers = queue.sink.sources().filter_map(header).collect();
+    queue
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use super::Template;
+use super::{Source, Template};
 
 /// A kind of sink, as far as its configuration goes.
 pub struct SinkKind {
@@ -149,6 +149,23 @@ impl Options {
     #[must_use]
     pub fn table(&self, key: &str) -> &[(String, Template)] {
         if let Some(OptionValue::Table(entries)) = self.0.get(key) { entries } else { &[] }
+    }
+}
+
+impl Options {
+    /// Where the values in its templates come from.
+    pub fn sources(&self) -> impl Iterator<Item = &Source> {
+        self.0.values().flat_map(OptionValue::templates).flat_map(Template::sources)
+    }
+}
+
+impl OptionValue {
+    fn templates(&self) -> Box<dyn Iterator<Item = &Template> + '_> {
+        match self {
+            Self::Text(_) | Self::Integer(_) => Box::new(std::iter::empty()),
+            Self::Templates(templates) => Box::new(templates.iter()),
+            Self::Table(entries) => Box::new(entries.iter().map(|(_, template)| template)),
+        }
     }
 }
 

@@ -58,7 +58,7 @@ impl Control {
         Ok(value)
     }
 
-    /// One dead letter with its body.
+    /// One dead letter with its body and headers.
     ///
     /// # Errors
     ///
@@ -66,10 +66,14 @@ impl Control {
     pub fn show_letter(&self, name: &str, sequence: Sequence) -> Result<Value, ControlError> {
         let (entry, letter) = self.find(name)?.dead_letters.letter(sequence).map_err(ControlError::Letter)?;
         let mut value = head(entry, &letter);
-        for (key, part) in [("body", letter.parts.body), ("body_base64", letter.parts.body_base64)] {
+        let parts = letter.parts;
+        for (key, part) in [("body", parts.body), ("body_base64", parts.body_base64)] {
             if let Some(part) = part {
                 value[key] = json!(part);
             }
+        }
+        if !parts.headers.is_empty() {
+            value["headers"] = json!(parts.headers);
         }
         Ok(value)
     }
@@ -195,9 +199,13 @@ fn head(entry: Entry, letter: &DeadLetter) -> Value {
         "is_edited": entry.edited.is_some(),
     });
     let parts = &letter.parts;
-    for (key, part) in
-        [("key", &parts.key), ("idempotency_key", &parts.idempotency_key), ("content_type", &parts.content_type)]
-    {
+    for (key, part) in [
+        ("key", &parts.key),
+        ("idempotency_key", &parts.idempotency_key),
+        ("content_type", &parts.content_type),
+        ("method", &parts.method),
+        ("path", &parts.path),
+    ] {
         if let Some(part) = part {
             value[key] = json!(part);
         }

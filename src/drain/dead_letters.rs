@@ -24,7 +24,7 @@ use crate::dead_letter_index::{DeadLetterIndex, Entry, LetterState, Spot};
 use crate::journal::platform::{Platform, System};
 use crate::limits::{DEAD_LETTERS_COMPACT_BYTES_MIN, EXPIRED_COMPACT_DIVISOR, REDRIVE_RATE};
 use crate::rate::Rate;
-use crate::record::{Attributes, NO_KEY, Record, Sequence};
+use crate::record::{AttributeValues, Attributes, Headers, NO_KEY, Record, Sequence};
 use crate::record_text::RecordText;
 use crate::sequence_ranges::SequenceRanges;
 use crate::sink::Delivery;
@@ -125,26 +125,43 @@ pub enum DeadLetterError {
 #[derive(Debug)]
 pub struct Redelivery {
     letter: DeadLetter,
+    /// What of its request is delivered with it; when it was due, and to whose share it belonged, counts no more.
+    attributes: Vec<u8>,
     body: Vec<u8>,
 }
 
+fn text(part: Option<&String>) -> &[u8] {
+    part.map_or(b"", |part| part.as_bytes())
+}
+
 impl Redelivery {
+    fn new(letter: DeadLetter) -> io::Result<Self> {
+        let body = letter.parts.body()?;
+        let headers = letter.parts.encoded_headers();
+        let values = AttributeValues {
+            method: text(letter.parts.method.as_ref()),
+            target: text(letter.parts.path.as_ref()),
+            headers: Headers::read(&headers).unwrap_or_default(),
+            ..AttributeValues::default()
+        };
+        let mut attributes = Vec::new();
+        values.encode(&mut attributes).map_err(io::Error::other)?;
+        Ok(Self { letter, attributes, body })
+    }
+
     /// As the sink takes it: under its own sequence and ticket. No key stands in its way, since it does not pass the
     /// journal again.
     #[must_use]
     pub fn delivery(&self) -> Delivery<'_> {
-        fn text(part: Option<&String>) -> &[u8] {
-            part.map_or(b"", |part| part.as_bytes())
-        }
         let parts = &self.letter.parts;
         let record = Record {
             received_at_us: self.letter.received_at_us,
             idempotency_hash: NO_KEY,
-            group_count: 1,
+            group_count: u32::from(!self.letter.shares_idempotency_key),
             key: text(parts.key.as_ref()),
             idempotency_key: text(parts.idempotency_key.as_ref()),
             content_type: text(parts.content_type.as_ref()),
-            attributes: Attributes::NONE,
+            attributes: Attributes::read(&self.attributes).unwrap_or_default(),
             body: &self.body,
         };
         Delivery { sequence: self.letter.sequence, record, ticket: &self.letter.ticket }
@@ -250,7 +267,7 @@ impl<P: Platform> DeadLetterFile<P> {
         self.undecided(sequence)?;
         let record = Record { body, ..Record::lost(0, b"") };
         let (by, at_us) = (request.by.to_owned(), request.at_us);
-        let event = Event::Edited { sequence, at_us, by, parts: RecordText::of(&record) };
+        let event = Event::Edited { sequence, at_us, by, parts: Box::new(RecordText::of(&record)) };
         let line = lines::to_line(&event).map_err(self.io())?;
         self.make_room(&mut inner, &line)?;
         self.write_line(&mut inner, &event, &line)?;
@@ -355,10 +372,9 @@ impl<P: Platform> DeadLetterFile<P> {
         if self.index.next_redrive() != Some((number, sequence)) {
             return Ok(None);
         }
-        let letter = self.read_letter(sequence)?;
-        let body = letter.parts.body().map_err(self.io())?;
+        let letter = Redelivery::new(self.read_letter(sequence)?).map_err(self.io())?;
         inner.sent_through = number;
-        Ok(Some(Redelivery { letter, body }))
+        Ok(Some(letter))
     }
 
     /// The sink has committed this letter.
@@ -514,10 +530,11 @@ fn whole(line: &[u8], offset: u64) -> Spot {
     Spot { offset, length: u32::try_from(line.len()).unwrap_or(u32::MAX) }
 }
 
-/// Whether a letter has a body; a client cannot send a record without one.
+/// Whether a letter has something to deliver. Only a request that was taken as it came can be without a body, and then its
+/// record has the method; any other letter without one is of a record that is lost.
 fn has_body(line: &[u8]) -> io::Result<bool> {
-    let letter: DeadLetter = serde_json::from_slice(line)?;
-    Ok(letter.parts.body.is_none_or(|body| !body.is_empty()))
+    let parts = serde_json::from_slice::<DeadLetter>(line)?.parts;
+    Ok(parts.method.is_some() || parts.body.is_none_or(|body| !body.is_empty()))
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ use super::counters::Counters;
 use super::http::FastPath;
 use super::net::{Listener, Net, Stream};
 use crate::config::Protocol;
+use crate::queue::Queue;
 use crate::ring::IngressEnd;
 
 /// How often overdue connections are looked for.
@@ -37,6 +38,8 @@ pub struct Door {
     pub socket: Socket,
     /// What is spoken.
     pub protocol: Protocol,
+    /// The queue whose records requests are as they come; `None` where the paths of the API are served.
+    pub queue: Option<String>,
 }
 
 /// What one executor is made of.
@@ -135,6 +138,8 @@ fn spawn<T: 'static>(task: impl Future<Output = T> + 'static, queue: TaskQueueHa
 
 /// Accepts until it is cancelled.
 async fn accept(core: Rc<Core>, http: Rc<FastPath>, net: Rc<Net>, door: Door) {
+    // The configuration has no listener for a queue that there is not.
+    let taker = door.queue.and_then(|name| core.queue(&name).cloned());
     let mut listener = match Listener::new(&net, door.socket) {
         Ok(listener) => listener,
         Err(error) => {
@@ -144,7 +149,7 @@ async fn accept(core: Rc<Core>, http: Rc<FastPath>, net: Rc<Net>, door: Door) {
     };
     loop {
         match listener.accept().await {
-            Ok(stream) => serve(&core, &http, stream, door.protocol),
+            Ok(stream) => serve(&core, &http, stream, door.protocol, taker.clone()),
             Err(error) => {
                 tracing::warn!(%error, "a connection could not be accepted; raise the limit of open files (ulimit -n)?");
                 glommio::timer::sleep(ACCEPT_PAUSE).await;
@@ -154,7 +159,7 @@ async fn accept(core: Rc<Core>, http: Rc<FastPath>, net: Rc<Net>, door: Door) {
 }
 
 /// Hands a connection to whoever speaks its protocol, or turns it away if there are too many.
-fn serve(core: &Rc<Core>, http: &FastPath, mut stream: Stream, protocol: Protocol) {
+fn serve(core: &Rc<Core>, http: &FastPath, mut stream: Stream, protocol: Protocol, taker: Option<Arc<Queue>>) {
     let state = ConnectionState::new(core);
     let Some(connected) = core.add_connection(&state) else {
         core.counters.turned_away.add(1);
@@ -162,7 +167,8 @@ fn serve(core: &Rc<Core>, http: &FastPath, mut stream: Stream, protocol: Protoco
         let _ = stream.write_now(TOO_MANY);
         return;
     };
-    match protocol {
-        Protocol::Http => http.add(stream, state, connected),
+    match (protocol, taker) {
+        (Protocol::Http, None) => http.add(stream, state, connected),
+        (Protocol::Http, Some(queue)) => http.pass_by(stream, state, connected, queue),
     }
 }

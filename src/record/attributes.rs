@@ -1,9 +1,10 @@
-//! What a client asks for a record beyond its being stored: when it is due, how urgent it is, whose it is.
+//! What a client asks for a record beyond its being stored (when it is due, how urgent it is, whose it is), and what of its
+//! request is to be known where the record is delivered.
 //!
 //! Encoded as a list of tag (one byte), length (two bytes, little-endian) and value, in ascending order of the tags. A
 //! record without attributes has an empty list. A tag that is not known was written by a later version and is skipped.
 
-use super::RecordError;
+use super::{Headers, RecordError};
 use crate::limits::ATTRIBUTES_BYTES_MAX;
 
 /// Of a record that asks for no other one.
@@ -16,6 +17,9 @@ const EXPIRES_AT_US: u8 = 2;
 const PRIORITY: u8 = 3;
 const FAIR_KEY: u8 = 4;
 const THROTTLE_KEY: u8 = 5;
+const METHOD: u8 = 6;
+const TARGET: u8 = 7;
+const HEADERS: u8 = 8;
 /// Bytes of a tag and a length.
 const ENTRY_HEADER_BYTES: usize = 3;
 
@@ -44,7 +48,8 @@ impl<'a> Attributes<'a> {
             let is_sound = match tag {
                 DELIVER_AT_US | EXPIRES_AT_US => value.len() == size_of::<u64>(),
                 PRIORITY => matches!(value, [0..=PRIORITY_MAX]),
-                FAIR_KEY | THROTTLE_KEY => !value.is_empty(),
+                FAIR_KEY | THROTTLE_KEY | METHOD | TARGET => !value.is_empty(),
+                HEADERS => !value.is_empty() && Headers::read(value).is_some(),
                 _ => true,
             };
             if !is_sound || tag_before >= Some(tag) {
@@ -103,6 +108,24 @@ impl<'a> Attributes<'a> {
         self.value(THROTTLE_KEY).unwrap_or_default()
     }
 
+    /// The method of the request; empty if it was not kept.
+    #[must_use]
+    pub fn method(self) -> &'a [u8] {
+        self.value(METHOD).unwrap_or_default()
+    }
+
+    /// The path of the request with its query; empty if it was not kept.
+    #[must_use]
+    pub fn target(self) -> &'a [u8] {
+        self.value(TARGET).unwrap_or_default()
+    }
+
+    /// Those headers of the request that were kept.
+    #[must_use]
+    pub fn headers(self) -> Headers<'a> {
+        self.value(HEADERS).and_then(Headers::read).unwrap_or_default()
+    }
+
     fn value(self, wanted: u8) -> Option<&'a [u8]> {
         Entries(self.0).find(|(tag, _)| *tag == wanted).map(|(_, value)| value)
     }
@@ -139,6 +162,12 @@ pub struct AttributeValues<'a> {
     pub fair_key: &'a [u8],
     /// As [`Attributes::throttle_key`].
     pub throttle_key: &'a [u8],
+    /// As [`Attributes::method`].
+    pub method: &'a [u8],
+    /// As [`Attributes::target`].
+    pub target: &'a [u8],
+    /// As [`Attributes::headers`].
+    pub headers: Headers<'a>,
 }
 
 impl AttributeValues<'_> {
@@ -160,9 +189,15 @@ impl AttributeValues<'_> {
             time_us.map_or(Ok(()), |us| write(tag, &us.to_le_bytes()))?;
         }
         self.priority.map_or(Ok(()), |priority| write(PRIORITY, &[priority]))?;
-        for (tag, key) in [(FAIR_KEY, self.fair_key), (THROTTLE_KEY, self.throttle_key)] {
-            if !key.is_empty() {
-                write(tag, key)?;
+        for (tag, value) in [
+            (FAIR_KEY, self.fair_key),
+            (THROTTLE_KEY, self.throttle_key),
+            (METHOD, self.method),
+            (TARGET, self.target),
+            (HEADERS, self.headers.bytes()),
+        ] {
+            if !value.is_empty() {
+                write(tag, value)?;
             }
         }
         Attributes::read(buffer)
@@ -171,20 +206,25 @@ impl AttributeValues<'_> {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use super::super::headers;
     use super::*;
     use proptest::prelude::*;
 
     /// Any list that can be written, encoded.
     pub fn encoded() -> impl Strategy<Value = Vec<u8>> {
         let key = || prop::collection::vec(any::<u8>(), 0..40);
-        let values = (any::<Option<u64>>(), any::<Option<u64>>(), prop::option::of(0..=PRIORITY_MAX), key(), key());
-        values.prop_map(|(deliver_at_us, expires_at_us, priority, fair_key, throttle_key)| {
+        let times = (any::<Option<u64>>(), any::<Option<u64>>());
+        let values = (times, prop::option::of(0..=PRIORITY_MAX), key(), key(), key(), headers::tests::encoded());
+        values.prop_map(|((deliver_at_us, expires_at_us), priority, fair_key, throttle_key, target, headers)| {
             let values = AttributeValues {
                 deliver_at_us,
                 expires_at_us,
                 priority,
                 fair_key: &fair_key,
                 throttle_key: &throttle_key,
+                method: &target,
+                target: &target,
+                headers: Headers::read(&headers).unwrap(),
             };
             let mut buffer = Vec::new();
             values.encode(&mut buffer).unwrap();
@@ -200,10 +240,13 @@ pub(super) mod tests {
             priority in prop::option::of(0..=PRIORITY_MAX),
             fair_key in prop::collection::vec(any::<u8>(), 0..300),
             throttle_key in prop::collection::vec(any::<u8>(), 0..300),
+            target in prop::collection::vec(any::<u8>(), 0..300),
+            headers in headers::tests::encoded(),
             later in prop::collection::vec(any::<u8>(), 0..50),
         ) {
             let values = AttributeValues {
                 deliver_at_us, expires_at_us, priority, fair_key: &fair_key, throttle_key: &throttle_key,
+                method: &throttle_key, target: &target, headers: Headers::read(&headers).unwrap(),
             };
             let mut buffer = vec![7; 3];
             let written = values.encode(&mut buffer).unwrap();
@@ -216,6 +259,8 @@ pub(super) mod tests {
                 prop_assert_eq!((read.deliver_at_us(), read.expires_at_us()), (deliver_at_us, expires_at_us));
                 prop_assert_eq!((read.priority_given(), read.priority()), (priority, priority.unwrap_or(4)));
                 prop_assert_eq!((read.fair_key(), read.throttle_key()), (&fair_key[..], &throttle_key[..]));
+                prop_assert_eq!((read.method(), read.target()), (&throttle_key[..], &target[..]));
+                prop_assert_eq!(read.headers().bytes(), &headers);
             }
         }
 
@@ -258,11 +303,15 @@ pub(super) mod tests {
             (b"\x04\0\0", "an empty key"),
             (b"\x03\x01\0\x01\x03\x01\0\x02", "a tag twice"),
             (b"\x04\x01\0k\x03\x01\0\x01", "tags in another order"),
-            (&[vec![9, 0, 8], vec![0; 2048]].concat(), "more than the bound"),
+            (b"\x06\0\0", "an empty method"),
+            (b"\x07\0\0", "an empty target"),
+            (b"\x08\0\0", "headers without any"),
+            (b"\x08\x04\0\x02\0\0a", "headers that are no list"),
+            (&[vec![9, 0, 128], vec![0; 32_768]].concat(), "more than the bound"),
         ] {
             assert_eq!(Attributes::read(bytes), Err(RecordError::Attributes), "{why}");
         }
-        let too_long = AttributeValues { fair_key: &[b'k'; ATTRIBUTES_BYTES_MAX], ..AttributeValues::default() };
+        let too_long = AttributeValues { fair_key: &vec![b'k'; ATTRIBUTES_BYTES_MAX], ..AttributeValues::default() };
         assert_eq!(too_long.encode(&mut Vec::new()), Err(RecordError::Attributes));
         let no_priority = AttributeValues { priority: Some(10), ..AttributeValues::default() };
         assert_eq!(no_priority.encode(&mut Vec::new()), Err(RecordError::Attributes));

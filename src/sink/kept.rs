@@ -24,8 +24,9 @@ pub(super) trait Carrier: Send {
     fn connect(&mut self) -> SinkFuture<'_, ()>;
 
     /// Sends records and says in `outcome` which were taken and which were refused for good. Fails if any could not be settled;
-    /// those that were are in `outcome` all the same. It may send them in any order and all at once; two of one key stay in order
-    /// because no batch but one in strict order holds both, and then `deliveries` are in order.
+    /// those that were are in `outcome` all the same. `deliveries` are in an order that may be kept. A strict order must be, and
+    /// with `order = "key"` that of records with one key, of which a batch can hold several; where a part
+    /// [reorders](Part::reorders), others may be sent in any order and all at once.
     fn deliver<'a>(&'a mut self, deliveries: &'a [Delivery<'a>], outcome: &'a mut Outcome) -> SinkFuture<'a, ()>;
 
     /// Says everything that can be found wrong without delivering.

@@ -12,6 +12,7 @@ pub use self::text::TextPlan;
 use super::statement::{self, Dialect};
 use super::{Delivery, SinkError};
 use crate::config::{Source, Target};
+use crate::record::Headers;
 
 /// The last microsecond of the year 9999, behind which RFC 3339 has no notation.
 const RECEIVED_AT_US_MAX: u64 = 253_402_300_799_999_999;
@@ -123,7 +124,25 @@ impl Mapping {
             Source::IdempotencyKey => unless_empty(record.idempotency_key),
             Source::ContentType => unless_empty(record.content_type),
             Source::Body => Value::Bytes(record.body),
+            Source::Method => unless_empty(record.attributes.method()),
+            Source::Path => unless_empty(record.attributes.target()),
+            Source::Header(name) => header(record.attributes.headers(), name),
         }
+    }
+}
+
+/// The value of a header. One that was there several times is a list with commas, as in RFC 9110, section 5.3.
+fn header<'a>(headers: Headers<'a>, name: &str) -> Value<'a> {
+    let mut values = headers.values(name);
+    let Some(first) = values.next() else { return Value::Null };
+    let mut joined = Cow::Borrowed(first);
+    for value in values {
+        joined.to_mut().extend_from_slice(b", ");
+        joined.to_mut().extend_from_slice(value);
+    }
+    match joined {
+        Cow::Borrowed(bytes) => Value::Bytes(bytes),
+        Cow::Owned(bytes) => Value::Text(Cow::Owned(String::from_utf8_lossy(&bytes).into_owned())),
     }
 }
 

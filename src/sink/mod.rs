@@ -20,6 +20,7 @@
 //! One file is one sink, and one line of the [`REGISTRY`] makes it known.
 
 mod file;
+mod http;
 mod kept;
 pub mod mapping;
 pub mod postgres;
@@ -215,7 +216,7 @@ pub struct Driver {
 }
 
 /// Every sink, one line each; the first is the one of a queue that names none.
-static REGISTRY: [&Driver; 4] = [&sqlite::DRIVER, &postgres::DRIVER, &file::DRIVER, &redis::DRIVER];
+static REGISTRY: [&Driver; 5] = [&sqlite::DRIVER, &postgres::DRIVER, &file::DRIVER, &redis::DRIVER, &http::DRIVER];
 
 /// What the configuration knows of them.
 pub static KINDS: [&SinkKind; REGISTRY.len()] = kinds();

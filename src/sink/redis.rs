@@ -158,7 +158,7 @@ impl Redis {
             let mut ask = redis::cmd("HGET");
             ask.arg(&self.row.key).arg(self.row.field("epoch"));
             let asked = within(self.commit_timeout, session.ask::<Option<String>>(&ask)).await?;
-            Ok((session, asked))
+            Ok::<_, SinkError>((session, asked))
         };
         let mut redirected: Option<String> = None;
         for _ in 0..=limits::REDIS_REDIRECTS_MAX {

@@ -6,7 +6,7 @@
 use crate::config::Source;
 
 /// Parameters that a statement may use without an entry of its own.
-const BUILT_IN: [(&str, Source); 8] = [
+const BUILT_IN: [(&str, Source); 10] = [
     ("ticket", Source::Ticket),
     ("sequence", Source::Sequence),
     ("queue", Source::Queue),
@@ -15,6 +15,8 @@ const BUILT_IN: [(&str, Source); 8] = [
     ("idempotency_key", Source::IdempotencyKey),
     ("content_type", Source::ContentType),
     ("body", Source::Body),
+    ("method", Source::Method),
+    ("path", Source::Path),
 ];
 
 /// First words of statements that would end our transaction or leave it; the

@@ -202,16 +202,49 @@ fn sources_are_pointers_or_known_names() {
     let pointers = ["/", "/a/0", "/a~0b~1c"];
     let names =
         ["$ticket", "$sequence", "$queue", "$received_at", "$key", "$idempotency_key", "$content_type", "$body"];
-    pointers.iter().chain(&names).for_each(|value| drop(accepted(&column(value))));
+    let requests = ["$method", "$path", "$header.X-Tenant"];
+    pointers.iter().chain(&names).chain(&requests).for_each(|value| drop(accepted(&column(value))));
     for (value, part) in [
         ("", "write `$body` for the whole body"),
         ("/a~2", "write `~0` for `~`"),
         ("/a~", "write `~0` for `~`"),
         ("$tickt", "did you mean `$ticket`?"),
         ("body", "did you mean `$body`?"),
-        ("order_id", "a JSON pointer such as \"/order_id\", or `$ticket`, `$sequence`"),
+        (
+            "order_id",
+            "a JSON pointer such as \"/order_id\", a header such as \"$header.X-Tenant\", or `$ticket`, `$sequence`",
+        ),
+        ("$header.", "behind `$header.` write the name of an HTTP header"),
+        ("$header.X Tenant", "behind `$header.` write the name of an HTTP header"),
     ] {
         one_error(&column(value), 3, &["`queues.orders.sink.columns.\"a b\"`", part]);
+    }
+}
+
+#[test]
+fn a_queue_keeps_the_headers_that_its_sink_asks_for() {
+    let sink = "[queues.orders.sink]\ntable = \"t\"\ncolumns = { a = \"$header.X-Tenant\", b = \"$header.x-tenant\", c = \"$body\", \
+                d = \"$header.Accept\" }";
+    let queue = &accepted(sink).queues["orders"];
+    assert_eq!(queue.kept_headers, ["accept", "x-tenant"].map(str::to_owned).into());
+    assert!(queue.keeps_header());
+    let parameters = "[queues.orders.sink]\nstatement = \"SELECT :t\"\nparameters = { t = \"$header.T\" }";
+    assert_eq!(accepted(parameters).queues["orders"].kept_headers, ["t".to_owned()].into());
+    assert!(!accepted("").queues["orders"].keeps_header());
+}
+
+#[test]
+fn a_listener_may_feed_a_queue_that_there_is() {
+    let text = |queue: &str| {
+        format!("[[listeners]]\naddress = \"0.0.0.0:80\"\nqueue = {queue}\n[queues.orders]\n[queues.mail]\n")
+    };
+    assert_eq!(sound(&text("\"mail\"")).listeners[0].queue.as_deref(), Some("mail"));
+    for (queue, part) in [
+        ("\"mails\"", "test.toml:3: `listeners.queue` names no queue with \"mails\"; write `mail` or `orders`"),
+        ("7", "test.toml:3: `listeners.queue` must be a string"),
+    ] {
+        let errors = read(&text(queue)).unwrap_err();
+        assert!(errors.len() == 1 && errors[0].to_string().contains(part), "{errors:?}");
     }
 }
 

@@ -14,7 +14,7 @@ use forebay::journal::repair::{Options, repair_queue};
 use forebay::journal::survey::Survey;
 use forebay::journal::writer::{Turn, Writer};
 use forebay::queue::Queue;
-use forebay::record::{AttributeValues, Attributes, NO_KEY, Record, Sequence, hash_key};
+use forebay::record::{AttributeValues, Attributes, Headers, NO_KEY, Record, Sequence, hash_key};
 use forebay::record_text::RecordText;
 use forebay::ring::{Bell, FRAME_HEADER_BYTES, FrameHeader, IngressEnd, Outcome, ring};
 use forebay::server::recovered::{DrainParts, QueueStart, RecoveredQueue};
@@ -321,6 +321,7 @@ pub fn make_attributes(directory: &Path) {
         priority: Some(9),
         fair_key: "tenant \u{fc}".as_bytes(),
         throttle_key: b"shop",
+        ..AttributeValues::default()
     };
     let one = AttributeValues { priority: Some(0), ..AttributeValues::default() };
     for (values, later, text) in [
@@ -332,6 +333,28 @@ pub fn make_attributes(directory: &Path) {
         values.encode(&mut life.attributes).unwrap();
         life.attributes.extend_from_slice(later);
         life.commit("orders", &mut expected, &[Request("k", text, "text/plain", plain(&[text, "the second"]))]);
+    }
+    life.tidy();
+    life.end(&mut expected);
+    end(directory, &expected);
+}
+
+/// Records of whole requests, with and without a body, and one that keeps headers alone.
+pub fn make_requests(directory: &Path) {
+    let mut expected = begin(directory, &["orders"]);
+    let (machine, data) = (Fixed::default(), directory.join("data"));
+    let mut life = Life::start(&machine, &data, "[queues.orders]\n");
+    let mut list = Vec::new();
+    for (name, value) in [("accept", "a"), ("accept", "b"), ("x-empty", ""), ("x-tenant", "tenant \u{fc}")] {
+        Headers::append(&mut list, name.as_bytes(), value.as_bytes()).unwrap();
+    }
+    let headers = Headers::read(&list).unwrap();
+    let whole = AttributeValues { method: b"PUT", target: b"/cart/7%20?a=b", headers, ..AttributeValues::default() };
+    let bare = AttributeValues { method: b"DELETE", target: b"/", ..AttributeValues::default() };
+    let kept = AttributeValues { priority: Some(9), headers, ..AttributeValues::default() };
+    for (values, text) in [(whole, "whole"), (bare, ""), (kept, "kept")] {
+        values.encode(&mut life.attributes).unwrap();
+        life.commit("orders", &mut expected, &[Request("k", text, "text/plain", plain(&[text]))]);
     }
     life.tidy();
     life.end(&mut expected);

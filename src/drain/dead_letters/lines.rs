@@ -30,6 +30,8 @@ struct NewLetter<'a> {
     reason: &'a str,
     ticket: &'a str,
     received_at_us: u64,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    shares_idempotency_key: bool,
     #[serde(flatten)]
     parts: RecordText,
 }
@@ -54,6 +56,9 @@ pub struct DeadLetter {
     pub ticket: String,
     /// Microseconds since the Unix epoch.
     pub received_at_us: u64,
+    /// Whether other records came in the same request, under the same idempotency key.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub shares_idempotency_key: bool,
     /// What the client sent, as text.
     #[serde(flatten)]
     pub parts: RecordText,
@@ -72,7 +77,7 @@ pub enum Event {
         at_us: u64,
         by: String,
         #[serde(flatten)]
-        parts: RecordText,
+        parts: Box<RecordText>,
     },
     /// Letters are to be delivered again, in this order, under numbers without a gap.
     Redrive { first_number: u64, sequences: Vec<Sequence>, rate: String, at_us: u64, by: String },
@@ -92,7 +97,7 @@ pub enum Event {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Line {
     /// A record that was set aside.
-    Letter(DeadLetter),
+    Letter(Box<DeadLetter>),
     /// What was done with letters.
     Event(Event),
 }
@@ -105,12 +110,14 @@ pub(super) fn is_event(line: &[u8]) -> bool {
 }
 
 pub(super) fn letter_line(delivery: &Delivery<'_>, reason: &str) -> io::Result<Vec<u8>> {
+    let record = &delivery.record;
     let letter = NewLetter {
         sequence: delivery.sequence,
         reason,
         ticket: delivery.ticket,
-        received_at_us: delivery.record.received_at_us,
-        parts: RecordText::of(&delivery.record),
+        received_at_us: record.received_at_us,
+        shares_idempotency_key: !record.idempotency_key.is_empty() && !record.is_alone(),
+        parts: RecordText::of(record),
     };
     to_line(&letter)
 }
@@ -131,7 +138,7 @@ pub fn parse(line: &[u8]) -> Result<Line, serde_json::Error> {
     if is_event(line) {
         serde_json::from_slice(line).map(Line::Event)
     } else {
-        serde_json::from_slice(line).map(Line::Letter)
+        serde_json::from_slice(line).map(|letter| Line::Letter(Box::new(letter)))
     }
 }
 
@@ -210,7 +217,7 @@ impl Account {
 
     fn note(&mut self, event: Event) {
         match event {
-            Event::Edited { sequence, parts, .. } => drop(self.bodies.insert(sequence, parts)),
+            Event::Edited { sequence, parts, .. } => drop(self.bodies.insert(sequence, *parts)),
             Event::Refused { sequence, reason, .. } => drop(self.reasons.insert(sequence, reason)),
             Event::Redriven { sequence, .. } => self.leave(sequence),
             Event::Purged { sequences, .. } => sequences.into_iter().for_each(|sequence| self.leave(sequence)),

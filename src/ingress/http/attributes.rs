@@ -10,7 +10,7 @@ use jiff::{Span, SpanRelativeTo, Timestamp};
 use super::problem::{Problem, Refusal};
 use crate::config::{Order, Ordering};
 use crate::limits::{FAIR_KEY_BYTES_MAX, TIME_FIELD_BYTES_MAX};
-use crate::record::{AttributeValues, PRIORITY_MAX};
+use crate::record::{AttributeValues, Headers, PRIORITY_MAX};
 
 const DELIVER_AT: HeaderName = HeaderName::from_static("forebay-deliver-at");
 const DELAY: HeaderName = HeaderName::from_static("forebay-delay");
@@ -27,6 +27,18 @@ pub struct AttributeFields<'a> {
     priority: Option<u8>,
     fair_key: &'a [u8],
     throttle_key: &'a [u8],
+    request: RequestFields<'a>,
+}
+
+/// What of a request itself its records keep.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RequestFields<'a> {
+    /// The method; empty if it is not kept.
+    pub method: &'a [u8],
+    /// The path with its query; empty if it is not kept.
+    pub target: &'a [u8],
+    /// Those headers that are kept.
+    pub headers: Headers<'a>,
 }
 
 /// A time as a field has it, in microseconds.
@@ -73,9 +85,22 @@ impl<'a> AttributeFields<'a> {
             priority,
             fair_key: key_of(ordering.fair_header())?,
             throttle_key: key_of(ordering.throttle_header())?,
+            request: RequestFields::default(),
         };
         fields.check(ordering)?;
         Ok(fields)
+    }
+
+    /// The same with what the records keep of the request itself.
+    #[must_use]
+    pub fn with_request(self, request: RequestFields<'a>) -> Self {
+        Self { request, ..self }
+    }
+
+    /// Whether all of the request is the record, which then need not have a body.
+    #[must_use]
+    pub fn is_whole_request(&self) -> bool {
+        !self.request.method.is_empty()
     }
 
     /// Refuses what the queue is not set up for.
@@ -120,8 +145,9 @@ impl<'a> AttributeFields<'a> {
         if expires_at_us.zip(deliver_at_us).is_some_and(|(expires, deliver)| expires <= deliver) {
             return Err(refused(format!("the record would expire before it is due, as {EXPIRES} says")));
         }
-        let Self { priority, fair_key, throttle_key, .. } = *self;
-        Ok(AttributeValues { deliver_at_us, expires_at_us, priority, fair_key, throttle_key })
+        let Self { priority, fair_key, throttle_key, request, .. } = *self;
+        let RequestFields { method, target, headers } = request;
+        Ok(AttributeValues { deliver_at_us, expires_at_us, priority, fair_key, throttle_key, method, target, headers })
     }
 }
 

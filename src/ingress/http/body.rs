@@ -33,11 +33,21 @@ pub fn check_head(headers: &HeaderMap, bytes_max: usize) -> Result<Option<u64>, 
         let refusal = Refusal::new(Problem::UnsupportedEncoding, detail);
         return Err(refusal.header(hyper::header::ACCEPT_ENCODING, "identity").close());
     }
-    let length = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+    let length = check_length(headers, bytes_max)?;
     if length.is_none() && !headers.contains_key(TRANSFER_ENCODING) {
         let detail = "send Content-Length, or Transfer-Encoding: chunked";
         return Err(Refusal::new(Problem::LengthRequired, detail));
     }
+    Ok(length)
+}
+
+/// The length that the client announces, if it does.
+///
+/// # Errors
+///
+/// It is too long.
+pub fn check_length(headers: &HeaderMap, bytes_max: usize) -> Result<Option<u64>, Refusal> {
+    let length = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
     if length.is_some_and(|length| length > bytes_max as u64) {
         return Err(too_large(bytes_max));
     }

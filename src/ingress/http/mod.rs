@@ -4,6 +4,7 @@
 pub mod attributes;
 mod body;
 pub mod fast_path;
+pub mod kept;
 pub mod problem;
 mod status;
 pub mod submit;
@@ -11,6 +12,7 @@ pub mod submit;
 use std::convert::Infallible;
 use std::pin::pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::Poll;
 
 use bytes::Bytes;
@@ -24,14 +26,16 @@ use super::connection::{Connection, ConnectionState, Phase, Sent};
 use super::core::Core;
 use super::net::Stream;
 use crate::limits::HEADERS_MAX;
+use crate::queue::Queue;
 pub use fast_path::FastPath;
 use problem::{Problem, Refusal};
+use submit::Taking;
 
 /// Serves one connection, which has `sent` something already, until the client or a stop ends it, or its time is
-/// over.
-async fn serve(core: Rc<Core>, stream: Stream, state: Rc<ConnectionState>, sent: Sent) {
+/// over. If there is a `taker`, requests are records of that queue as they come.
+async fn serve(core: Rc<Core>, stream: Stream, state: Rc<ConnectionState>, sent: Sent, taker: Option<Arc<Queue>>) {
     let io = Connection::new(stream, sent, Rc::clone(&core), Rc::clone(&state));
-    let service = service_fn(|request| answer(Rc::clone(&core), Rc::clone(&state), request));
+    let service = service_fn(|request| answer(Rc::clone(&core), Rc::clone(&state), taker.clone(), request));
     let connection = hyper::server::conn::http1::Builder::new()
         .max_buf_size(core.shared.limits.head_bytes_max)
         .max_headers(HEADERS_MAX)
@@ -66,10 +70,11 @@ async fn serve(core: Rc<Core>, stream: Stream, state: Rc<ConnectionState>, sent:
 async fn answer(
     core: Rc<Core>,
     state: Rc<ConnectionState>,
+    taker: Option<Arc<Queue>>,
     request: Request<Incoming>,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     state.enter(Phase::Answer);
-    let result = route(&core, &state, request).await;
+    let result = route(&core, &state, taker.as_ref(), request).await;
     state.enter(Phase::Response);
     Ok(result.unwrap_or_else(|refusal| {
         core.counters.refused[refusal.problem as usize].add(1);
@@ -77,21 +82,34 @@ async fn answer(
     }))
 }
 
+/// What stands before a ticket in its path.
+const TICKETS: &str = "/v1/tickets/";
+
+/// Whether a path is forebay's own where all others lead into a queue: clients must be able to ask for their tickets, and a load
+/// balancer for our health.
+fn is_answered_here(path: &str) -> bool {
+    path.starts_with(TICKETS) || matches!(path, "/healthz" | "/readyz")
+}
+
 /// Where the paths lead.
 async fn route(
     core: &Rc<Core>,
     state: &ConnectionState,
+    taker: Option<&Arc<Queue>>,
     request: Request<Incoming>,
 ) -> Result<Response<Full<Bytes>>, Refusal> {
     let path = request.uri().path();
+    if let Some(queue) = taker.filter(|_| !is_answered_here(path)) {
+        return submit::submit(core, state, queue, Taking::Request, request).await;
+    }
     if let Some(name) = path.strip_prefix("/v1/queues/").and_then(|rest| rest.strip_suffix("/records")) {
         let Some(queue) = core.queue(name) else {
             return Err(Refusal::new(Problem::NotFound, "there is no queue of that name"));
         };
         expect_method(&request, &Method::POST, "POST")?;
-        return submit::submit(core, state, queue, request).await;
+        return submit::submit(core, state, queue, Taking::Body, request).await;
     }
-    if let Some(ticket) = path.strip_prefix("/v1/tickets/") {
+    if let Some(ticket) = path.strip_prefix(TICKETS) {
         expect_method(&request, &Method::GET, "GET")?;
         return status::status(core, ticket);
     }

@@ -20,6 +20,10 @@ pub enum Problem {
     LengthRequired,
     /// The body or a record is too large.
     TooLarge,
+    /// The path is longer than a record keeps.
+    UriTooLong,
+    /// There are more headers than a record keeps.
+    HeadersTooLarge,
     /// The body is compressed.
     UnsupportedEncoding,
     /// The queue's backlog is full.
@@ -40,13 +44,15 @@ impl Problem {
     /// How many there are.
     pub const COUNT: usize = Self::ALL.len();
     /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::BadRequest,
         Self::NotFound,
         Self::MethodNotAllowed,
         Self::BodyTimeout,
         Self::LengthRequired,
         Self::TooLarge,
+        Self::UriTooLong,
+        Self::HeadersTooLarge,
         Self::UnsupportedEncoding,
         Self::BacklogFull,
         Self::Busy,
@@ -80,6 +86,10 @@ impl Problem {
                 ("length-required", StatusCode::LENGTH_REQUIRED, "The request says no length of its body")
             }
             Self::TooLarge => ("too-large", StatusCode::PAYLOAD_TOO_LARGE, "The body is too large"),
+            Self::UriTooLong => ("uri-too-long", StatusCode::URI_TOO_LONG, "The path is too long"),
+            Self::HeadersTooLarge => {
+                ("headers-too-large", StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "The headers are too large")
+            }
             Self::UnsupportedEncoding => {
                 ("unsupported-encoding", StatusCode::UNSUPPORTED_MEDIA_TYPE, "The body is encoded")
             }

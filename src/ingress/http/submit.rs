@@ -1,4 +1,4 @@
-//! `POST /v1/queues/{queue}/records`: one record, or the records of an NDJSON body.
+//! `POST /v1/queues/{queue}/records`: one record, or the records of an NDJSON body. And requests that are records as they come.
 
 use std::fmt::Write as _;
 use std::rc::Rc;
@@ -14,6 +14,7 @@ use zerocopy::little_endian::{U16, U32};
 
 use super::attributes::{AttributeFields, header};
 use super::body::{self, no_room};
+use super::kept::Kept;
 use super::problem::{Problem, Refusal};
 use crate::admission::{self, Load};
 use crate::config::Ingress;
@@ -45,6 +46,15 @@ pub struct Head<'a> {
     pub is_ndjson: bool,
 }
 
+/// What a request is to its queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Taking {
+    /// Its body is the record, or the records.
+    Body,
+    /// All of it is the record, whatever it asks for; it need not have a body.
+    Request,
+}
+
 /// Whether a content type says that the body holds a record on each line.
 #[must_use]
 pub fn is_ndjson(content_type: &[u8]) -> bool {
@@ -61,13 +71,24 @@ pub async fn submit(
     core: &Rc<Core>,
     connection: &ConnectionState,
     queue: &Arc<Queue>,
+    taking: Taking,
     request: Request<Incoming>,
 ) -> Result<Response<Full<Bytes>>, Refusal> {
     let (parts, body) = request.into_parts();
-    let head = Head::read(&parts.headers, queue)?;
+    let kept = match taking {
+        Taking::Body => Kept::named(&parts.headers, &queue.config.kept_headers)?,
+        Taking::Request => Kept::whole(&parts)?,
+    };
+    let mut head = Head::read(&parts.headers, queue)?;
+    head.attributes = head.attributes.with_request(kept.fields());
+    head.is_ndjson &= taking == Taking::Body;
     let limits = &core.shared.limits;
     let bytes_max = if head.is_ndjson { limits.batch_request_bytes_max } else { limits.record_bytes_max };
-    let announced = body::check_head(&parts.headers, bytes_max)?;
+    let announced = match taking {
+        Taking::Body => body::check_head(&parts.headers, bytes_max)?,
+        // Without a length there is no body, and its encoding is kept with the other headers.
+        Taking::Request => body::check_length(&parts.headers, bytes_max)?,
+    };
     check_before_body(core, queue, announced.unwrap_or(0))?;
     let body = body::read(core, connection, body, bytes_max).await?;
     let arrived_ns = core.clock.monotonic_ns();
@@ -237,7 +258,7 @@ pub fn build_frame(
         record.content_type = NDJSON_RECORD_TYPE;
         encode_lines(&core.shared.limits, body, record, frame)?
     } else {
-        if body.is_empty() {
+        if body.is_empty() && !head.attributes.is_whole_request() {
             return Err(Refusal::new(Problem::BadRequest, "the body is the record, and it is empty"));
         }
         record.encode(frame).map_err(malformed)?;

@@ -148,10 +148,26 @@ impl FastPath {
     fn hand_over(&self, connection: Connection) {
         let Connection { stream, state, connected, input, .. } = connection;
         stream.watch(false);
-        let core = Rc::clone(&self.core);
         let sent = Sent::new(input.bytes, input.start, input.held);
+        self.serve(stream, state, connected, sent, None);
+    }
+
+    /// Lets hyper have a connection that was just accepted, all of whose requests are records of this queue.
+    pub fn pass_by(&self, stream: Stream, state: Rc<ConnectionState>, connected: Connected, queue: Arc<Queue>) {
+        self.serve(stream, state, connected, Sent::new(Vec::new(), 0, None), Some(queue));
+    }
+
+    fn serve(
+        &self,
+        stream: Stream,
+        state: Rc<ConnectionState>,
+        connected: Connected,
+        sent: Sent,
+        taker: Option<Arc<Queue>>,
+    ) {
+        let core = Rc::clone(&self.core);
         let task = async move {
-            super::serve(core, stream, state, sent).await;
+            super::serve(core, stream, state, sent, taker).await;
             drop(connected);
         };
         // The queue was made before the first connection and is never removed.
@@ -229,7 +245,7 @@ impl FastPath {
             }
             // A queue that keeps a header's value gets it from hyper: which header, the look does not know.
             Look::Taken(request) => {
-                self.core.queue(request.queue).filter(|queue| !queue.config.ordering.keeps_header()).map(|queue| {
+                self.core.queue(request.queue).filter(|queue| !queue.config.keeps_header()).map(|queue| {
                     self.take(key, connection, queue, &request);
                     request.bytes
                 })
