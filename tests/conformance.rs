@@ -14,6 +14,7 @@
 #![allow(clippy::disallowed_methods, reason = "a kill at a random instant waits for no bell")]
 
 mod nginx_server;
+mod mysql_server;
 mod postgres_server;
 mod redis_server;
 mod server;
@@ -99,6 +100,7 @@ macro_rules! stations {
 stations! {
     sqlite::Sqlite in "conformance/sqlite.rs": every refusing typed;
     postgres::Postgres in "conformance/postgres.rs": every served refusing typed transactional;
+    mysql::Mysql in "conformance/mysql.rs": every served refusing typed transactional;
     file::File in "conformance/file.rs": every;
     redis::Redis in "conformance/redis.rs": every served refusing transactional;
     http::Http in "conformance/http.rs": every served refusing;

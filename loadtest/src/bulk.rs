@@ -1,20 +1,23 @@
 //! The drain beside the database's own bulk loader: the same rows into the same table, in turns.
 //!
 //! A journal is filled once. Each round then lets `forebay serve` drain a copy of it into an empty table at an
-//! unlimited rate, and lets the database's own program load the same rows into it from a file: `\copy` of psql, or
-//! `.import` of the sqlite3 shell within one transaction.
+//! unlimited rate, and lets the database's own program load the same rows into it from a file: `\copy` of psql,
+//! `LOAD DATA LOCAL INFILE` of mariadb, or `.import` of the sqlite3 shell within one transaction.
+
+mod database;
+
+pub use database::BulkSink;
+use database::Database;
 
 use crate::beside::Beside;
 use crate::engine::{self, EngineError, Load, Plan, Progress};
 use crate::peer::{
     PeerError, RunningPeer, ServerProgram, StartOptions, Stop, forebay_program, free_ports, queue_metric, write_file,
 };
-use crate::verify::Sink;
 use crate::wire::Wire;
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -23,17 +26,18 @@ const POLL_PAUSE: Duration = Duration::from_millis(5);
 /// The longest that the server may take to start, and to drain without any progress.
 const PATIENCE: Duration = Duration::from_secs(30);
 const TABLE: &str = "forebay_bulk";
-const COLUMNS: &str = "id text PRIMARY KEY, buyer text, body text, ticket text";
 
 /// What is compared.
 #[derive(Clone, Debug)]
 pub struct BulkPlan {
     /// The `forebay` program.
     pub forebay: PathBuf,
-    /// The database. Of SQLite only the kind counts: its files are made in the directory.
-    pub sink: Sink,
+    /// The database.
+    pub sink: BulkSink,
     /// Rows in each round.
     pub records: u64,
+    /// Rows of one transaction of the drain's.
+    pub batch_records: u64,
     /// How many rounds.
     pub rounds: usize,
     /// An existing directory on the disk that is meant.
@@ -70,6 +74,7 @@ pub enum BulkError {
 fn remedy(program: &str) -> &'static str {
     match program {
         "psql" => " (if it is not installed: apt-get install postgresql-client)",
+        "mariadb" => " (if it is not installed: apt-get install mariadb-client)",
         "sqlite3" => " (if it is not installed: apt-get install sqlite3)",
         _ => "",
     }
@@ -88,10 +93,8 @@ pub fn compare_bulk(plan: &BulkPlan, mut on_line: impl FnMut(String)) -> Result<
     let database = Database { sink: &plan.sink, directory: &plan.directory };
     let filled = plan.directory.join("filled");
     fill(plan, &filled)?;
-    let mut beside = match &plan.sink {
-        Sink::Postgres(_) => Beside::new("drain into PostgreSQL", "rows/s", "forebay", "\\copy of psql"),
-        Sink::Sqlite(_) => Beside::new("drain into SQLite", "rows/s", "forebay", ".import of sqlite3"),
-    };
+    let (title, loader) = plan.sink.names();
+    let mut beside = Beside::new(title, "rows/s", "forebay", loader);
     for _ in 0..plan.rounds {
         let data = plan.directory.join("data");
         copy_directory(&filled, &data)?;
@@ -109,7 +112,7 @@ pub fn compare_bulk(plan: &BulkPlan, mut on_line: impl FnMut(String)) -> Result<
 }
 
 fn fill(plan: &BulkPlan, data: &Path) -> Result<(), BulkError> {
-    let idle = Sink::Sqlite(plan.directory.join("idle.db"));
+    let idle = BulkSink::Sqlite(plan.directory.join("idle.db"));
     let server = Server::start(plan, data, "1/h", &idle)?;
     let load = Load::Closed { records: Some(plan.records), duration: None };
     let Wire::Http { url } = &server.peer.wire else { return Ok(()) };
@@ -155,91 +158,6 @@ fn drain(plan: &BulkPlan, data: &Path) -> Result<f64, BulkError> {
     }
 }
 
-/// The table, by way of the database's own programs.
-struct Database<'a> {
-    sink: &'a Sink,
-    directory: &'a Path,
-}
-
-impl Database<'_> {
-    fn rows(&self) -> PathBuf {
-        self.directory.join("rows")
-    }
-
-    /// An empty table, and with `whole` no position of an earlier round either.
-    fn empty(&self, whole: bool) -> Result<(), BulkError> {
-        match self.sink {
-            Sink::Postgres(_) if whole => self.run(&format!(
-                "DROP TABLE IF EXISTS {TABLE}; DROP TABLE IF EXISTS forebay_position; \
-                 CREATE TABLE {TABLE} ({COLUMNS}); CHECKPOINT"
-            )),
-            Sink::Postgres(_) => self.run(&format!("TRUNCATE {TABLE}; CHECKPOINT")),
-            Sink::Sqlite(path) => {
-                for ending in ["", "-wal", "-shm"] {
-                    let _ = fs::remove_file(format!("{}{ending}", path.display()));
-                }
-                self.run(&format!("PRAGMA journal_mode = WAL; CREATE TABLE {TABLE} ({COLUMNS});"))
-            }
-        }
-    }
-
-    fn export(&self) -> Result<(), BulkError> {
-        let rows = self.rows();
-        match self.sink {
-            Sink::Postgres(_) => self.run(&format!("\\copy {TABLE} TO '{}'", rows.display())),
-            Sink::Sqlite(_) => self.run(&format!(".mode csv\n.output {}\nSELECT * FROM {TABLE};\n", rows.display())),
-        }
-    }
-
-    fn load(&self) -> Result<(), BulkError> {
-        let rows = self.rows();
-        match self.sink {
-            Sink::Postgres(_) => self.run(&format!("\\copy {TABLE} FROM '{}'", rows.display())),
-            Sink::Sqlite(_) => self.run(&format!(
-                "PRAGMA synchronous = FULL;\n.mode csv\nBEGIN;\n.import {} {TABLE}\nCOMMIT;\n",
-                rows.display()
-            )),
-        }
-    }
-
-    fn drop(&self) -> Result<(), BulkError> {
-        match self.sink {
-            Sink::Postgres(_) => self.run(&format!("DROP TABLE {TABLE}; DROP TABLE forebay_position")),
-            Sink::Sqlite(_) => Ok(()),
-        }
-    }
-
-    /// Runs commands of the database's own program, from its standard input.
-    fn run(&self, script: &str) -> Result<(), BulkError> {
-        let mut command = match self.sink {
-            Sink::Postgres(url) => {
-                let mut command = Command::new("psql");
-                command.args(["--quiet", "--no-psqlrc", "--set=ON_ERROR_STOP=1", "--dbname", url]);
-                // Whatever is said on standard error is taken for a failure, so notices must not be.
-                command.env("PGOPTIONS", "--client-min-messages=warning");
-                command
-            }
-            Sink::Sqlite(path) => {
-                let mut command = Command::new("sqlite3");
-                command.arg("-bail").arg(path);
-                command
-            }
-        };
-        let program = command.get_program().to_string_lossy().into_owned();
-        let failed = |reason: String| BulkError::Program { program: program.clone(), reason };
-        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
-        let mut child = command.spawn().map_err(|error| failed(error.to_string()))?;
-        if let Some(mut input) = child.stdin.take() {
-            input.write_all(script.as_bytes()).map_err(|error| failed(error.to_string()))?;
-        }
-        let output = child.wait_with_output().map_err(|error| failed(error.to_string()))?;
-        if output.status.success() && output.stderr.is_empty() {
-            return Ok(());
-        }
-        Err(failed(String::from_utf8_lossy(&output.stderr).trim().to_owned()))
-    }
-}
-
 fn copy_directory(from: &Path, to: &Path) -> Result<(), BulkError> {
     if to.exists() {
         fs::remove_dir_all(to).map_err(io_error(to.display().to_string()))?;
@@ -266,16 +184,15 @@ struct Server {
 }
 
 impl Server {
-    fn start(plan: &BulkPlan, data: &Path, rate: &str, sink: &Sink) -> Result<Self, BulkError> {
+    fn start(plan: &BulkPlan, data: &Path, rate: &str, sink: &BulkSink) -> Result<Self, BulkError> {
         let [port, admin_port] = free_ports()?;
-        let (kind, url) = match sink {
-            Sink::Postgres(url) => ("postgres", url.clone()),
-            Sink::Sqlite(path) => ("sqlite", path.display().to_string()),
-        };
+        let (kind, url) = sink.configured();
         let target = if rate == "unlimited" {
             format!(
                 "table = \"{TABLE}\"\n\
-                 columns = {{ id = \"/order_id\", buyer = \"/user_id\", body = \"$body\", ticket = \"$ticket\" }}\n"
+                 columns = {{ id = \"/order_id\", buyer = \"/user_id\", body = \"$body\", ticket = \"$ticket\" }}\n\
+                 [queues.orders.batch]\nrecords_max = {}\n",
+                plan.batch_records
             )
         } else {
             String::new()

@@ -175,6 +175,8 @@ pub enum Plan {
 /// A row of a table for each record.
 #[derive(Clone, Debug)]
 pub struct TablePlan {
+    /// Its schema without quotes, if it was written.
+    pub(super) schema: Option<String>,
     /// Its name without a schema and without quotes.
     pub(super) name: String,
     /// Its name, quoted, with its schema if there is one.
@@ -183,6 +185,8 @@ pub struct TablePlan {
     pub(super) columns: Vec<(String, Source)>,
     /// Whether forebay creates the table if it is missing.
     pub(super) created: bool,
+    /// Whose quotes they are.
+    dialect: Dialect,
     /// The values of the columns.
     pub mapping: Mapping,
 }
@@ -192,8 +196,10 @@ pub struct TablePlan {
 pub struct StatementPlan {
     /// The SQL with positional parameters.
     pub(super) sql: String,
-    /// The names of the parameters, by position.
-    pub(super) names: Vec<String>,
+    /// The names of the parameters and where their values come from, by position.
+    pub(super) parameters: Vec<(String, Source)>,
+    /// Where in `sql` the sign of each occurrence of a parameter stands.
+    pub(super) places: Vec<usize>,
     /// The values of the parameters.
     pub(super) mapping: Mapping,
 }
@@ -209,18 +215,18 @@ impl Plan {
             Target::Created { table } => {
                 let columns = CREATED.map(|(name, source)| (name.to_owned(), source)).to_vec();
                 // Its name is one name even if it holds a dot.
-                Ok(Self::table(table, statement::quoted(table), columns, queue, true))
+                Ok(Self::table((None, table), columns, queue, true, dialect))
             }
             Target::Table { table, columns } => {
-                let name = table.rsplit_once('.').map_or(table.as_str(), |(_, name)| name);
-                Ok(Self::table(name, statement::quoted_path(table), columns.clone(), queue, false))
+                let name = table.split_once('.').map_or((None, table.as_str()), |(schema, name)| (Some(schema), name));
+                Ok(Self::table(name, columns.clone(), queue, false, dialect))
             }
             Target::Own => Err("neither a table nor a statement is configured".to_owned()),
             Target::Statement { statement, parameters } => {
                 let parsed = statement::parse(statement, parameters, dialect)?;
                 let mapping = Mapping::new(parsed.parameters.iter().map(|(_, source)| source), queue);
-                let names = parsed.parameters.into_iter().map(|(name, _)| name).collect();
-                Ok(Plan::Statement(StatementPlan { sql: parsed.sql, names, mapping }))
+                let statement::Parsed { sql, parameters, places } = parsed;
+                Ok(Plan::Statement(StatementPlan { sql, parameters, places, mapping }))
             }
         }
     }
@@ -228,19 +234,35 @@ impl Plan {
     /// That of a sink that has positions alone and gets no rows.
     pub(super) fn of_positions() -> Self {
         let mapping = Mapping::new([], "");
-        Plan::Statement(StatementPlan { sql: "SELECT 1".to_owned(), names: Vec::new(), mapping })
+        let sql = "SELECT 1".to_owned();
+        Plan::Statement(StatementPlan { sql, parameters: Vec::new(), places: Vec::new(), mapping })
     }
 
-    fn table(name: &str, quoted: String, columns: Vec<(String, Source)>, queue: &str, created: bool) -> Self {
+    fn table(
+        (schema, name): (Option<&str>, &str),
+        columns: Vec<(String, Source)>,
+        queue: &str,
+        created: bool,
+        dialect: Dialect,
+    ) -> Self {
         let mapping = Mapping::new(columns.iter().map(|(_, source)| source), queue);
-        Plan::Table(TablePlan { name: name.to_owned(), quoted, columns, created, mapping })
+        let quoted: Vec<_> = schema.into_iter().chain([name]).map(|name| dialect.quoted(name)).collect();
+        Plan::Table(TablePlan {
+            schema: schema.map(str::to_owned),
+            name: name.to_owned(),
+            quoted: quoted.join("."),
+            columns,
+            created,
+            dialect,
+            mapping,
+        })
     }
 }
 
 impl TablePlan {
     /// The columns' names, quoted and separated by commas.
     pub(super) fn quoted_columns(&self) -> String {
-        let quoted: Vec<_> = self.columns.iter().map(|(name, _)| statement::quoted(name)).collect();
+        let quoted: Vec<_> = self.columns.iter().map(|(name, _)| self.dialect.quoted(name)).collect();
         quoted.join(", ")
     }
 }

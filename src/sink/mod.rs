@@ -23,6 +23,7 @@ mod file;
 mod http;
 mod kept;
 pub mod mapping;
+mod mysql;
 pub mod postgres;
 mod redis;
 mod sqlite;
@@ -216,7 +217,8 @@ pub struct Driver {
 }
 
 /// Every sink, one line each; the first is the one of a queue that names none.
-static REGISTRY: [&Driver; 5] = [&sqlite::DRIVER, &postgres::DRIVER, &file::DRIVER, &redis::DRIVER, &http::DRIVER];
+static REGISTRY: [&Driver; 6] =
+    [&sqlite::DRIVER, &postgres::DRIVER, &mysql::DRIVER, &file::DRIVER, &redis::DRIVER, &http::DRIVER];
 
 /// What the configuration knows of them.
 pub static KINDS: [&SinkKind; REGISTRY.len()] = kinds();

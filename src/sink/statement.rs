@@ -24,6 +24,10 @@ const BUILT_IN: [(&str, Source); 10] = [
 const REFUSED: [&str; 11] =
     ["begin", "start", "commit", "end", "rollback", "abort", "savepoint", "release", "prepare", "copy", "attach"];
 
+/// First words of the statements of MySQL that cannot end a transaction. Most others commit by themselves, and a procedure
+/// may; what triggers and stored functions do is watched over by the server.
+const MYSQL_ALLOWED: [&str; 7] = ["insert", "replace", "update", "delete", "select", "with", "do"];
+
 /// Whose SQL it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dialect {
@@ -31,6 +35,19 @@ pub enum Dialect {
     Postgres,
     /// `?1`, and `[name]` and `` `name` `` as quoted names.
     Sqlite,
+    /// `?` for each occurrence, backslashes in strings, comments behind `#`, `` `name` `` as a quoted name.
+    Mysql,
+}
+
+impl Dialect {
+    /// A name as a quoted identifier. A NUL byte, which no identifier can hold, is dropped; the name then simply
+    /// doesn't exist.
+    pub(super) fn quoted(self, name: &str) -> String {
+        match self {
+            Self::Postgres | Self::Sqlite => quoted(name),
+            Self::Mysql => format!("`{}`", name.replace('\0', "").replace('`', "``")),
+        }
+    }
 }
 
 /// A statement that a database can prepare.
@@ -40,9 +57,12 @@ pub(super) struct Parsed {
     pub(super) sql: String,
     /// Name and source of each parameter, by position.
     pub(super) parameters: Vec<(String, Source)>,
+    /// Where in `sql` the sign of each occurrence of a parameter stands.
+    pub(super) places: Vec<usize>,
 }
 
-/// Rewrites the named parameters of `text`. A name that occurs twice is one parameter.
+/// Rewrites the named parameters of `text`. A name that occurs twice is one parameter, but for MySQL, which knows a
+/// parameter by nothing but its place.
 ///
 /// # Errors
 ///
@@ -50,7 +70,7 @@ pub(super) struct Parsed {
 /// parameter, more than one statement, or something that was opened and not closed.
 pub(super) fn parse(text: &str, entries: &[(String, Source)], dialect: Dialect) -> Result<Parsed, String> {
     let mut scan = Scan { text, at: 0, dialect };
-    let mut parsed = Parsed { sql: String::with_capacity(text.len()), parameters: Vec::new() };
+    let mut parsed = Parsed { sql: String::with_capacity(text.len()), parameters: Vec::new(), places: Vec::new() };
     let mut copied = 0;
     let mut ended = false;
     let mut first_word = None;
@@ -71,9 +91,13 @@ pub(super) fn parse(text: &str, entries: &[(String, Source)], dialect: Dialect) 
             b':' if scan.peek(1).is_some_and(starts_word) => {
                 parsed.sql.push_str(&text[copied..start]);
                 scan.at += 1;
-                let number = parameter(&mut parsed.parameters, scan.word(), entries)?;
-                parsed.sql.push(if dialect == Dialect::Postgres { '$' } else { '?' });
-                parsed.sql.push_str(&number.to_string());
+                let number = parameter(&mut parsed.parameters, scan.word(), entries, dialect)?;
+                parsed.places.push(parsed.sql.len());
+                match dialect {
+                    Dialect::Postgres => parsed.sql.push_str(&format!("${number}")),
+                    Dialect::Sqlite => parsed.sql.push_str(&format!("?{number}")),
+                    Dialect::Mysql => parsed.sql.push('?'),
+                }
                 copied = scan.at;
             }
             _ if starts_word(byte) => {
@@ -87,6 +111,10 @@ pub(super) fn parse(text: &str, entries: &[(String, Source)], dialect: Dialect) 
     }
     match first_word.map(str::to_ascii_lowercase) {
         None => Err("there is no statement".to_owned()),
+        Some(word) if dialect == Dialect::Mysql && !MYSQL_ALLOWED.contains(&word.as_str()) => Err(format!(
+            "the statement may not begin with {word}, which may commit by itself; forebay's own transaction surrounds it, \
+             so write INSERT, REPLACE, UPDATE, DELETE, SELECT, WITH or DO"
+        )),
         Some(word) if REFUSED.contains(&word.as_str()) => {
             Err(format!("the statement may not begin with {word}; forebay's own transaction surrounds it"))
         }
@@ -99,8 +127,11 @@ fn parameter(
     parameters: &mut Vec<(String, Source)>,
     name: &str,
     entries: &[(String, Source)],
+    dialect: Dialect,
 ) -> Result<usize, String> {
-    if let Some(index) = parameters.iter().position(|(known, _)| known == name) {
+    if dialect != Dialect::Mysql
+        && let Some(index) = parameters.iter().position(|(known, _)| known == name)
+    {
         return Ok(index + 1);
     }
     let own = entries.iter().find(|(known, _)| known == name).map(|(_, source)| source);
@@ -134,7 +165,7 @@ impl<'t> Scan<'t> {
     fn skip_blank_or_comment(&mut self) -> Result<bool, String> {
         if self.peek(0).is_some_and(|byte| byte.is_ascii_whitespace() || byte == 0x0b) {
             self.at += 1;
-        } else if self.rest().starts_with("--") {
+        } else if self.starts_line_comment() {
             self.at += self.rest().find('\n').unwrap_or(self.rest().len());
         } else if self.rest().starts_with("/*") {
             self.skip_block_comment()?;
@@ -144,7 +175,19 @@ impl<'t> Scan<'t> {
         Ok(true)
     }
 
+    fn starts_line_comment(&self) -> bool {
+        match (self.dialect, self.peek(0), self.peek(1)) {
+            // `5--3` is a difference there.
+            (Dialect::Mysql, Some(b'-'), Some(b'-')) => self.peek(2).is_none_or(|byte| byte <= b' '),
+            (Dialect::Mysql, Some(b'#'), _) | (_, Some(b'-'), Some(b'-')) => true,
+            _ => false,
+        }
+    }
+
     fn skip_block_comment(&mut self) -> Result<(), String> {
+        if self.dialect == Dialect::Mysql && ["/*!", "/*M!"].iter().any(|sign| self.rest().starts_with(sign)) {
+            return Err("a comment /*! or /*M! is code to the server; write the code itself".to_owned());
+        }
         let mut depth = 0_usize;
         loop {
             if self.rest().is_empty() {
@@ -218,12 +261,17 @@ impl<'t> Scan<'t> {
     /// Passes over anything that is no blank, comment, word or named parameter.
     fn skip_other(&mut self, byte: u8) -> Result<(), String> {
         let sqlite = self.dialect == Dialect::Sqlite;
+        let mysql = self.dialect == Dialect::Mysql;
         let next = self.peek(1);
         match byte {
-            b'\'' | b'"' => self.skip_quoted(byte, false),
+            b'\'' | b'"' => self.skip_quoted(byte, mysql),
+            b'`' if mysql => self.skip_quoted(byte, false),
             b'[' | b'`' if sqlite => self.skip_quoted(byte, false),
-            b'$' if !sqlite && next.is_some_and(|next| next == b'$' || starts_word(next)) => self.skip_dollar_quoted(),
+            b'$' if !sqlite && !mysql && next.is_some_and(|next| next == b'$' || starts_word(next)) => {
+                self.skip_dollar_quoted()
+            }
             b'$' if next.is_some_and(continues_word) => Err(positional()),
+            b'?' if mysql => Err(positional()),
             b'?' | b'@' if sqlite => Err(positional()),
             b':' if matches!(next, Some(b':' | b'=')) => {
                 self.at += 2;
@@ -265,15 +313,10 @@ fn continues_word(byte: u8) -> bool {
     starts_word(byte) || byte.is_ascii_digit()
 }
 
-/// A name as a quoted identifier, which both dialects write alike. A NUL byte, which
+/// A name as a quoted identifier, which PostgreSQL and SQLite write alike. A NUL byte, which
 /// no identifier can hold, is dropped; the name then simply doesn't exist.
 pub(super) fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('\0', "").replace('"', "\"\""))
-}
-
-/// A name with a schema, if there is a dot in it, as quoted identifiers.
-pub(super) fn quoted_path(path: &str) -> String {
-    path.split('.').map(quoted).collect::<Vec<_>>().join(".")
 }
 
 /// Text as a string literal of SQL; in PostgreSQL only with `standard_conforming_strings`.
@@ -283,7 +326,7 @@ pub(super) fn literal(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::Dialect::{Postgres, Sqlite};
+    use super::Dialect::{Mysql, Postgres, Sqlite};
     use super::*;
     use proptest::prelude::*;
 
@@ -335,6 +378,50 @@ mod tests {
     }
 
     #[test]
+    fn what_mysql_takes_for_code_and_what_not() {
+        for text in [
+            r"select 'a\':id', 'b''\\'",
+            r#"select "it\":id", "a"":id""#,
+            "select `:id```",
+            "select 1 # :id ; 'x\n + 2",
+            "select 1 -- :id ; 'x\n + 2 --",
+            "select /* :id /* */ @x := 5, a$1, @@version",
+        ] {
+            assert_eq!(sql(text, Mysql).as_deref(), Ok(text));
+        }
+        // Two minus signs begin a comment only in front of a blank.
+        assert_eq!(sql(r"select 5--:id, '\\', :id", Mysql).unwrap(), r"select 5--?, '\\', ?");
+        let parsed = parse("update t set a = :id, b = :total where c = :id", &entries(), Mysql).unwrap();
+        let names: Vec<_> = parsed.parameters.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["id", "total", "id"]);
+        assert!(parsed.places.iter().all(|place| parsed.sql.as_bytes()[*place] == b'?'));
+        assert_eq!(parsed.places.len(), 3);
+    }
+
+    #[test]
+    fn what_could_end_a_transaction_of_mysql_is_refused() {
+        for text in [
+            "CREATE TABLE t (a int)",
+            "truncate t",
+            "CALL p(:id)",
+            "set autocommit = 1",
+            "lock tables t write",
+            "/*! COMMIT */",
+            "select 1 /*!50000 , 2 */",
+            "select 1 /*M! , 2 */",
+            "BEGIN NOT ATOMIC COMMIT; END",
+            "execute immediate 'commit'",
+            "xa end 'x'",
+            "select ?",
+            r"select 'x\'",
+            "select `x",
+            "select 1; commit",
+        ] {
+            assert!(sql(text, Mysql).is_err(), "{text}");
+        }
+    }
+
+    #[test]
     fn code_behind_something_skipped_is_seen() {
         assert_eq!(sql("select '''':: text, :id", Postgres).unwrap(), "select '''':: text, $1");
         assert_eq!(sql("select :id::int", Postgres).unwrap(), "select $1::int");
@@ -366,14 +453,14 @@ mod tests {
     #[test]
     fn identifiers_cannot_be_left() {
         assert_eq!(quoted("a\"; drop table x; --"), "\"a\"\"; drop table x; --\"");
-        assert_eq!(quoted_path("shop.orders"), "\"shop\".\"orders\"");
+        assert_eq!(Mysql.quoted("a`; drop table x; --\0"), "`a``; drop table x; --`");
         assert_eq!(literal("it's"), "'it''s'");
     }
 
     proptest! {
         #[test]
-        fn any_text_is_taken_without_a_panic(text in "[a:;'\"$/*\\\\\\-\\[\\]`E?@é \n1]{0,40}", other in any::<String>()) {
-            for dialect in [Postgres, Sqlite] {
+        fn any_text_is_taken_without_a_panic(text in "[a:;'\"$/*\\\\\\-\\[\\]`E?@é#!M \n1]{0,40}", other in any::<String>()) {
+            for dialect in [Postgres, Sqlite, Mysql] {
                 let _ = sql(&text, dialect);
                 let _ = sql(&other, dialect);
             }

@@ -122,7 +122,8 @@ pub fn what_is_beyond_must_make_sense(database: &Database) {
     let mut sink = database.sink(&created());
     assert_eq!(database.runtime.block_on(sink.take_over()), at(0));
     for (bytes, wanted) in [("00", "format 0"), ("01", "ends before"), ("010001", "byte 1")] {
-        let literal = if database.postgres() { format!("'\\x{bytes}'") } else { format!("x'{bytes}'") };
+        let hexadecimal = format!("x'{bytes}'");
+        let literal = database.either(hexadecimal.clone(), format!("'\\x{bytes}'"), hexadecimal);
         database.execute(&format!("UPDATE forebay_position SET beyond = {literal}"));
         let refused = database.runtime.block_on(sink.take_over()).unwrap_err();
         assert!(

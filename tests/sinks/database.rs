@@ -4,12 +4,15 @@ use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use forebay::config::{self, Options, Target};
+use forebay::config::{self, OptionValue, Options, Target};
 use forebay::sink::{KINDS, Part, Sink, open};
+use mysql_async::consts::ColumnType;
+use mysql_async::prelude::Queryable;
 use rusqlite::types::ValueRef;
 use tempfile::TempDir;
 use tokio_postgres::{NoTls, SimpleQueryMessage};
 
+use crate::mysql_server::MysqlServer;
 use crate::postgres_server::PostgresServer;
 
 /// Which database.
@@ -17,6 +20,8 @@ use crate::postgres_server::PostgresServer;
 pub enum Kind {
     Sqlite,
     Postgres,
+    /// A MariaDB.
+    Mysql,
 }
 
 /// An empty database of one test.
@@ -25,14 +30,21 @@ pub struct Database {
     pub runtime: tokio::runtime::Runtime,
     pub url: String,
     directory: TempDir,
-    server: Option<Arc<PostgresServer>>,
+    server: Option<Server>,
+}
+
+/// Whoever runs the database, as long as a test needs it.
+enum Server {
+    Postgres { _shared: Arc<PostgresServer> },
+    Mysql { _shared: Arc<MysqlServer> },
 }
 
 /// Rows as text: `None` is NULL, bytes are hexadecimal behind `\x`.
 pub type Rows = Vec<Vec<Option<String>>>;
 
 /// Tests that run at the same time share a server; the last one stops it.
-static SERVER: Mutex<Weak<PostgresServer>> = Mutex::new(Weak::new());
+static POSTGRES: Mutex<Weak<PostgresServer>> = Mutex::new(Weak::new());
+static MYSQL: Mutex<Weak<MysqlServer>> = Mutex::new(Weak::new());
 static DATABASES: AtomicUsize = AtomicUsize::new(0);
 
 impl Database {
@@ -42,42 +54,56 @@ impl Database {
         let path = directory.path().join("test.db");
         let url = format!("sqlite:{}", path.display());
         let mut database = Self { kind, runtime, url, directory, server: None };
-        if kind == Kind::Postgres {
-            let mut shared = SERVER.lock().unwrap_or_else(PoisonError::into_inner);
-            let server = shared.upgrade().unwrap_or_else(|| Arc::new(PostgresServer::start()));
-            *shared = Arc::downgrade(&server);
-            drop(shared);
-            let name = format!("test{}", DATABASES.fetch_add(1, Ordering::Relaxed));
-            database.url = server.url("postgres");
-            database.execute(&format!("CREATE DATABASE {name}"));
-            database.url = server.url(&name);
-            database.server = Some(server);
+        let name = format!("test{}", DATABASES.fetch_add(1, Ordering::Relaxed));
+        match kind {
+            Kind::Sqlite => {}
+            Kind::Postgres => {
+                let server = shared(&POSTGRES, PostgresServer::start);
+                database.url = server.url("postgres");
+                database.execute(&format!("CREATE DATABASE {name}"));
+                database.url = server.url(&name);
+                database.server = Some(Server::Postgres { _shared: server });
+            }
+            Kind::Mysql => {
+                let server = shared(&MYSQL, MysqlServer::start);
+                database.url = server.url("forebay");
+                database.execute(&format!("CREATE DATABASE {name} CHARACTER SET utf8mb4"));
+                database.url = server.url(&name);
+                database.server = Some(Server::Mysql { _shared: server });
+            }
         }
         database
     }
 
-    pub fn postgres(&self) -> bool {
-        self.kind == Kind::Postgres
+    /// What the dialects call differently.
+    pub fn either<T>(&self, sqlite: T, postgres: T, mysql: T) -> T {
+        match self.kind {
+            Kind::Sqlite => sqlite,
+            Kind::Postgres => postgres,
+            Kind::Mysql => mysql,
+        }
     }
 
-    /// What the two dialects call differently.
-    pub fn either<T>(&self, sqlite: T, postgres: T) -> T {
-        if self.postgres() { postgres } else { sqlite }
+    /// A message whose names are quoted as the database quotes them.
+    pub fn in_quotes(&self, message: &str) -> String {
+        message.replace('"', self.either("\"", "\"", "`"))
     }
 
     /// Runs statements past the sink.
     pub fn execute(&self, sql: &str) {
-        if self.postgres() {
-            self.rows(sql);
-        } else {
-            self.sqlite().execute_batch(sql).unwrap();
+        match self.kind {
+            Kind::Sqlite => self.sqlite().execute_batch(sql).unwrap(),
+            Kind::Postgres => drop(self.rows(sql)),
+            Kind::Mysql => drop(self.rows(&mysql_types(sql))),
         }
     }
 
     /// What a query returns.
     pub fn rows(&self, sql: &str) -> Rows {
-        if self.postgres() {
-            return self.runtime.block_on(postgres_rows(&self.url, sql));
+        match self.kind {
+            Kind::Sqlite => {}
+            Kind::Postgres => return self.runtime.block_on(postgres_rows(&self.url, sql)),
+            Kind::Mysql => return self.runtime.block_on(mysql_rows(&self.url, sql)),
         }
         let connection = self.sqlite();
         let mut statement = connection.prepare(sql).unwrap();
@@ -115,26 +141,101 @@ impl Database {
 /// A sink with this time for a transaction, in milliseconds, and a tenth of it to connect.
 pub fn sink_at(url: &str, kind: Kind, part: &str, target: &Target, commit_timeout_ms: u64) -> Box<dyn Sink> {
     let part = Part { queue: "q".to_owned(), id: part.to_owned(), reorders: false };
-    sink_for(url, kind, part, target, commit_timeout_ms)
+    sink_for(url, kind, part, target, commit_timeout_ms, &[])
+}
+
+/// A sink for the part `q/1` with options of its kind's own.
+pub fn sink_with(url: &str, kind: Kind, target: &Target, options: &[(&'static str, &str)]) -> Box<dyn Sink> {
+    let part = Part { queue: "q".to_owned(), id: "q/1".to_owned(), reorders: false };
+    sink_for(url, kind, part, target, 10_000, options)
 }
 
 pub fn reordering_sink_at(url: &str, kind: Kind, target: &Target) -> Box<dyn Sink> {
     let part = Part { queue: "q".to_owned(), id: "q/1".to_owned(), reorders: true };
-    sink_for(url, kind, part, target, 10_000)
+    sink_for(url, kind, part, target, 10_000, &[])
 }
 
-fn sink_for(url: &str, kind: Kind, part: Part, target: &Target, commit_timeout_ms: u64) -> Box<dyn Sink> {
-    let name = if kind == Kind::Postgres { "postgres" } else { "sqlite" };
+fn sink_for(
+    url: &str,
+    kind: Kind,
+    part: Part,
+    target: &Target,
+    commit_timeout_ms: u64,
+    texts: &[(&'static str, &str)],
+) -> Box<dyn Sink> {
+    let name = match kind {
+        Kind::Sqlite => "sqlite",
+        Kind::Postgres => "postgres",
+        Kind::Mysql => "mysql",
+    };
     let kind = KINDS.into_iter().find(|kind| kind.name == name).unwrap();
+    let mut options = Options::defaults(kind);
+    for (key, text) in texts {
+        options.set(key, OptionValue::Text((*text).to_owned()));
+    }
     let sink = config::Sink {
         kind,
         url: url.to_owned(),
         target: target.clone(),
-        options: Options::defaults(kind),
+        options,
         connect_timeout_ms: commit_timeout_ms / 10,
         commit_timeout_ms,
     };
     open(&sink, part, Path::new("/nonexistent"))
+}
+
+/// The server that tests share, started by the first of them.
+fn shared<T>(server: &Mutex<Weak<T>>, start: fn() -> T) -> Arc<T> {
+    let mut shared = server.lock().unwrap_or_else(PoisonError::into_inner);
+    let server = shared.upgrade().unwrap_or_else(|| Arc::new(start()));
+    *shared = Arc::downgrade(&server);
+    server
+}
+
+/// Types as MySQL has them: a key needs a length, `numeric` alone has no decimals, and no constraint waits for the COMMIT.
+fn mysql_types(sql: &str) -> String {
+    sql.replace("text PRIMARY KEY", "varchar(255) PRIMARY KEY")
+        .replace("numeric", "numeric(20, 2)")
+        .replace(" DEFERRABLE INITIALLY DEFERRED", "")
+}
+
+/// A connection of a test's own, to which double quotes are names as they are to the others.
+pub async fn mysql(url: &str) -> mysql_async::Conn {
+    let mut connection = mysql_async::Conn::from_url(url).await.unwrap();
+    connection.query_drop("SET sql_mode = 'ANSI_QUOTES,TRADITIONAL'").await.unwrap();
+    connection
+}
+
+/// The rows of the last statement that has some.
+pub async fn mysql_rows(url: &str, sql: &str) -> Rows {
+    let mut rows = Rows::new();
+    if sql.is_empty() {
+        return rows;
+    }
+    let mut connection = mysql(url).await;
+    let mut result = connection.query_iter(sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+    while !result.is_empty() {
+        let found: Vec<mysql_async::Row> = result.collect().await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+        rows.extend(found.iter().map(|row| (0..row.len()).map(|at| mysql_text(row, at)).collect()));
+    }
+    drop(result);
+    connection.disconnect().await.unwrap();
+    rows
+}
+
+fn mysql_text(row: &mysql_async::Row, at: usize) -> Option<String> {
+    const BINARY: u16 = 63;
+    let column = &row.columns_ref()[at];
+    let is_bytes = matches!(
+        column.column_type(),
+        ColumnType::MYSQL_TYPE_BLOB | ColumnType::MYSQL_TYPE_STRING | ColumnType::MYSQL_TYPE_VAR_STRING
+    );
+    match row.as_ref(at).unwrap() {
+        mysql_async::Value::NULL => None,
+        mysql_async::Value::Bytes(bytes) if is_bytes && column.character_set() == BINARY => Some(hex(bytes)),
+        mysql_async::Value::Bytes(bytes) => Some(String::from_utf8(bytes.clone()).unwrap()),
+        other => panic!("{other:?} in the text protocol"),
+    }
 }
 
 /// A connection of a test's own.

@@ -232,7 +232,7 @@ impl Parameters {
             for (number, value) in mapping.row(delivery)?.iter().enumerate() {
                 let form = forms.get(number).copied().unwrap_or(Form::Plain);
                 let present = text::parameter(value, form, &mut encoded.bytes)
-                    .map_err(|why| unfit(delivery, &plan.names[number], why))?;
+                    .map_err(|why| unfit(delivery, &plan.parameters[number].0, why))?;
                 encoded.cells.push((encoded.bytes.len(), present));
             }
         }

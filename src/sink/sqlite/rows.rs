@@ -68,7 +68,7 @@ impl Shape {
     /// the first insert will say so.
     pub(super) fn new(connection: &Connection, plan: &Plan) -> rusqlite::Result<Self> {
         let table = match plan {
-            Plan::Statement(statement) => return Ok(Self(vec![Bind::Literal; statement.names.len()])),
+            Plan::Statement(statement) => return Ok(Self(vec![Bind::Literal; statement.parameters.len()])),
             Plan::Table(table) => table,
         };
         let mut types = connection.prepare("SELECT lower(name), type FROM pragma_table_xinfo(?1)")?;
