@@ -13,8 +13,8 @@
 )]
 #![allow(clippy::disallowed_methods, reason = "a kill at a random instant waits for no bell")]
 
-mod mysql_server;
 mod nginx_server;
+mod mysql_server;
 mod postgres_server;
 mod redis_server;
 mod server;

@@ -228,7 +228,7 @@ pub struct Driver {
 
 /// Every sink, one line each; the first is the one of a queue that names none.
 static REGISTRY: [&Driver; 6] =
-    [&sqlite::DRIVER, &postgres::DRIVER, &mysql::DRIVER, &redis::DRIVER, &http::DRIVER, &file::DRIVER];
+    [&sqlite::DRIVER, &postgres::DRIVER, &mysql::DRIVER, &file::DRIVER, &redis::DRIVER, &http::DRIVER];
 
 /// What the configuration knows of them.
 pub static KINDS: [&SinkKind; REGISTRY.len()] = kinds();
