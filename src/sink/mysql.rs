@@ -28,7 +28,7 @@ use crate::progress::Progress;
 pub(super) static DRIVER: Driver = Driver { kind: &KIND, open: |sink, part, _| Box::new(Mysql::new(sink, part)) };
 
 /// The option that names a file with the certificates of authorities.
-const CA_FILE: &str = "ca_file";
+const TLS_CA_FILE: &str = "tls_ca_file";
 
 static KIND: SinkKind = SinkKind {
     name: "mysql",
@@ -36,7 +36,7 @@ static KIND: SinkKind = SinkKind {
     url: UrlRule { prefixes: &["mysql://"], example: "mysql://user@127.0.0.1/database", is_required: true },
     takes: Takes::Rows { name_bytes_max: 64, has_statement: true },
     options: &[OptionRule {
-        key: CA_FILE,
+        key: TLS_CA_FILE,
         values: OptionValues::Text { example: "/etc/ssl/database-ca.pem", default: Some("") },
     }],
 };
@@ -44,7 +44,7 @@ static KIND: SinkKind = SinkKind {
 /// A sink that writes to a server of MySQL or MariaDB.
 pub(super) struct Mysql {
     url: String,
-    ca_file: String,
+    tls_ca_file: String,
     plan: Result<Plan, String>,
     part: Part,
     connect_timeout: Duration,
@@ -58,7 +58,7 @@ impl Mysql {
     fn new(sink: &config::Sink, part: Part) -> Self {
         Self {
             url: sink.url.clone(),
-            ca_file: sink.options.text(CA_FILE).to_owned(),
+            tls_ca_file: sink.options.text(TLS_CA_FILE).to_owned(),
             plan: Plan::new(&sink.target, &part.queue, Dialect::Mysql),
             part,
             connect_timeout: Duration::from_millis(sink.connect_timeout_ms),
@@ -68,8 +68,8 @@ impl Mysql {
     }
 
     async fn connect(&self) -> Result<Session, SinkError> {
-        let ca_file = (!self.ca_file.is_empty()).then_some(Path::new(&self.ca_file));
-        Session::connect(&self.url, ca_file, self.connect_timeout, self.commit_timeout).await.map_err(transient)
+        let tls_ca_file = (!self.tls_ca_file.is_empty()).then_some(Path::new(&self.tls_ca_file));
+        Session::connect(&self.url, tls_ca_file, self.connect_timeout, self.commit_timeout).await.map_err(transient)
     }
 
     async fn connect_and_take_over(&mut self) -> Result<Progress, SinkError> {

@@ -509,12 +509,12 @@ fn tls_is_used_where_the_url_asks_for_it_and_the_server_is_who_it_should_be() {
     let plain = server.url("forebay");
     let asking = format!("{plain}?require_ssl=true");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let take_over = |url: &str, ca_file: &str| {
-        runtime.block_on(sink_with(url, Kind::Mysql, &created(), &[("ca_file", ca_file)]).take_over())
+    let take_over = |url: &str, tls_ca_file: &str| {
+        runtime.block_on(sink_with(url, Kind::Mysql, &created(), &[("tls_ca_file", tls_ca_file)]).take_over())
     };
     assert_eq!(take_over(&asking, &certificate), at(0));
     assert_eq!(take_over(&format!("{asking}&verify_ca=false"), ""), at(0));
-    for (url, ca_file, why) in [
+    for (url, tls_ca_file, why) in [
         (&plain, "", "denied"),
         (&plain, certificate.as_str(), "require_ssl=true"),
         // Nobody that everybody trusts has signed it.
@@ -522,7 +522,7 @@ fn tls_is_used_where_the_url_asks_for_it_and_the_server_is_who_it_should_be() {
         (&asking.replace("127.0.0.1", "localhost"), certificate.as_str(), "certificate"),
         (&asking, "/nonexistent.pem", "No such file"),
     ] {
-        let refused = take_over(url, ca_file).unwrap_err().to_string();
-        assert!(refused.contains(why), "{url} {ca_file}: {refused}");
+        let refused = take_over(url, tls_ca_file).unwrap_err().to_string();
+        assert!(refused.contains(why), "{url} {tls_ca_file}: {refused}");
     }
 }

@@ -117,11 +117,11 @@ impl Session {
     /// Why there is no connection, in a sentence without the URL, which may hold a password.
     pub(super) async fn connect(
         url: &str,
-        ca_file: Option<&Path>,
+        tls_ca_file: Option<&Path>,
         timeout: Duration,
         commit_timeout: Duration,
     ) -> Result<Self, String> {
-        let options = options(url, ca_file)?;
+        let options = options(url, tls_ca_file)?;
         let address = address(&options);
         let connecting = async {
             let mut session = Self {
@@ -247,14 +247,16 @@ fn address(options: &Opts) -> String {
     options.socket().map_or_else(|| format!("{}:{}", options.ip_or_hostname(), options.tcp_port()), str::to_owned)
 }
 
-fn options(url: &str, ca_file: Option<&Path>) -> Result<Opts, String> {
+fn options(url: &str, tls_ca_file: Option<&Path>) -> Result<Opts, String> {
     let options = Opts::from_url(url).map_err(|error| url_problem(&error))?;
     if options.db_name().is_none() {
         return Err("the URL names no database; write mysql://user@host/database".to_owned());
     }
-    let tls = match (options.ssl_opts().cloned(), ca_file) {
+    let tls = match (options.ssl_opts().cloned(), tls_ca_file) {
         (Some(tls), Some(file)) => Some(tls.with_root_certs(vec![PathBuf::from(file).into()])),
-        (None, Some(_)) => return Err("ca_file is of no use without TLS; add ?require_ssl=true to the URL".to_owned()),
+        (None, Some(_)) => {
+            return Err("tls_ca_file is of no use without TLS; add ?require_ssl=true to the URL".to_owned());
+        }
         (tls, None) => tls,
     };
     let options = OptsBuilder::from_opts(options)

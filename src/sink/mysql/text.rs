@@ -130,7 +130,7 @@ fn time(text: &str, shape: TimeShape) -> Cow<'_, [u8]> {
     };
     let mut utc = moment.strftime("%Y-%m-%d %H:%M:%S.%6f").to_string();
     // Years before 0 have a sign and are none of the server's.
-    if utc.len() != SECOND + ".000042".len() {
+    if utc.starts_with('-') {
         return Cow::Borrowed(text.as_bytes());
     }
     let end = |digits: usize| if digits == 0 { SECOND } else { SECOND + 1 + digits.min(6) };
