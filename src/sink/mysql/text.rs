@@ -214,9 +214,9 @@ mod tests {
     fn literals_are_what_their_columns_take() {
         assert_eq!(written(&Value::Null, Form::Bit), "NULL");
         assert_eq!(written(&text("it's \\ \0 é"), Form::Text), "'it''s \\\\ \\0 é'");
-        assert_eq!(written(&Value::Bytes(b"{}"), Form::Bytes), "_binary'{}'");
-        assert_eq!(written(&Value::Bytes(b"'\xff"), Form::Bytes), "x'27ff'");
-        assert_eq!(written(&Value::Bytes(b"'\xff"), Form::Literal), "x'27ff'");
+        assert_eq!(written(&Value::Bytes(b"{}".as_slice().into()), Form::Bytes), "_binary'{}'");
+        assert_eq!(written(&Value::Bytes(b"'\xff".as_slice().into()), Form::Bytes), "x'27ff'");
+        assert_eq!(written(&Value::Bytes(b"'\xff".as_slice().into()), Form::Literal), "x'27ff'");
         for (form, truth, number) in [
             (Form::Number, "'1'", "'-5'"),
             (Form::Integer, "'1'", "'-5'"),
@@ -227,7 +227,7 @@ mod tests {
             assert_eq!(written(&Value::Boolean(true), form), truth);
             assert_eq!(written(&Value::Number(Cow::Borrowed("-5")), form), number);
         }
-        assert_eq!(literal(&Value::Bytes(b"\xff"), Form::Text, &mut String::new()), Err(Unfit::NotUtf8));
+        assert_eq!(literal(&Value::Bytes(b"\xff".as_slice().into()), Form::Text, &mut String::new()), Err(Unfit::NotUtf8));
         for form in [Form::Integer, Form::Bit] {
             assert_eq!(literal(&Value::Number(Cow::Borrowed("1.5")), form, &mut String::new()), Err(Unfit::NotInteger));
         }
@@ -238,9 +238,9 @@ mod tests {
     fn fields_end_where_they_end() {
         assert_eq!(loaded(&Value::Null, Form::Text), b"\\N");
         assert_eq!(loaded(&text("\\N"), Form::Text), b"\\\\N");
-        assert_eq!(loaded(&Value::Bytes(b"a\tb\nc\0\r\\\xff"), Form::Bytes), b"a\\tb\\nc\\0\r\\\\\xff");
+        assert_eq!(loaded(&Value::Bytes(b"a\tb\nc\0\r\\\xff".as_slice().into()), Form::Bytes), b"a\\tb\\nc\\0\r\\\\\xff");
         assert_eq!(loaded(&Value::Boolean(false), Form::Number), b"0");
-        assert_eq!(field(&Value::Bytes(b"\xff"), Form::Text, &mut Vec::new()), Err(Unfit::NotUtf8));
+        assert_eq!(field(&Value::Bytes(b"\xff".as_slice().into()), Form::Text, &mut Vec::new()), Err(Unfit::NotUtf8));
     }
 
     #[test]
