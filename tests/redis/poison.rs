@@ -186,14 +186,15 @@ proptest! {
         stage.runtime.block_on(async {
             let mut said = sink.take_over().await.unwrap();
             let mut waiting: Vec<_> = order_of.clone();
-            let mut cuts = cuts.iter().cycle();
+            let (mut cuts, mut size_max) = (cuts.iter().cycle(), usize::MAX);
             while !waiting.is_empty() {
                 let &(size, restarts) = cuts.next().unwrap();
                 if restarts {
                     sink = stage.sink();
                     prop_assert_eq!(&sink.take_over().await.unwrap(), &said);
                 }
-                let batch: Vec<_> = waiting.iter().take(size).map(|id| (*id, order(*id, poison.contains(id)))).collect();
+                let numbered = |id: &u64| (*id, order(*id, poison.contains(id)));
+                let batch: Vec<_> = waiting.iter().take(size.min(size_max)).map(numbered).collect();
                 let mut then = said.clone();
                 for (id, _) in &batch {
                     then.mark(*id);
@@ -201,9 +202,14 @@ proptest! {
                 match deliver_anywhere(&mut *sink, &said, &batch, &then).await {
                     Ok(()) => {
                         said = then;
+                        size_max = usize::MAX;
                         waiting.drain(..batch.len());
                     }
-                    Err(SinkError::Permanent { .. }) if batch.len() > 1 => waiting.rotate_left(1),
+                    // Smaller ones come to an end, whatever sizes were drawn.
+                    Err(SinkError::Permanent { .. }) if batch.len() > 1 => {
+                        size_max = batch.len() / 2;
+                        waiting.rotate_left(1);
+                    }
                     Err(SinkError::Permanent { .. }) => {
                         prop_assert!(poison.contains(&batch[0].0));
                         prop_assert_eq!(deliver_anywhere(&mut *sink, &said, &[], &then).await, Ok(()));

@@ -121,8 +121,11 @@ async fn cluster(
         let mut request = redis::cmd("COMMAND");
         request.arg("GETKEYS");
         request.arg(commands.sample(command).collect::<Vec<_>>());
-        // One without keys is an error here, and one that does not run has been named already.
-        let keys: Vec<Vec<u8>> = session.ask(&request).await.unwrap_or_default();
+        let keys: Vec<Vec<u8>> = match session.ask(&request).await {
+            Err(error) if error.code() == Some("NOPERM") => return Err(error),
+            // One without keys is an error here, and one that does not run has been named already.
+            settled => settled.unwrap_or_default(),
+        };
         for key in keys {
             if slot(session, &key).await? != wanted {
                 problems.push(format!(

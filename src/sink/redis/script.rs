@@ -142,7 +142,7 @@ pub(super) fn batch(commands: &[Command], stride: usize, list_id: &str) -> Strin
 /// A script that carries out none of the commands, and returns what the server has against them: it may not write.
 pub(super) fn dry_run(commands: &[Command], row: &super::Row) -> Cmd {
     let (key, field) = (literal(row.key.as_bytes()), literal(row.field("epoch").as_bytes()));
-    let own = [
+    let own: [String; DRY_RUN_OWN] = [
         format!("'HGET', {key}, {field}"),
         format!("'HMGET', {key}, {field}"),
         format!("'HKEYS', {key}"),
