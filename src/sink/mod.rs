@@ -22,6 +22,7 @@
 mod file;
 mod kept;
 pub mod mapping;
+mod nats;
 pub mod postgres;
 mod sqlite;
 mod statement;
@@ -214,7 +215,7 @@ pub struct Driver {
 }
 
 /// Every sink, one line each; the first is the one of a queue that names none.
-static REGISTRY: [&Driver; 3] = [&sqlite::DRIVER, &postgres::DRIVER, &file::DRIVER];
+static REGISTRY: [&Driver; 4] = [&sqlite::DRIVER, &postgres::DRIVER, &file::DRIVER, &nats::DRIVER];
 
 /// What the configuration knows of them.
 pub static KINDS: [&SinkKind; REGISTRY.len()] = kinds();
