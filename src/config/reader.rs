@@ -311,9 +311,9 @@ impl<'a> Section<'a> {
         Ok(Some(texts))
     }
 
-    /// Takes note of a key that is refused elsewhere.
-    pub(super) fn note(&mut self, key: &'static str) {
-        self.asked.push(key);
+    /// Takes note of a key that is refused elsewhere; returns its line, if the file has it here.
+    pub(super) fn note(&mut self, key: &'static str) -> Option<usize> {
+        self.find(key).map(|found| found.line)
     }
 
     /// One of a few words.

@@ -91,21 +91,30 @@ fn read_options(section: &mut Section<'_>, kind: &Field<&'static SinkKind>) -> O
             Err(Refused) => {}
         }
     }
-    let is_own = |key: &str| kind.value.options.iter().any(|rule| rule.key == key);
-    for other in section.context().kinds() {
-        for rule in other.options.iter().filter(|rule| !is_own(rule.key)) {
-            if section.has(rule.key) && kind.sound {
-                let key = section.key(rule.key);
-                let message = format!(
-                    "`{key}` belongs to `type = \"{}\"`, but `type` is `{}`; remove it",
-                    other.name, kind.value.name
-                );
-                section.context().error(section.line(), &key, message);
-            }
-            section.note(rule.key);
+    refuse_others(section, kind);
+    options
+}
+
+/// Refuses the options of other kinds, each once, however many have it.
+fn refuse_others(section: &mut Section<'_>, kind: &Field<&'static SinkKind>) {
+    let kinds = section.context().kinds();
+    let has = |kind: &SinkKind, key: &str| kind.options.iter().any(|rule| rule.key == key);
+    let mut keys: Vec<_> = kinds.iter().flat_map(|other| other.options).map(|rule| rule.key).collect();
+    keys.retain(|key| !has(kind.value, key));
+    keys.sort_unstable();
+    keys.dedup();
+    for key in keys {
+        if let Some(line) = section.note(key)
+            && kind.sound
+        {
+            let owners = kinds.iter().filter(|other| has(other, key)).map(|other| format!("type = \"{}\"", other.name));
+            let owners: Vec<_> = owners.collect();
+            let owners = listed(&owners.iter().map(String::as_str).collect::<Vec<_>>(), "or");
+            let (path, name) = (section.key(key), kind.value.name);
+            let message = format!("`{path}` belongs to {owners}, but `type` is `{name}`; remove it");
+            section.context().error(line, &path, message);
         }
     }
-    options
 }
 
 fn example(values: &OptionValues) -> &'static str {

@@ -1,5 +1,7 @@
 //! What each kind of value may be: names, numbers, sizes, rates, addresses, sources.
 
+use forebay::config::{OptionRule, OptionValues, SinkKind, Takes, UrlRule};
+
 use super::*;
 
 #[test]
@@ -211,4 +213,27 @@ fn sources_are_pointers_or_known_names() {
     ] {
         one_error(&column(value), 3, &["`queues.orders.sink.columns.\"a b\"`", part]);
     }
+}
+
+/// A key that several kinds have is refused to the others once, on its line.
+#[test]
+fn an_option_of_other_kinds_is_refused_once_and_on_its_line() {
+    const fn kind(name: &'static str, options: &'static [OptionRule]) -> SinkKind {
+        let url = UrlRule { prefixes: &[], example: "", is_required: false };
+        SinkKind { name, title: name, url, takes: Takes::Own, options }
+    }
+    const DEPTH: OptionRule = OptionRule { key: "depth", values: OptionValues::Integer { default: 1, min: 1, max: 9 } };
+    static BARREL: SinkKind = kind("barrel", &[]);
+    static WELL: SinkKind = kind("well", &[DEPTH]);
+    static POND: SinkKind = kind("pond", &[DEPTH]);
+    let said = |sink: &str| {
+        let text = format!("{SMALLEST}[queues.orders.sink]\n{sink}\n");
+        config::parse(&text, "test.toml", &|_| None, &[&BARREL, &WELL, &POND])
+            .map_err(|errors| errors.errors().to_vec())
+    };
+    let errors = said("type = \"barrel\"\n\ndepth = 2").unwrap_err();
+    assert_eq!(errors.len(), 1, "{errors:?}");
+    let wanted = "`queues.orders.sink.depth` belongs to `type = \"well\"` or `type = \"pond\"`, but `type` is `barrel`; remove it";
+    assert_eq!((errors[0].line, &*errors[0].message), (7, wanted));
+    assert_eq!(said("type = \"pond\"\ndepth = 2").unwrap().queues["orders"].sink.options.integer("depth"), 2);
 }

@@ -1,11 +1,11 @@
 //! Databases and data directories that were set back to an earlier copy, thrown away, or copied and run twice.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::*;
 use server::database::{sqlite_column, sqlite_execute};
-use server::{SMALL_JOURNAL, Server, eventually};
+use server::{SMALL_JOURNAL, Server, copy_directory, eventually};
 
 const ROWS: &str = "SELECT body FROM forebay_orders ORDER BY rowid";
 
@@ -52,23 +52,6 @@ fn named(name: &str, count: usize) -> impl Iterator<Item = String> {
     (0..count).map(move |n| format!("{name}-{n}"))
 }
 
-/// Puts a copy of a directory in the place of another.
-fn copy(from: &Path, to: &Path) {
-    if to.exists() {
-        fs::remove_dir_all(to).unwrap();
-    }
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            copy(&entry.path(), &target);
-        } else {
-            fs::copy(entry.path(), target).unwrap();
-        }
-    }
-}
-
 fn until_halted(server: &Server) {
     eventually("a halt", || (server.metric("forebay_drain_halted{queue=\"orders\"}") == 1).then_some(()));
 }
@@ -80,11 +63,11 @@ fn a_restored_database_gets_again_what_the_journal_still_has() {
     let mut tickets = Shop::deliver(&server, named("before", 5));
     server.stop();
     let backup = shop.site.path().join("backup");
-    copy(shop.database().parent().unwrap(), &backup);
+    copy_directory(shop.database().parent().unwrap(), &backup);
     let server = shop.start();
     tickets.extend(Shop::deliver(&server, named("after", 5)));
     server.stop();
-    copy(&backup, shop.database().parent().unwrap());
+    copy_directory(&backup, shop.database().parent().unwrap());
     assert_eq!(shop.rows().len(), 5);
     let server = shop.start();
     let wanted: Vec<_> = named("before", 5).chain(named("after", 5)).collect();
@@ -102,14 +85,14 @@ fn a_database_restored_to_before_what_the_journal_still_has_halts_its_queue() {
     Shop::deliver(&server, named("before", 5));
     server.stop();
     let backup = shop.site.path().join("backup");
-    copy(shop.database().parent().unwrap(), &backup);
+    copy_directory(shop.database().parent().unwrap(), &backup);
     let server = shop.start();
     Shop::deliver(&server, named("after", 100).map(|body| body + &"x".repeat(8000)));
     eventually("a recycled segment", || {
         (server.metric("forebay_trimmed_sequence{queue=\"orders\"}") > 50).then_some(())
     });
     server.stop();
-    copy(&backup, shop.database().parent().unwrap());
+    copy_directory(&backup, shop.database().parent().unwrap());
     let server = shop.start();
     until_halted(&server);
     // It says from where to where, and the front door stays open.
@@ -144,11 +127,11 @@ fn a_data_directory_that_was_set_back_halts_its_queue() {
     Shop::deliver(&server, named("before", 5));
     server.stop();
     let backup = shop.site.path().join("backup");
-    copy(&shop.site.data(), &backup);
+    copy_directory(&shop.site.data(), &backup);
     let server = shop.start();
     Shop::deliver(&server, named("after", 5));
     server.stop();
-    copy(&backup, &shop.site.data());
+    copy_directory(&backup, &shop.site.data());
     let server = shop.start();
     until_halted(&server);
     assert_eq!(shop.rows().len(), 10);
@@ -180,7 +163,7 @@ fn of_two_processes_on_copies_of_a_directory_the_later_one_delivers() {
     let server = first.start();
     Shop::deliver(&server, named("both", 3));
     server.stop();
-    copy(&first.site.data(), &second.data());
+    copy_directory(&first.site.data(), &second.data());
     let url = format!("sqlite:{}", first.database().display());
     second.configure(&format!("[queues.orders]\nrate = \"unlimited\"\nsink = {{ url = \"{url}\" }}\n"));
 
@@ -193,7 +176,7 @@ fn of_two_processes_on_copies_of_a_directory_the_later_one_delivers() {
 
     // With a copy of the same state, the later one takes over, and the older one is fenced.
     older.stop();
-    copy(&first.site.data(), &second.data());
+    copy_directory(&first.site.data(), &second.data());
     let older = first.start();
     eventually("the older one's epoch", || older.said("delivering to the sink from here on").then_some(()));
     let later = second.start();
