@@ -12,6 +12,7 @@
 )]
 #![allow(clippy::disallowed_methods, reason = "a kill at a random instant waits for no bell")]
 
+mod nats_server;
 mod postgres_server;
 mod server;
 
@@ -96,6 +97,7 @@ stations! {
     sqlite::Sqlite in "conformance/sqlite.rs": every refusing typed;
     postgres::Postgres in "conformance/postgres.rs": every served refusing typed transactional;
     file::File in "conformance/file.rs": every;
+    nats::Nats in "conformance/nats.rs": every served;
 }
 
 #[test]

@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 use std::error::Error as _;
+use std::path::PathBuf;
 use std::str::FromStr as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -49,6 +50,10 @@ static KIND: SinkKind = SinkKind {
         },
         OptionRule { key: "headers", values: OptionValues::TemplateTable },
         OptionRule { key: "in_flight_max", values: OptionValues::Integer { default: 1000, min: 1, max: 10_000 } },
+        OptionRule {
+            key: "tls_ca_file",
+            values: OptionValues::Text { example: "/etc/forebay/ca.pem", default: Some("") },
+        },
     ],
 };
 
@@ -61,6 +66,8 @@ struct JetStream {
     /// What is wrong with the options, if something is.
     plan: Result<Plan, String>,
     in_flight_max: usize,
+    /// Whom to trust instead of the system's authorities; empty for those.
+    ca_file: String,
     connect_timeout: Duration,
     commit_timeout: Duration,
     session: Option<Session>,
@@ -180,6 +187,7 @@ impl JetStream {
             url: sink.url.clone(),
             plan: Plan::new(sink, queue),
             in_flight_max: usize::try_from(sink.options.integer("in_flight_max")).unwrap_or(1).max(1),
+            ca_file: sink.options.text("tls_ca_file").to_owned(),
             connect_timeout: Duration::from_millis(sink.connect_timeout_ms),
             commit_timeout: Duration::from_millis(sink.commit_timeout_ms),
             session: None,
@@ -216,6 +224,8 @@ impl JetStream {
             .request_timeout(Some(self.commit_timeout))
             .ignore_discovered_servers()
             .max_reconnects(addresses.len());
+        let options =
+            if self.ca_file.is_empty() { options } else { options.add_root_certificates(PathBuf::from(&self.ca_file)) };
         let client = match tokio::time::timeout(self.connect_timeout, options.connect(addresses)).await {
             Ok(connected) => connected.map_err(|error| format!("{places}: {error}"))?,
             Err(_) => return Err(format!("{places}: no connection within {} ms", self.connect_timeout.as_millis())),
