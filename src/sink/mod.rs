@@ -24,6 +24,7 @@ mod kept;
 pub mod mapping;
 mod nats;
 pub mod postgres;
+mod rabbitmq;
 mod sqlite;
 mod statement;
 
@@ -215,7 +216,7 @@ pub struct Driver {
 }
 
 /// Every sink, one line each; the first is the one of a queue that names none.
-static REGISTRY: [&Driver; 4] = [&sqlite::DRIVER, &postgres::DRIVER, &file::DRIVER, &nats::DRIVER];
+static REGISTRY: [&Driver; 5] = [&sqlite::DRIVER, &postgres::DRIVER, &file::DRIVER, &nats::DRIVER, &rabbitmq::DRIVER];
 
 /// What the configuration knows of them.
 pub static KINDS: [&SinkKind; REGISTRY.len()] = kinds();

@@ -27,7 +27,7 @@ use tokio::sync::watch;
 use super::kept::{Carrier, Kept, Outcome};
 use super::mapping::TextPlan;
 use super::{Delivery, Driver, SinkError, SinkFuture};
-use crate::config::{self, OptionRule, OptionValues, Piece, SinkKind, Takes, Template, UrlRule};
+use crate::config::{self, OptionRule, OptionValues, SinkKind, Takes, Template, UrlRule};
 use crate::record::Sequence;
 
 pub(super) static DRIVER: Driver = Driver {
@@ -146,20 +146,11 @@ impl Plan {
         Ok((subject, PublishMessage::build().headers(headers).payload(payload)))
     }
 
-    /// What all subjects of the template have in common, as a filter.
+    /// What all subjects of the template match.
     fn filter(&self) -> String {
-        let mut prefix = String::new();
-        for piece in &self.subject.pieces {
-            match piece {
-                Piece::Text(text) => prefix += text,
-                Piece::Value(config::Source::Queue) => prefix += &self.queue,
-                Piece::Value(_) => {
-                    let tokens = prefix.rfind('.').map_or(0, |dot| dot + 1);
-                    return format!("{}>", &prefix[..tokens]);
-                }
-            }
-        }
-        prefix
+        let (common, is_all) = self.subject.common(&self.queue);
+        let tokens = common.rfind('.').map_or(0, |dot| dot + 1);
+        if is_all { common } else { format!("{}>", &common[..tokens]) }
     }
 }
 
