@@ -14,6 +14,7 @@
 
 mod nats_server;
 mod postgres_server;
+mod rabbitmq_server;
 mod server;
 
 #[path = "conformance/arrivals.rs"]
@@ -98,6 +99,7 @@ stations! {
     postgres::Postgres in "conformance/postgres.rs": every served refusing typed transactional;
     file::File in "conformance/file.rs": every;
     nats::Nats in "conformance/nats.rs": every served;
+    rabbitmq::RabbitMq in "conformance/rabbitmq.rs": every served;
 }
 
 #[test]
