@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use async_nats::connection::State;
 use async_nats::header::{HeaderMap, HeaderName, HeaderValue, NATS_MESSAGE_ID};
 use async_nats::jetstream::context::{
     Context, ContextBuilder, GetStreamByNameErrorKind, PublishAckFuture, PublishError, PublishErrorKind,
@@ -87,6 +88,13 @@ struct Session {
     context: Context,
     /// What the server has said besides its answers; it names no message.
     said: watch::Receiver<Option<String>>,
+}
+
+impl Session {
+    /// Whether it is of use, as far as is known without sending anything.
+    fn is_open(&self) -> bool {
+        self.context.client().connection_state() == State::Connected
+    }
 }
 
 /// A message that was sent and is not acknowledged.
@@ -422,10 +430,10 @@ fn servers(url: &str) -> Result<Servers, String> {
 impl Carrier for JetStream {
     fn connect(&mut self) -> SinkFuture<'_, ()> {
         Box::pin(async {
-            if self.session.is_none() {
-                if let Err(problem) = &self.plan {
-                    return Err(SinkError::Transient(problem.clone()));
-                }
+            if let Err(problem) = &self.plan {
+                return Err(SinkError::Transient(problem.clone()));
+            }
+            if !self.session.as_ref().is_some_and(Session::is_open) {
                 self.session = Some(self.open().await.map_err(SinkError::Transient)?);
             }
             Ok(())
@@ -434,8 +442,9 @@ impl Carrier for JetStream {
 
     fn deliver<'a>(&'a mut self, deliveries: &'a [Delivery<'a>], outcome: &'a mut Outcome) -> SinkFuture<'a, ()> {
         Box::pin(async {
-            let Some(mut session) = self.session.take() else {
-                return Err(SinkError::Transient("not connected".to_owned()));
+            let mut session = match self.session.take().filter(Session::is_open) {
+                Some(session) => session,
+                None => self.open().await.map_err(SinkError::Transient)?,
             };
             let failure = self.publish_in_time(&mut session, deliveries, outcome).await;
             if !matches!(failure, Err(Failure::Connection(_))) {

@@ -261,13 +261,15 @@ impl RabbitMq {
         deliveries: &[Delivery<'_>],
         outcome: &mut Outcome,
     ) -> Result<(), Failure> {
-        if session.is_blocked() && session.sent.is_empty() {
+        let was_blocked = session.is_blocked();
+        if was_blocked && session.sent.is_empty() {
             return Err(blocked());
         }
         let publishing = self.publish(session, deliveries, outcome);
         match tokio::time::timeout(self.commit_timeout, publishing).await {
             Ok(published) => published,
-            Err(_) if session.is_blocked() => Err(blocked()),
+            // If that has only just ended, the confirms are still to come.
+            Err(_) if was_blocked || session.is_blocked() => Err(blocked()),
             Err(_) => Err(Failure::Silence(format!("no confirm within {} ms", self.commit_timeout.as_millis()))),
         }
     }
@@ -298,8 +300,13 @@ fn blocked() -> Failure {
 }
 
 impl Session {
+    /// Whether it is of use, as far as is known without sending anything.
+    fn is_open(&self) -> bool {
+        self.connection.status().connected() && self.channel.status().connected()
+    }
+
     fn is_blocked(&self) -> bool {
-        self.connection.status().blocked()
+        self.is_open() && self.connection.status().blocked()
     }
 
     /// Hands a message to the connection, which sends it behind those before.
@@ -393,7 +400,7 @@ impl Carrier for RabbitMq {
             if let Err(problem) = &self.plan {
                 return Err(SinkError::Transient(problem.clone()));
             }
-            if self.session.is_none() {
+            if !self.session.as_ref().is_some_and(Session::is_open) {
                 self.session = Some(self.open().await?);
             }
             Ok(())
@@ -402,7 +409,7 @@ impl Carrier for RabbitMq {
 
     fn deliver<'a>(&'a mut self, deliveries: &'a [Delivery<'a>], outcome: &'a mut Outcome) -> SinkFuture<'a, ()> {
         Box::pin(async {
-            let mut session = match self.session.take() {
+            let mut session = match self.session.take().filter(Session::is_open) {
                 Some(session) => session,
                 None => self.open().await?,
             };
@@ -417,7 +424,7 @@ impl Carrier for RabbitMq {
                 Err(Failure::Connection(error)) => match deliveries {
                     // The drain sends records one by one after a failure, and finds the one that it is about.
                     [only] if was_idle && is_about_a_message(&error) => {
-                        outcome.refuse(only.sequence, error.to_string())
+                        outcome.refuse(only.sequence, error.to_string());
                     }
                     _ => return Err(SinkError::Transient(error.to_string())),
                 },
