@@ -6,7 +6,8 @@
     clippy::expect_used,
     clippy::panic,
     clippy::missing_errors_doc,
-    clippy::missing_panics_doc,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
     missing_docs,
     reason = "a test that cannot go on should panic, and is its own documentation"
 )]

@@ -249,11 +249,14 @@ fn a_check_looks_for_the_stream_and_says_its_window() {
         ("nats://forebay:wrong@".to_owned() + &nats.address().to_string(), "", Some("authorization violation")),
         ("nats://user:p@ss@/".to_owned(), "", Some("the URL is not one of NATS")),
         ("nats://".to_owned(), "", Some("the URL is not one of NATS")),
+        ("nats://user:4711/s@localhost".to_owned(), "", Some("the URL is not one of NATS")),
+        ("nats://user:4711,s@localhost".to_owned(), "", Some("the URL is not one of NATS")),
     ] {
         site.configure(&sink(&url, rest));
         let (code, output) = site.check();
         let found = wanted.is_none_or(|wanted| output.contains(wanted));
         assert!(found && code == Some(i32::from(wanted.is_some())), "{rest}: {wanted:?} is not in\n{output}");
+        assert!(!output.contains("4711"), "{output}");
     }
 }
 

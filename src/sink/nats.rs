@@ -325,10 +325,8 @@ impl JetStream {
         tracing::info!(stream = name, ?window, "the stream drops messages that come again within its duplicate window");
         let mut problems = Vec::new();
         if stream.no_ack {
-            problems.push(format!(
-                "stream {name} acknowledges nothing, so nothing would count as delivered; make it \
-                                   one without `--no-ack`"
-            ));
+            let advice = "so nothing would count as delivered; make it one without `--no-ack`";
+            problems.push(format!("stream {name} acknowledges nothing, {advice}"));
         }
         if stream.sealed {
             problems.push(format!("stream {name} is sealed and takes no messages; make another one"));
@@ -412,7 +410,11 @@ fn servers(url: &str) -> Result<Servers, String> {
     for part in url.split(',') {
         let part = if part.contains("://") { part.to_owned() } else { format!("{scheme}://{part}") };
         let mut url = ServerAddr::from_str(&part).map_err(|_| unreadable())?.into_inner();
-        if url.scheme() != scheme || url.host_str().is_none_or(str::is_empty) {
+        // What stands there is a piece of a password with a slash, a question mark or a comma in it.
+        let is_astray = !matches!(url.path(), "" | "/") || url.query().is_some() || url.fragment().is_some();
+        let is_late =
+            !url.username().is_empty() && !addresses.is_empty() && auth.username.is_none() && auth.token.is_none();
+        if is_astray || is_late || url.scheme() != scheme || url.host_str().is_none_or(str::is_empty) {
             return Err(unreadable());
         }
         let decoded = |text: &str| percent_decode_str(text).decode_utf8().map(String::from).map_err(|_| unreadable());

@@ -216,11 +216,17 @@ impl RabbitMq {
 
     fn uri(&self) -> Result<AMQPUri, String> {
         // The parser's own message may show the URL.
-        let mut uri = AMQPUri::from_str(&self.url).map_err(|_| {
+        let unreadable = || {
             "the URL is not one of RabbitMQ: write `amqp://user:password@host:5672/vhost`, with what is special in user, \
              password and virtual host percent-encoded"
                 .to_owned()
-        })?;
+        };
+        let mut uri = AMQPUri::from_str(&self.url).map_err(|_| unreadable())?;
+        // A password with a slash would be read as a port and a virtual host, and the port shown.
+        let behind_host = self.url.splitn(4, '/').nth(3).unwrap_or_default();
+        if behind_host.contains('@') {
+            return Err(unreadable());
+        }
         // The client's own thread would otherwise go on trying when nobody waits for it any more.
         uri.query.connection_timeout = u64::try_from(self.connect_timeout.as_millis()).ok();
         Ok(uri)

@@ -66,11 +66,11 @@ fn assert_refused<S: Station>(stage: &Stage<S>, sink: &str, bodies: &[(&[u8], Op
     until_decided(&server);
     for ((body, word), ticket) in bodies.iter().zip(&tickets) {
         let status = client.ticket(ticket);
-        let (state, reason) = (status["state"].as_str().unwrap(), status["reason"].as_str().unwrap_or_default());
+        let (found, reason) = (status["state"].as_str().unwrap(), status["reason"].as_str().unwrap_or_default());
         let body = String::from_utf8_lossy(body);
         match word {
-            None => assert_eq!(state, "delivered", "{body}: {status}"),
-            Some(word) => assert!(state == "dead" && reason.to_lowercase().contains(word), "{body}: {status}"),
+            None => assert_eq!(found, "delivered", "{body}: {status}"),
+            Some(word) => assert!(found == "dead" && reason.to_lowercase().contains(word), "{body}: {status}"),
         }
     }
     server.stop();
