@@ -13,9 +13,11 @@
 )]
 #![allow(clippy::disallowed_methods, reason = "a kill at a random instant waits for no bell")]
 
-mod nginx_server;
 mod mysql_server;
+mod nats_server;
+mod nginx_server;
 mod postgres_server;
+mod rabbitmq_server;
 mod redis_server;
 mod server;
 mod upstream_server;
@@ -104,6 +106,8 @@ stations! {
     file::File in "conformance/file.rs": every;
     redis::Redis in "conformance/redis.rs": every served refusing transactional;
     http::Http in "conformance/http.rs": every served refusing;
+    nats::Nats in "conformance/nats.rs": every served;
+    rabbitmq::RabbitMq in "conformance/rabbitmq.rs": every served;
 }
 
 #[test]

@@ -88,10 +88,14 @@ pub fn main() -> ExitCode {
     })
 }
 
+/// What is logged unless `RUST_LOG` says otherwise. Clients of brokers log each attempt that fails, which we log ourselves, and
+/// bodies that come back.
+const LOG_DEFAULT: &str = "info,async_nats=off,lapin=off";
+
 /// Logs go to standard error; standard output is for what was asked for.
 fn start_log() {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(LOG_DEFAULT));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

@@ -89,6 +89,20 @@ impl Template {
         }
     }
 
+    /// The text with which it begins for every record of a queue, and whether that is all of it.
+    #[must_use]
+    pub fn common(&self, queue: &str) -> (String, bool) {
+        let mut text = String::new();
+        for piece in &self.pieces {
+            match piece {
+                Piece::Text(plain) => text += plain,
+                Piece::Value(Source::Queue) => text += queue,
+                Piece::Value(_) => return (text, false),
+            }
+        }
+        (text, true)
+    }
+
     /// The values in it, in order.
     pub fn sources(&self) -> impl Iterator<Item = &Source> {
         self.pieces.iter().filter_map(|piece| if let Piece::Value(source) = piece { Some(source) } else { None })
@@ -114,6 +128,18 @@ mod tests {
         assert_eq!(pieces("{$ticket}{/order/id} "), [Piece::Value(Source::Ticket), pointer, text(" ")]);
         assert_eq!(pieces("a{{b}}c"), [text("a{b}c")]);
         assert_eq!(pieces(""), []);
+    }
+
+    #[test]
+    fn what_all_records_of_a_queue_have_in_common_is_known() {
+        for (template, common, is_all) in [
+            ("a.{$queue}.b", "a.orders.b", true),
+            ("a.{$queue}.{/b}.c", "a.orders.", false),
+            ("{$key}", "", false),
+            ("", "", true),
+        ] {
+            assert_eq!(Template::parse(template).unwrap().common("orders"), (common.to_owned(), is_all), "{template}");
+        }
     }
 
     #[test]

@@ -20,11 +20,18 @@
 //! One file is one sink, and one line of the [`REGISTRY`] makes it known.
 
 mod file;
+#[cfg(feature = "http")]
 mod http;
 mod kept;
 pub mod mapping;
+#[cfg(feature = "mysql")]
 mod mysql;
+#[cfg(feature = "nats")]
+mod nats;
 pub mod postgres;
+#[cfg(feature = "rabbitmq")]
+mod rabbitmq;
+#[cfg(feature = "redis")]
 mod redis;
 mod sqlite;
 mod statement;
@@ -227,8 +234,21 @@ pub struct Driver {
 }
 
 /// Every sink, one line each; the first is the one of a queue that names none.
-static REGISTRY: [&Driver; 6] =
-    [&sqlite::DRIVER, &postgres::DRIVER, &mysql::DRIVER, &file::DRIVER, &redis::DRIVER, &http::DRIVER];
+static REGISTRY: &[&Driver] = &[
+    &sqlite::DRIVER,
+    &postgres::DRIVER,
+    #[cfg(feature = "mysql")]
+    &mysql::DRIVER,
+    &file::DRIVER,
+    #[cfg(feature = "redis")]
+    &redis::DRIVER,
+    #[cfg(feature = "http")]
+    &http::DRIVER,
+    #[cfg(feature = "nats")]
+    &nats::DRIVER,
+    #[cfg(feature = "rabbitmq")]
+    &rabbitmq::DRIVER,
+];
 
 /// What the configuration knows of them.
 pub static KINDS: [&SinkKind; REGISTRY.len()] = kinds();

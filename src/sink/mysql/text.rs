@@ -227,7 +227,10 @@ mod tests {
             assert_eq!(written(&Value::Boolean(true), form), truth);
             assert_eq!(written(&Value::Number(Cow::Borrowed("-5")), form), number);
         }
-        assert_eq!(literal(&Value::Bytes(b"\xff".as_slice().into()), Form::Text, &mut String::new()), Err(Unfit::NotUtf8));
+        assert_eq!(
+            literal(&Value::Bytes(b"\xff".as_slice().into()), Form::Text, &mut String::new()),
+            Err(Unfit::NotUtf8)
+        );
         for form in [Form::Integer, Form::Bit] {
             assert_eq!(literal(&Value::Number(Cow::Borrowed("1.5")), form, &mut String::new()), Err(Unfit::NotInteger));
         }
@@ -238,7 +241,10 @@ mod tests {
     fn fields_end_where_they_end() {
         assert_eq!(loaded(&Value::Null, Form::Text), b"\\N");
         assert_eq!(loaded(&text("\\N"), Form::Text), b"\\\\N");
-        assert_eq!(loaded(&Value::Bytes(b"a\tb\nc\0\r\\\xff".as_slice().into()), Form::Bytes), b"a\\tb\\nc\\0\r\\\\\xff");
+        assert_eq!(
+            loaded(&Value::Bytes(b"a\tb\nc\0\r\\\xff".as_slice().into()), Form::Bytes),
+            b"a\\tb\\nc\\0\r\\\\\xff"
+        );
         assert_eq!(loaded(&Value::Boolean(false), Form::Number), b"0");
         assert_eq!(field(&Value::Bytes(b"\xff".as_slice().into()), Form::Text, &mut Vec::new()), Err(Unfit::NotUtf8));
     }
