@@ -309,7 +309,8 @@ pub enum Plan {
 /// A row of a table for each record, or for each element of its array.
 #[derive(Clone, Debug)]
 pub struct TablePlan {
-    /// Its schema without quotes, if it was written.
+    /// Its schema without quotes, if it was written. MySQL asks for it apart from the name.
+    #[cfg_attr(not(feature = "mysql"), expect(dead_code, reason = "only MySQL asks for it"))]
     pub(super) schema: Option<String>,
     /// Its name without a schema and without quotes.
     pub(super) name: String,
@@ -335,6 +336,7 @@ pub struct StatementPlan {
     /// The names of the parameters and what they get, by position.
     pub(super) parameters: Vec<(String, Assignment)>,
     /// Where in `sql` the sign of each occurrence of a parameter stands.
+    #[cfg_attr(not(feature = "mysql"), expect(dead_code, reason = "only MySQL asks for it"))]
     pub(super) places: Vec<usize>,
     /// The values of the parameters.
     pub(super) mapping: Mapping,

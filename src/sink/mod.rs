@@ -42,6 +42,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use crate::config::{self, SinkKind};
+use crate::limits::RETRY_AFTER_MS_MAX;
 use crate::progress::{Progress, ProgressError};
 use crate::record::{Record, Sequence};
 
@@ -114,6 +115,17 @@ pub enum SinkError {
     /// Another process took this part over; we must not go on.
     #[error("another forebay has taken over this queue's position in the sink: {0}")]
     Fenced(String),
+}
+
+impl SinkError {
+    /// Milliseconds for which the sink has asked to be left alone, within [`RETRY_AFTER_MS_MAX`]; 0 if it has not.
+    #[must_use]
+    pub fn asked_pause_ms(&self) -> u64 {
+        match self {
+            Self::Throttled { retry_after_ms, .. } => retry_after_ms.unwrap_or(0).min(RETRY_AFTER_MS_MAX),
+            _ => 0,
+        }
+    }
 }
 
 /// A database that takes records.

@@ -188,8 +188,14 @@ impl<S: Scheduler> Runner<S> {
         };
         self.redrive.sink = None;
         self.redrive_later(&error);
+        let asked_ns = self.platform.monotonic_ns() + error.asked_pause_ms() * 1_000_000;
+        self.redrive.not_before_ns = self.redrive.not_before_ns.max(asked_ns);
         // At once, so that what was not committed can be cancelled while it waits for its next attempt.
         if self.redrive_position().await? != Some(position) {
+            return Ok(Sent::Undecided);
+        }
+        // A sink that asks for less has nothing against the letter.
+        if matches!(error, SinkError::Throttled { .. }) {
             return Ok(Sent::Undecided);
         }
         let retry = &self.shared.state().course.told.shaping.retry;

@@ -10,7 +10,7 @@ use crate::drain::dead_letters::DeadLetterFile;
 use crate::drain::meter::Meter;
 use crate::drain::retry::Backoff;
 use crate::drain::scheduler::Scheduler;
-use crate::limits::{RETRY_AFTER_MS_MAX, WALL_CLOCK_LOOK_MS};
+use crate::limits::WALL_CLOCK_LOOK_MS;
 use crate::progress::Progress;
 use crate::queue::{DrainState, Instructions, Outlet, Queue};
 use crate::sink::{Claim, SinkError};
@@ -192,11 +192,7 @@ impl<S: Scheduler> Waiter<S> {
 
     /// As [`pause_after`](Self::pause_after), for an error of the sink, which may have said how long to leave it alone.
     pub(super) async fn pause_after_sink(&mut self, error: &SinkError) -> bool {
-        let asked_ms = match error {
-            SinkError::Throttled { retry_after_ms, .. } => retry_after_ms.unwrap_or(0).min(RETRY_AFTER_MS_MAX),
-            _ => 0,
-        };
-        self.pause_at_least(asked_ms, error).await
+        self.pause_at_least(error.asked_pause_ms(), error).await
     }
 
     async fn pause_at_least(&mut self, pause_ms_min: u64, error: &(dyn std::error::Error + Sync)) -> bool {
