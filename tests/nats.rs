@@ -168,6 +168,32 @@ fn within_the_duplicate_window_kills_of_forebay_double_nothing() {
     server.stop();
 }
 
+/// A client that connected again by itself would send what had waited behind what was lost.
+#[test]
+fn a_server_that_is_killed_has_each_message_once_and_in_order() {
+    let mut nats = NatsServer::start();
+    nats.set_stream(&stream("broken"));
+    let site = Site::new(&sink(&nats.url(), "subject = \"broken.{$queue}\"\nin_flight_max = 20\n"));
+    let server = site.start();
+    let mut client = server.client();
+    let mut wanted = Vec::new();
+    for life in 0..4 {
+        let bodies: Vec<_> = (0..2000).map(|line| format!("{{\"n\":\"{life}-{line}\"}}")).collect();
+        let answer = client.post("orders", &[NDJSON], bodies.join("\n"));
+        assert_eq!(answer.status, 202, "{answer:?}");
+        let before = wanted.len() as u64;
+        wanted.extend(bodies);
+        let delivered = || server.metric("forebay_delivered_sequence{queue=\"orders\"}");
+        eventually("some deliveries", || (delivered() > before).then_some(()));
+        nats.kill9();
+        nats.restart();
+    }
+    until_decided(&server);
+    let arrived: Vec<_> = nats.stored("broken").into_iter().map(|m| String::from_utf8(m.body).unwrap()).collect();
+    assert!(arrived == wanted, "{} of {} arrived, or not in order", arrived.len(), wanted.len());
+    server.stop();
+}
+
 #[test]
 fn a_stream_that_is_full_is_waited_for() {
     let nats = shared();
