@@ -153,7 +153,10 @@ impl Clients {
         let hangs_up = connection.is_slow && random.chance(300);
         let sent = if hangs_up { Err(Problem::BadRequest) } else { connection.arrive(core, piece, self.bounds) };
         match sent {
-            Ok(()) => return Some(request),
+            Ok(()) => {
+                model.requests[request as usize].has_arrived |= connection.pending.is_some();
+                return Some(request);
+            }
             Err(Problem::Internal) => model.complain(format!("request {request} is not one for the fast path")),
             Err(Problem::Busy) => model.see("busy"),
             Err(Problem::BacklogFull) => model.see("shed"),
@@ -173,10 +176,10 @@ impl Clients {
         if !client.connections.is_empty() {
             return;
         }
-        if for_good || !known.has_key {
+        if !known.has_key || (for_good && !known.has_arrived) {
             known.answer = Answer::Refused;
             client.request = None;
-        } else if matches!(known.answer, Answer::Acknowledged(..)) {
+        } else if for_good || matches!(known.answer, Answer::Acknowledged(..)) {
             client.request = None;
         }
     }

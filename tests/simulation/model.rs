@@ -63,6 +63,9 @@ pub struct Request {
     pub length: usize,
     pub has_key: bool,
     pub answer: Answer,
+    /// All of it has arrived at least once, so it may be stored whatever comes of asking again: what is asked for beside the
+    /// body is another each time, and may be too much once.
+    pub has_arrived: bool,
     /// When its client began to ask for what is stored, for the first time and the last, and to ask again.
     first_asked_at: u64,
     stored_at: u64,
@@ -168,6 +171,7 @@ impl Model {
             length,
             has_key,
             answer: Answer::None,
+            has_arrived: false,
             first_asked_at: moment,
             stored_at: moment,
             asked_at: moment,

@@ -10,7 +10,7 @@ use super::columns::{
 };
 use super::session::{Failure, Session};
 use super::takeover::{ADD_BEYOND, POSITION_TABLE, created_table_sql};
-use crate::config::{Assignment, Conflict, Source};
+use crate::config::{Assignment, Conflict, Source, nearest};
 use crate::limits::BEYOND_BYTES_MAX;
 use crate::value::ValueType;
 
@@ -148,7 +148,10 @@ impl Look<'_> {
             Some(found) => {
                 self.engine(table.schema.as_deref(), &table.name, name).await?;
                 self.table_columns(table, &found);
-                if table.conflict != Conflict::Error {
+                // An index over a column that is missing cannot be there either.
+                let has_all = table.conflict_columns().iter().all(|key| find(&found, key).is_some());
+                let is_complete = table.columns.iter().all(|(name, _)| find(&found, name).is_some());
+                if table.conflict != Conflict::Error && has_all && is_complete {
                     self.conflict(table, &found).await?;
                 }
             }
@@ -173,11 +176,12 @@ impl Look<'_> {
         };
         let unique = unique_keys(self.session, table.schema.as_deref(), &table.name).await?;
         if !unique.iter().any(|key| sorted(key) == sorted(keys)) {
+            let index = Dialect::Mysql.quoted(&format!("forebay_{}", keys.join("_")));
             let keys: Vec<_> = keys.iter().map(|key| Dialect::Mysql.quoted(key)).collect();
             let keys = keys.join(", ");
             self.problems.push(format!(
-                "No primary key or unique index of {name} is just ({keys}), so no row would count as there already. Add one: \
-                 ALTER TABLE {name} ADD UNIQUE ({keys});"
+                "The table {name} has no primary key or unique index of just {keys}, which `conflict_columns` needs. Make one: \
+                 CREATE UNIQUE INDEX {index} ON {name} ({keys});"
             ));
         }
         if found.iter().any(|column| is_mapped(table, column) && !may(column, "UPDATE")) {
@@ -191,14 +195,27 @@ impl Look<'_> {
         for (wanted, source) in &table.columns {
             let column = Dialect::Mysql.quoted(wanted);
             match find(found, wanted) {
-                None => self.problems.push(format!(
-                    "The table {name} has no column {column}. Add it: ALTER TABLE {name} ADD COLUMN {column} {};",
-                    likely_type(source)
-                )),
+                None => {
+                    let names = found.iter().map(|column| column.name.as_str());
+                    let near = nearest(wanted, names).map(|near| Dialect::Mysql.quoted(near));
+                    let near = near.map_or(String::new(), |near| format!(" Did you mean {near}?"));
+                    self.problems.push(format!(
+                        "The table {name} has no column {column}.{near} Add it: ALTER TABLE {name} ADD COLUMN {column} {};",
+                        likely_type(source)
+                    ));
+                }
                 Some(found) if found.generated => self.problems.push(format!(
                     "The column {column} of {name} is generated and takes no value; leave it out of the columns."
                 )),
                 Some(found) if !may(found, "INSERT") => self.denied("INSERT", name),
+                Some(found) if given_type(source).is_some_and(|given| !found.takes(given)) => {
+                    let given = given_type(source).map_or("", ValueType::word);
+                    self.problems.push(format!(
+                        "The column {column} of {name} is {}, which cannot take what is mapped to it as {given}; map another \
+                         type, or change the column's.",
+                        found.kind()
+                    ));
+                }
                 Some(_) => {}
             }
         }
@@ -246,12 +263,22 @@ fn capitalised(problem: &str) -> String {
 }
 
 fn create_sql(table: &TablePlan) -> String {
-    let columns: Vec<_> = table
-        .columns
-        .iter()
-        .map(|(name, source)| format!("{} {}", Dialect::Mysql.quoted(name), likely_type(source)))
-        .collect();
-    format!("CREATE TABLE {} ({}) CHARACTER SET utf8mb4;", table.quoted, columns.join(", "))
+    let keys = table.conflict_columns();
+    let column = |(name, assignment): &(String, Assignment)| {
+        // A key cannot have all of a text in it.
+        let kind = match likely_type(assignment) {
+            "text" if keys.contains(name) => "varchar(255)",
+            kind => kind,
+        };
+        let required = if assignment.is_required { " NOT NULL" } else { "" };
+        format!("{} {kind}{required}", Dialect::Mysql.quoted(name))
+    };
+    let mut parts: Vec<_> = table.columns.iter().map(column).collect();
+    if !keys.is_empty() {
+        let keys: Vec<_> = keys.iter().map(|key| Dialect::Mysql.quoted(key)).collect();
+        parts.push(format!("PRIMARY KEY ({})", keys.join(", ")));
+    }
+    format!("CREATE TABLE {} ({}) CHARACTER SET utf8mb4;", table.quoted, parts.join(", "))
 }
 
 /// The type that a value most likely wants; its owner knows better.

@@ -5,6 +5,7 @@ use mysql_async::Row;
 use super::super::mapping::TablePlan;
 use super::session::{Failure, Session, column};
 use super::text::{Form, TimeShape, quoted_text};
+use crate::value::ValueType;
 
 /// The table is not there, or we may do nothing with it: to whom that is so, the server does not say which.
 const NOT_VISIBLE: [u16; 3] = [1044, 1142, 1146];
@@ -54,6 +55,28 @@ fn read(row: &Row) -> Result<Column, Failure> {
 }
 
 impl Column {
+    /// Its type in the server's words.
+    pub(super) fn kind(&self) -> &str {
+        &self.kind
+    }
+
+    /// Whether it can take values of this type, or at least some of them.
+    pub(super) fn takes(&self, given: ValueType) -> bool {
+        let is_time = matches!(given, ValueType::Timestamp | ValueType::UnixS | ValueType::UnixMs);
+        match self.word().0 {
+            "tinyint" | "smallint" | "mediumint" | "int" | "bigint" => {
+                matches!(given, ValueType::Integer | ValueType::Boolean)
+            }
+            "decimal" | "float" | "double" => {
+                matches!(given, ValueType::Integer | ValueType::Number | ValueType::Boolean)
+            }
+            "date" | "datetime" | "timestamp" => is_time,
+            "json" => !is_time && !matches!(given, ValueType::Text | ValueType::Bytes),
+            "char" | "varchar" | "tinytext" | "text" | "mediumtext" | "longtext" => given != ValueType::Bytes,
+            _ => true,
+        }
+    }
+
     /// How it takes its values.
     pub(super) fn form(&self) -> Form {
         let (word, digits) = self.word();
