@@ -346,7 +346,7 @@ fn tls_is_spoken_with_those_alone_whose_certificate_is_known() {
     server.until_said("invalid peer certificate");
     server.stop();
     assert!(upstream.arrivals().is_empty());
-    let known = site(RETRY, &url, &format!("ca_file = \"{}\"", nginx.certificate().display()));
+    let known = site(RETRY, &url, &format!("tls_ca_file = \"{}\"", nginx.certificate().display()));
     assert_eq!(known.check().0, Some(0), "{}", known.check().1);
     let server = known.start();
     let ticket = server.client().accept("orders", "secret");
@@ -417,7 +417,7 @@ fn what_keeps_a_service_from_working_is_found_beforehand() {
         (format!("http://{nobody}"), "", "Connection refused"),
         (upstream.url(), "method = \"A B\"", "`method` is none"),
         ("http://ann:hunter2@127.0.0.1/".to_owned(), "", "`url` holds credentials"),
-        ("https://localhost".to_owned(), "ca_file = \"/nowhere.pem\"", "`ca_file` /nowhere.pem"),
+        ("https://localhost".to_owned(), "tls_ca_file = \"/nowhere.pem\"", "`tls_ca_file` /nowhere.pem"),
     ] {
         let (code, said) = site("", &url, sink).check();
         assert!(code == Some(1) && said.contains(part), "{part} is not in {said}");

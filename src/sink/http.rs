@@ -63,7 +63,7 @@ static KIND: SinkKind = SinkKind {
             },
         },
         OptionRule {
-            key: "ca_file",
+            key: "tls_ca_file",
             values: OptionValues::Text { example: "/etc/ssl/partner-ca.pem", default: Some("") },
         },
     ],
@@ -112,7 +112,7 @@ impl Upstream {
     fn new(sink: &config::Sink, part: &Part) -> Self {
         let connecting = Connecting {
             is_tls: sink.url.starts_with("https://"),
-            ca_file: sink.options.text("ca_file").to_owned(),
+            ca_file: sink.options.text("tls_ca_file").to_owned(),
             timeout: Duration::from_millis(sink.connect_timeout_ms),
         };
         Self {

@@ -62,12 +62,12 @@ impl Connecting {
                 let why: String = found.errors.iter().map(|error| format!(" ({error})")).collect();
                 return Err(format!(
                     "this machine has no certificate authorities to trust{why}; install them (apt-get install \
-                     ca-certificates), or write `ca_file`"
+                     ca-certificates), or write `tls_ca_file`"
                 ));
             }
             return Ok(roots);
         }
-        let failed = |error: &dyn std::fmt::Display| format!("`ca_file` {}: {error}", self.ca_file);
+        let failed = |error: &dyn std::fmt::Display| format!("`tls_ca_file` {}: {error}", self.ca_file);
         let certificates = CertificateDer::pem_file_iter(Path::new(&self.ca_file)).map_err(|error| failed(&error))?;
         for certificate in certificates {
             roots.add(certificate.map_err(|error| failed(&error))?).map_err(|error| failed(&error))?;
