@@ -157,10 +157,11 @@ impl RateArguments {
     }
 }
 
-/// The path of `QUEUE`, or of `QUEUE/SINK`. A name that no queue or sink can have must not become another path.
+/// The path of `QUEUE`, or of `QUEUE/SINK`. A name that no queue or sink can have must become neither another path nor another
+/// name: what is unsound in it becomes a sign that is in none.
 pub(super) fn path_of(address: &str) -> String {
     let sound = |c: &char| c.is_ascii_alphanumeric() || *c == '-' || *c == '_';
-    let name = |text: &str| text.chars().filter(sound).collect::<String>();
+    let name = |text: &str| text.chars().map(|c| if sound(&c) { c } else { '~' }).collect::<String>();
     match address.split_once('/') {
         None => format!("/v1/queues/{}", name(address)),
         Some((queue, sink)) => format!("/v1/queues/{}/sinks/{}", name(queue), name(sink)),

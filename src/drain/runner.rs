@@ -369,10 +369,8 @@ impl<S: Scheduler> Runner<S> {
                 check_ahead(queue, &said)?;
                 progress.merge(&said);
             }
-            // What the journal has given up was delivered, and a position that is kept beside it may not know that any more. A
-            // sink that was added later begins behind what had been given up before.
-            let trimmed = if first.sink.is_position_kept_here() { queue.journal.trimmed.get() } else { 0 };
-            let begin = Progress::up_to(trimmed.max(outlet.begins_after.get()));
+            // A sink that was added later begins behind what had been given up before.
+            let begin = Progress::up_to(outlet.begins_after.get());
             let is_behind = progress.through() < begin.through();
             if is_behind {
                 progress.merge(&begin);

@@ -287,6 +287,9 @@ pub trait Commit<F> {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct System;
 
+/// Who may read what clients have sent: whoever runs forebay.
+const PRIVATE: u32 = 0o600;
+
 impl Platform for System {
     type File = File;
     type Disk = Disk;
@@ -317,13 +320,15 @@ impl Platform for System {
         let mut options = OpenOptions::new();
         match mode {
             Mode::Segment { write } => open_direct(options.read(true).write(write), path),
-            Mode::NewSegment => open_direct(options.read(true).write(true).create(true).truncate(true), path),
+            Mode::NewSegment => {
+                open_direct(options.read(true).write(true).create(true).truncate(true).mode(PRIVATE), path)
+            }
             Mode::Read => options.read(true).open(path),
             Mode::Replace { permissions } => {
                 options.write(true).create(true).truncate(true).mode(permissions).open(path)
             }
             Mode::Overwrite => options.write(true).open(path),
-            Mode::Append => options.read(true).append(true).create(true).open(path),
+            Mode::Append => options.read(true).append(true).create(true).mode(PRIVATE).open(path),
         }
     }
 

@@ -4,9 +4,8 @@
 //! same ticket. Within a life of the process nothing that was taken is sent again, whatever becomes of its neighbours: what the
 //! carrier has taken or refused is remembered until the position has passed it.
 //!
-//! The file is not synced with every batch. What a power cut takes back is what the journal still has, or what it
-//! has given up because it was delivered; so a position before the journal's first record means that record
-//! ([`Sink::is_position_kept_here`]).
+//! The file is synced with every batch, as that of a SQLite sink: a position before what the journal still has is then never the work
+//! of a power cut, but of somebody who took the sink out for a while, or the file away, and the queue says so and halts.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -119,10 +118,6 @@ impl<C: Carrier> Sink for Kept<C> {
 
     fn claim(&self) -> Option<Claim> {
         self.positions.claim()
-    }
-
-    fn is_position_kept_here(&self) -> bool {
-        true
     }
 
     fn commit<'a>(&'a mut self, batch: Batch<'a>) -> SinkFuture<'a, ()> {

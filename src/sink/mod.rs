@@ -143,12 +143,6 @@ pub trait Sink: Send {
     /// What is held since [`take_over`](Self::take_over); `None` before that and after a transient error.
     fn claim(&self) -> Option<Claim>;
 
-    /// Whether the position is kept beside the journal and not with the rows: then a record that the journal no longer has was
-    /// delivered, whatever the position says.
-    fn is_position_kept_here(&self) -> bool {
-        false
-    }
-
     /// Commits a batch: fence, rows, position and what is beyond it, in one transaction.
     fn commit<'a>(&'a mut self, batch: Batch<'a>) -> SinkFuture<'a, ()>;
 

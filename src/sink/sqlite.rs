@@ -60,8 +60,6 @@ pub(super) struct Sqlite {
 struct File {
     path: PathBuf,
     commit_timeout: Duration,
-    /// Whether each commit waits for the disk.
-    is_synced: bool,
 }
 
 /// A connection that holds the part.
@@ -80,13 +78,13 @@ impl Sqlite {
         let path = if path.is_empty() { data_dir.join(part.file_name("db")) } else { PathBuf::from(path) };
         let plan = Plan::new(&sink.target, &part.queue, Dialect::Sqlite).map(Arc::new);
         let commit_timeout = Duration::from_millis(sink.commit_timeout_ms);
-        Self { file: File { path, commit_timeout, is_synced: true }, plan, part, open: None }
+        Self { file: File { path, commit_timeout }, plan, part, open: None }
     }
 
-    /// Positions alone, for a sink that cannot keep them. A power cut may take the last ones back.
+    /// Positions alone, for a sink that cannot keep them.
     pub(super) fn of_positions(path: PathBuf, part: Part, commit_timeout: Duration) -> Self {
         let plan = Ok(Arc::new(Plan::of_positions()));
-        Self { file: File { path, commit_timeout, is_synced: false }, plan, part, open: None }
+        Self { file: File { path, commit_timeout }, plan, part, open: None }
     }
 
     async fn open_and_take_over(&mut self) -> Result<Progress, SinkError> {
@@ -94,9 +92,8 @@ impl Sqlite {
         let transient = self.file.transient();
         let plan = self.plan.clone().map_err(&transient)?;
         let (path, part, busy_timeout) = (self.file.path.clone(), self.part.id.clone(), self.file.busy_timeout());
-        let is_synced = self.file.is_synced;
         let work = move |abandoned: &AtomicBool| {
-            let mut connection = connect(&path, busy_timeout, is_synced)?;
+            let mut connection = connect(&path, busy_timeout)?;
             let (epoch, position, beyond) = raise_epoch(&mut connection, &part, &plan, abandoned)?;
             let shape = Shape::new(&connection, &plan)?;
             let insert = rows::row_sql(&plan);
@@ -259,15 +256,14 @@ impl Step {
     }
 }
 
-fn connect(path: &Path, busy_timeout: Duration, is_synced: bool) -> rusqlite::Result<Connection> {
+fn connect(path: &Path, busy_timeout: Duration) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags)?;
     connection.busy_timeout(busy_timeout)?;
     // What the file cannot have (a network drive has no WAL) stays as it was; FULL is durable either way.
     connection.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(()))?;
     // FULL, because what is committed here is forgotten in the journal: it must survive a power cut.
-    let synchronous = if is_synced { "FULL" } else { "NORMAL" };
-    connection.execute_batch(&format!("PRAGMA synchronous = {synchronous}; PRAGMA foreign_keys = ON"))?;
+    connection.execute_batch("PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON")?;
     Ok(connection)
 }
 

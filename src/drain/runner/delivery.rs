@@ -139,15 +139,15 @@ impl<S: Scheduler> Lane<S> {
     }
 
     /// Takes the departures of records that were released; at which of the course's changes, or `None` if another lane has
-    /// taken them meanwhile.
+    /// taken them meanwhile, or the sink has asked to be left alone.
     fn take_released(&self, count: u64) -> Option<u64> {
         let now_ns = self.shared.platform.monotonic_ns();
-        let course = &mut self.shared.state().course;
-        if course.pacer.due(now_ns) < count {
+        let mut state = self.shared.state();
+        if state.alone_until_ns > now_ns || state.course.pacer.due(now_ns) < count {
             return None;
         }
-        course.pacer.take(count, now_ns);
-        Some(course.changes)
+        state.course.pacer.take(count, now_ns);
+        Some(state.course.changes)
     }
 
     /// Whether the drain is told something else, or goes at another pace than when records were paid for.
@@ -289,7 +289,8 @@ impl<S: Scheduler> Lane<S> {
             Err(error) => error,
         };
         self.note_failure();
-        if !self.waiter.pause_after_sink(&error).await {
+        self.shared.heed(&error);
+        if !self.waiter.pause_after(&error).await {
             return Ok(Attempt::Stopped);
         }
         // Whether the commit went through is for the row of this lane to say.

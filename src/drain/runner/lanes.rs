@@ -40,7 +40,10 @@ impl<S: Scheduler> Runner<S> {
     /// Ends lanes that are not wanted any more, and has the next one admitted that is.
     pub(super) fn fit_lanes(&mut self) {
         let (before, wanted) = (self.dispatcher.len(), self.lanes_wanted());
-        self.dispatcher.shrink(wanted);
+        // The lane that is being admitted has the number that comes next, which must still be its own when it comes.
+        if !self.dispatcher.is_admitting() {
+            self.dispatcher.shrink(wanted);
+        }
         if self.dispatcher.len() < before {
             self.publish_lanes();
         }

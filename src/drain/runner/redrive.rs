@@ -188,8 +188,7 @@ impl<S: Scheduler> Runner<S> {
         };
         self.redrive.sink = None;
         self.redrive_later(&error);
-        let asked_ns = self.platform.monotonic_ns() + error.asked_pause_ms() * 1_000_000;
-        self.redrive.not_before_ns = self.redrive.not_before_ns.max(asked_ns);
+        self.shared.heed(&error);
         // At once, so that what was not committed can be cancelled while it waits for its next attempt.
         if self.redrive_position().await? != Some(position) {
             return Ok(Sent::Undecided);

@@ -34,6 +34,8 @@ pub(super) struct State {
     /// The row of each lane, as it was last known; of those that have ended too, since the others still speak for what they
     /// delivered.
     pub(super) claims: Vec<Option<Claim>>,
+    /// The sink has asked to be left alone until then, by whichever lane or redrive it was told.
+    pub(super) alone_until_ns: u64,
     /// Transactions that are being committed.
     in_flight: u64,
 }
@@ -76,7 +78,7 @@ impl<S: Scheduler> Shared<S> {
     ) -> Self {
         let course = Course::new(&outlet, platform.monotonic_ns(), platform.unix_us());
         let (meter, progress) = (Meter::default(), Arc::new(Progress::up_to(0)));
-        let state = State { course, meter, progress, claims: vec![None; lanes], in_flight: 0 };
+        let state = State { course, meter, progress, claims: vec![None; lanes], alone_until_ns: 0, in_flight: 0 };
         Self { platform, queue, outlet, dead_letters, state: Mutex::new(state) }
     }
 
@@ -92,6 +94,13 @@ impl<S: Scheduler> Shared<S> {
     pub(super) fn follow(&self) {
         let (now_ns, unix_us) = (self.platform.monotonic_ns(), self.platform.unix_us());
         self.state().course.follow(&self.outlet, now_ns, unix_us);
+    }
+
+    /// Leaves the sink alone for as long as it has asked for, if it has: nothing is paid for until then, by any lane or redrive.
+    pub(super) fn heed(&self, error: &SinkError) {
+        let until_ns = self.platform.monotonic_ns() + error.asked_pause_ms() * 1_000_000;
+        let mut state = self.state();
+        state.alone_until_ns = state.alone_until_ns.max(until_ns);
     }
 
     /// A transaction begins, or has ended.
@@ -149,13 +158,15 @@ impl<S: Scheduler> Waiter<S> {
         }
         while !self.is_stopping() {
             let wait_ns = {
-                let course = &mut self.shared.state().course;
+                let mut state = self.shared.state();
+                let alone_until_ns = state.alone_until_ns;
+                let course = &mut state.course;
                 if course.is_told_otherwise() || course.changes != changes {
                     return Payment::Void;
                 }
                 let now_ns = self.shared.platform.monotonic_ns();
                 // Asked anew each time, since another lane may have taken what was due.
-                let due_ns = course.pacer.when_due_ns(count as u64, now_ns);
+                let due_ns = course.pacer.when_due_ns(count as u64, now_ns).max(alone_until_ns);
                 if due_ns <= now_ns {
                     // Only now: a sleep that lasts too long must not be made good twice, by these records and by the next.
                     course.pacer.take(count as u64, now_ns);
@@ -187,17 +198,8 @@ impl<S: Scheduler> Waiter<S> {
 
     /// Logs a failure and waits before the next attempt; `false` if a stop came first.
     pub(super) async fn pause_after(&mut self, error: &(dyn std::error::Error + Sync)) -> bool {
-        self.pause_at_least(0, error).await
-    }
-
-    /// As [`pause_after`](Self::pause_after), for an error of the sink, which may have said how long to leave it alone.
-    pub(super) async fn pause_after_sink(&mut self, error: &SinkError) -> bool {
-        self.pause_at_least(error.asked_pause_ms(), error).await
-    }
-
-    async fn pause_at_least(&mut self, pause_ms_min: u64, error: &(dyn std::error::Error + Sync)) -> bool {
         self.backoff.change(&self.shared.state().course.told.shaping.retry);
-        let pause_ms = self.backoff.next_ms(self.shared.platform.random().unwrap_or(u64::MAX / 2)).max(pause_ms_min);
+        let pause_ms = self.backoff.next_ms(self.shared.platform.random().unwrap_or(u64::MAX / 2));
         let drain = &self.shared.outlet.drain;
         drain.retries.add(1);
         if drain.state() == DrainState::Running {
