@@ -214,6 +214,7 @@ mod tests {
     fn no_name_leads_to_another_path() {
         assert_eq!(path_of("orders"), "/v1/queues/orders");
         assert_eq!(path_of("orders/analytics"), "/v1/queues/orders/sinks/analytics");
-        assert_eq!(path_of("../../metrics?x=/y"), "/v1/queues//sinks/metricsxy");
+        assert_eq!(path_of("../../metrics?x=/y"), "/v1/queues/~~/sinks/~~~metrics~x~~y");
+        assert_eq!(path_of("orders."), "/v1/queues/orders~", "another queue than this is not meant");
     }
 }
