@@ -95,7 +95,8 @@ impl Stage {
             connect_timeout_ms: self.commit_timeout_ms,
             commit_timeout_ms: self.commit_timeout_ms,
         };
-        let part = Part { queue: "q".to_owned(), sink: None, id: part.to_owned(), reorders: true };
+        let name = part.split('/').find_map(|segment| segment.strip_prefix("sink-")).map(str::to_owned);
+        let part = Part { queue: "q".to_owned(), sink: name, id: part.to_owned(), reorders: true };
         open(&sink, part, Path::new("/nonexistent"))
     }
 

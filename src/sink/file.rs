@@ -8,8 +8,8 @@
 //! and does not send those records again.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
-use std::os::unix::fs::MetadataExt as _;
+use std::io::{self, Write as _};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
@@ -164,10 +164,14 @@ fn write(path: Option<&Path>, file: Option<File>, lines: &[u8], is_synced: bool)
     };
     let mut file = match file.filter(|file| is_still_at(file, path)) {
         Some(file) => file,
-        None => open_at_end_of_line(path, is_synced)?,
+        None => open(path, is_synced)?,
     };
+    let is_file = file.metadata()?.is_file();
+    if is_file {
+        end_line(&mut file)?;
+    }
     file.write_all(lines)?;
-    if is_synced && file.metadata()?.is_file() {
+    if is_synced && is_file {
         file.sync_data()?;
     }
     Ok(Some(file))
@@ -179,25 +183,24 @@ fn is_still_at(file: &File, path: &Path) -> bool {
     file.metadata().ok().zip(std::fs::metadata(path).ok()).is_some_and(same)
 }
 
-fn open_at_end_of_line(path: &Path, is_synced: bool) -> io::Result<File> {
-    let mut file = OpenOptions::new().read(true).append(true).create(true).open(path)?;
-    // A pipe has no end to look at, and nothing of it outlives a power cut.
-    if !file.metadata()?.is_file() {
-        return Ok(file);
-    }
-    if is_synced {
+fn open(path: &Path, is_synced: bool) -> io::Result<File> {
+    let file = OpenOptions::new().read(true).append(true).create(true).open(path)?;
+    // Nothing of a pipe outlives a power cut.
+    if is_synced && file.metadata()?.is_file() {
         // What is in a file without a name is lost with the power.
         File::open(directory_of(path))?.sync_all()?;
     }
-    let mut last = [b'\n'];
-    if file.metadata()?.len() > 0 {
-        file.seek(SeekFrom::End(-1))?;
-        file.read_exact(&mut last)?;
-    }
-    if last != [b'\n'] {
-        file.write_all(b"\n")?;
-    }
     Ok(file)
+}
+
+/// Ends a line that was cut short, by us before a crash or by another writer whose disk was full: what follows would be part of it.
+fn end_line(file: &mut File) -> io::Result<()> {
+    let bytes = file.metadata()?.len();
+    let mut last = [b'\n'];
+    if bytes > 0 {
+        file.read_exact_at(&mut last, bytes - 1)?;
+    }
+    if last == [b'\n'] { Ok(()) } else { file.write_all(b"\n") }
 }
 
 fn directory_of(path: &Path) -> &Path {

@@ -27,14 +27,14 @@ use tokio::sync::watch;
 
 use super::kept::{Carrier, Kept, Outcome};
 use super::mapping::TextPlan;
-use super::{Delivery, Driver, SinkError, SinkFuture};
+use super::{Delivery, Driver, Part, SinkError, SinkFuture};
 use crate::config::{self, OptionRule, OptionValues, SinkKind, Takes, Template, UrlRule};
 use crate::record::Sequence;
 
 pub(super) static DRIVER: Driver = Driver {
     kind: &KIND,
     open: |sink, part, data_dir| {
-        let carrier = JetStream::new(sink, &part.queue);
+        let carrier = JetStream::new(sink, &part);
         Box::new(Kept::new(carrier, sink, part, data_dir))
     },
 };
@@ -81,6 +81,9 @@ struct Plan {
     headers: Vec<HeaderName>,
     subject: Template,
     queue: String,
+    /// Behind the ticket in a message's id, if this is not the queue's main sink: two sinks may publish into one stream, which
+    /// drops what has an id that it knows.
+    id_suffix: String,
 }
 
 /// An open connection. It is never made anew behind our back: what was waiting to be sent would then overtake what was lost.
@@ -113,7 +116,8 @@ enum Failure {
 }
 
 impl Plan {
-    fn new(sink: &config::Sink, queue: &str) -> Result<Self, String> {
+    fn new(sink: &config::Sink, part: &Part) -> Result<Self, String> {
+        let queue = &part.queue;
         let subject = sink.options.template("subject");
         let mut templates = vec![subject.clone()];
         let mut headers = Vec::new();
@@ -129,7 +133,8 @@ impl Plan {
         if let Some(constant) = subject.constant() {
             checked_subject(constant.into())?;
         }
-        Ok(Self { texts: TextPlan::new(&templates, queue), headers, subject, queue: queue.to_owned() })
+        let id_suffix = part.sink.as_ref().map_or(String::new(), |name| format!("/{name}"));
+        Ok(Self { texts: TextPlan::new(&templates, queue), headers, subject, queue: queue.clone(), id_suffix })
     }
 
     /// The subject and the message of a record.
@@ -149,7 +154,7 @@ impl Plan {
                 headers.insert(name.clone(), value);
             }
         }
-        headers.insert(NATS_MESSAGE_ID, delivery.ticket);
+        headers.insert(NATS_MESSAGE_ID, format!("{}{}", delivery.ticket, self.id_suffix).as_str());
         let payload = Bytes::copy_from_slice(delivery.record.body);
         Ok((subject, PublishMessage::build().headers(headers).payload(payload)))
     }
@@ -181,10 +186,10 @@ fn checked_subject(bytes: Vec<u8>) -> Result<String, String> {
 }
 
 impl JetStream {
-    fn new(sink: &config::Sink, queue: &str) -> Self {
+    fn new(sink: &config::Sink, part: &Part) -> Self {
         Self {
             url: sink.url.clone(),
-            plan: Plan::new(sink, queue),
+            plan: Plan::new(sink, part),
             in_flight_max: usize::try_from(sink.options.integer("in_flight_max")).unwrap_or(1).max(1),
             ca_file: sink.options.text("tls_ca_file").to_owned(),
             connect_timeout: Duration::from_millis(sink.connect_timeout_ms),

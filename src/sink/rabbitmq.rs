@@ -99,6 +99,8 @@ struct Session {
     /// What was sent and is not confirmed, in order. A broker that has blocked us confirms it once it has room again, so it
     /// outlives the call that has sent it.
     sent: VecDeque<Sent>,
+    /// Whether every record has the same routing key.
+    is_key_of_all: bool,
 }
 
 struct Sent {
@@ -206,7 +208,8 @@ impl RabbitMq {
             let connection = builder.with_tls_config(tls).connect().await?;
             let channel = connection.create_channel().await?;
             channel.confirm_select(ConfirmSelectOptions::default()).await?;
-            Ok(Session { connection, channel, sent: VecDeque::new() })
+            let is_key_of_all = self.plan.as_ref().is_ok_and(|plan| plan.routing_key.common(&plan.queue).1);
+            Ok(Session { connection, channel, sent: VecDeque::new(), is_key_of_all })
         };
         match tokio::time::timeout(self.connect_timeout, connecting).await {
             Ok(connected) => connected.map_err(|error: lapin::Error| failed(format!("{place}: {error}"))),
@@ -332,7 +335,7 @@ impl Session {
         // The first poll hands it over, so the order of polls is that of messages.
         match poll_once(&mut confirm).await {
             None => self.sent.push_back(Sent { sequence, confirm }),
-            Some(confirmed) => judge(sequence, confirmed, outcome)?.map_err(Failure::Answer)?,
+            Some(confirmed) => judge(sequence, confirmed, self.is_key_of_all, outcome)?.map_err(Failure::Answer)?,
         }
         Ok(())
     }
@@ -342,7 +345,7 @@ impl Session {
         let Some(sent) = self.sent.front_mut() else { return Ok(Ok(())) };
         let (sequence, confirmed) = (sent.sequence, sent.confirm.as_mut().await);
         self.sent.pop_front();
-        judge(sequence, confirmed, outcome)
+        judge(sequence, confirmed, self.is_key_of_all, outcome)
     }
 
     /// Why nothing would arrive, as far as the broker tells without a message.
@@ -375,6 +378,7 @@ impl Session {
 fn judge(
     sequence: Sequence,
     confirmed: lapin::Result<Confirmation>,
+    is_key_of_all: bool,
     outcome: &mut Outcome,
 ) -> Result<Result<(), SinkError>, Failure> {
     let confirmation = confirmed.map_err(Failure::Connection)?;
@@ -382,8 +386,12 @@ fn judge(
     if let Some(returned) = confirmation.take_message() {
         let (exchange, key) = (&returned.delivery.exchange, &returned.delivery.routing_key);
         let (code, text) = (returned.reply_code, &returned.reply_text);
-        outcome
-            .refuse(sequence, format!("{code} {text}: exchange \"{exchange}\" has no queue for routing key \"{key}\""));
+        let why = format!("{code} {text}: exchange \"{exchange}\" has no queue for routing key \"{key}\"");
+        if is_key_of_all {
+            // Then it is not this record's fault: the queue is missing, or the node that has it is away.
+            return Ok(Err(SinkError::Transient(why)));
+        }
+        outcome.refuse(sequence, why);
     } else if is_ack {
         outcome.take(sequence);
     } else {

@@ -109,9 +109,10 @@ struct Open {
 }
 
 impl Row {
-    /// The row of a part: `<queue>/<journal id>`, and for a subpart its name behind another slash.
-    fn of(part: &str, hash_tag: &str) -> Self {
-        let (base, subpart) = match part.match_indices('/').nth(1) {
+    /// The row of a part: `<queue>/<journal id>`, and for one of several sinks of the queue `/sink-<name>` behind that: each sink has
+    /// a hash of its own, since notes are of what that one has carried out. A subpart has its name behind another slash.
+    fn of(part: &str, is_of_main: bool, hash_tag: &str) -> Self {
+        let (base, subpart) = match part.match_indices('/').nth(if is_of_main { 1 } else { 2 }) {
             Some((at, _)) => (&part[..at], &part[at + 1..]),
             None => (part, ""),
         };
@@ -133,7 +134,7 @@ impl Redis {
     /// A sink for the server that the configuration names; nothing is connected yet.
     fn new(sink: &config::Sink, part: Part) -> Self {
         let hash_tag = sink.options.text("hash_tag").to_owned();
-        let row = Row::of(&part.id, &hash_tag);
+        let row = Row::of(&part.id, part.sink.is_none(), &hash_tag);
         let commands = if hash_tag.contains(['{', '}']) {
             Err("`hash_tag` holds a brace; write what stands between the braces alone".to_owned())
         } else {
@@ -283,7 +284,7 @@ impl Redis {
         let next_epoch = if batch.beyond.is_some() { epoch.saturating_add(1) } else { epoch };
         let mut witnesses = Vec::with_capacity(batch.witnesses.len());
         for claim in batch.witnesses {
-            let row = Row::of(&claim.part, &self.hash_tag);
+            let row = Row::of(&claim.part, self.part.sink.is_none(), &self.hash_tag);
             if row.key != self.row.key {
                 return Err(transient(format!("{} is no part of the same queue as {}", claim.part, self.part.id)));
             }

@@ -17,6 +17,8 @@ const SYNC_PAUSE: Duration = Duration::from_millis(2);
 
 /// What cuts of the power led to.
 enum Aftermath {
+    /// The drain has halted, because the sink has more than the journal.
+    Halted,
     /// What became of the orders, and how many sectors the cuts lost.
     Counted { account: Account, sectors_lost: usize },
     /// A start was refused, for this reason.
@@ -79,6 +81,10 @@ fn cut_under_load(kind: Kind, cuts: u64, planted_bug: Option<&str>) -> Aftermath
     };
     load.aim(Some(server.address()));
     let orders = load.finish();
+    // What was lost may have been delivered before, and then the sink is further than the journal.
+    if planted_bug.is_some() && is_drained_or_halted(&server) == Drained::Halted {
+        return Aftermath::Halted;
+    }
     until_drained(&server);
     assert!(orders.len() as u64 >= cuts, "the clients got hardly anything through: {}", orders.len());
     let account = account(&orders, &database);
@@ -86,6 +92,21 @@ fn cut_under_load(kind: Kind, cuts: u64, planted_bug: Option<&str>) -> Aftermath
     server.stop();
     assert_eq!(sqlite_column(&database, "PRAGMA integrity_check"), ["ok"]);
     Aftermath::Counted { account, sectors_lost }
+}
+
+#[derive(PartialEq, Eq)]
+enum Drained {
+    All,
+    Halted,
+}
+
+fn is_drained_or_halted(server: &Server) -> Drained {
+    let mark = |name: &str| server.metric(&format!("forebay_{name}_sequence{{queue=\"orders\"}}"));
+    eventually("the end of the backlog, or of the drain", || {
+        let is_halted = server.said("no longer delivered");
+        let is_all = mark("delivered") == mark("durable");
+        is_halted.then_some(Drained::Halted).or(is_all.then_some(Drained::All))
+    })
 }
 
 fn until_drained(server: &Server) {
@@ -103,6 +124,7 @@ fn assert_nothing_is_lost(kind: Kind) {
             assert_eq!(account, Account::default());
             assert!(sectors_lost > 0, "the cuts lost nothing, so they show nothing");
         }
+        Aftermath::Halted => panic!("the drain has halted"),
         Aftermath::Refused(log) => panic!("a start was refused:\n{log}"),
     }
 }
@@ -127,6 +149,7 @@ fn an_acknowledgement_without_a_sync_is_caught() {
                 eprintln!("{bug}: {} orders lost", account.lost.len());
                 assert!(!account.lost.is_empty(), "{bug} lost nothing");
             }
+            Aftermath::Halted => eprintln!("{bug}: the sink has what the journal lost"),
             Aftermath::Refused(log) => {
                 eprintln!("{bug}: a start was refused");
                 assert!(log.contains("damaged at byte"), "{log}");

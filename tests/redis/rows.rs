@@ -224,3 +224,20 @@ fn a_batch_with_too_many_values_is_parted() {
     });
     assert_eq!(stage.server.ask::<u64>(&["GET", "count"]), 5_000);
 }
+
+/// Notes of what was carried out are of one sink, and so are lanes.
+#[test]
+fn each_sink_of_a_queue_has_a_hash_of_its_own() {
+    let stage = Stage::start();
+    let (mut main, mut other) = (stage.sink(), stage.sink_of("q/1/sink-x"));
+    stage.runtime.block_on(async {
+        main.take_over().await.unwrap();
+        other.take_over().await.unwrap();
+        stage.sink_of("q/1/lane-2").take_over().await.unwrap();
+        stage.sink_of("q/1/sink-x/lane-3").take_over().await.unwrap();
+        assert_eq!(main.lanes().await, Ok(vec![2]));
+        assert_eq!(other.lanes().await, Ok(vec![3]));
+    });
+    let keys: usize = stage.server.ask(&["EXISTS", "forebay:position:q/1", "forebay:position:q/1/sink-x"]);
+    assert_eq!(keys, 2);
+}

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 
+use forebay::config::{Conflict, Target};
 use forebay::sink::{Batch, Claim, SinkError};
 use futures_lite::future::poll_once;
 use mysql_async::Conn;
@@ -525,4 +526,28 @@ fn tls_is_used_where_the_url_asks_for_it_and_the_server_is_who_it_should_be() {
         let refused = take_over(url, tls_ca_file).unwrap_err().to_string();
         assert!(refused.contains(why), "{url} {tls_ca_file}: {refused}");
     }
+}
+
+/// ON DUPLICATE KEY takes any key for what was meant.
+#[test]
+fn a_table_with_another_unique_key_takes_no_conflicts() {
+    let database = Database::new(Kind::Mysql);
+    database
+        .execute("CREATE TABLE orders (id integer PRIMARY KEY, email varchar(40), n integer AUTO_INCREMENT UNIQUE)");
+    let target = |columns: &[(&str, &str)]| match table("orders", columns) {
+        Target::Table { table, columns, rows, .. } => {
+            let conflict = Conflict::Update(vec!["id".to_owned()]);
+            Target::Table { table, columns, rows, conflict }
+        }
+        other => other,
+    };
+    let columns = [("id", "/id"), ("email", "/email")];
+    let mut sink = database.sink(&target(&columns));
+    // The server numbers the rows, and no record says its number.
+    assert!(database.runtime.block_on(sink.take_over()).is_ok());
+    database.execute("CREATE UNIQUE INDEX mail ON orders (email)");
+    let (taken, found) = database.runtime.block_on(async { (sink.take_over().await, sink.check().await) });
+    let said = taken.unwrap_err().to_string();
+    assert!(said.contains("has another unique key, of `email`"), "{said}");
+    assert!(found.unwrap().iter().any(|problem| problem.contains("another unique key")));
 }

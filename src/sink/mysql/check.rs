@@ -6,7 +6,8 @@
 use super::super::mapping::{Plan, StatementPlan, TablePlan, given_type};
 use super::super::statement::Dialect;
 use super::columns::{
-    Column, columns, engine_problem, engine_without_transactions, find, tables_without_transactions, unique_keys,
+    Column, columns, engine_problem, engine_without_transactions, find, other_key, other_key_problem,
+    tables_without_transactions, unique_keys,
 };
 use super::session::{Failure, Session};
 use super::takeover::{ADD_BEYOND, POSITION_TABLE, created_table_sql};
@@ -183,6 +184,9 @@ impl Look<'_> {
                 "The table {name} has no primary key or unique index of just {keys}, which `conflict_columns` needs. Make one: \
                  CREATE UNIQUE INDEX {index} ON {name} ({keys});"
             ));
+        }
+        if let Some(key) = other_key(table, &unique) {
+            self.problems.push(format!("{}.", capitalised(&other_key_problem(name, key))));
         }
         if found.iter().any(|column| is_mapped(table, column) && !may(column, "UPDATE")) {
             self.denied("UPDATE", name);

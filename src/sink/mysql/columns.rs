@@ -3,6 +3,7 @@
 use mysql_async::Row;
 
 use super::super::mapping::TablePlan;
+use super::super::statement::Dialect;
 use super::session::{Failure, Session, column};
 use super::text::{Form, TimeShape, quoted_text};
 use crate::value::ValueType;
@@ -163,6 +164,33 @@ pub(super) async fn unique_keys(
         }
     }
     Ok(keys.into_iter().map(|(_, columns)| columns).collect())
+}
+
+/// The columns of a key besides `conflict_columns` by which a row of this mapping could be there already: ON DUPLICATE KEY takes any
+/// key for what was meant, and would leave a record out or change a stranger's row.
+pub(super) fn other_key<'k>(table: &TablePlan, unique: &'k [Vec<String>]) -> Option<&'k [String]> {
+    let lower = |names: &mut dyn Iterator<Item = &String>| {
+        let mut names: Vec<_> = names.map(|name| name.to_lowercase()).collect();
+        names.sort_unstable();
+        names
+    };
+    let (keys, mapped) =
+        (lower(&mut table.conflict_columns().iter()), lower(&mut table.columns.iter().map(|(name, _)| name)));
+    let is_other = |key: &&Vec<String>| {
+        let names = lower(&mut key.iter());
+        // A key of which nothing is written is numbered by the server, or NULL.
+        names != keys && names.iter().any(|name| mapped.contains(name))
+    };
+    unique.iter().find(is_other).map(Vec::as_slice)
+}
+
+/// What is said of such a key.
+pub(super) fn other_key_problem(quoted: &str, key: &[String]) -> String {
+    format!(
+        "the table {quoted} has another unique key, of {}, and `on_conflict` would act on that one too; drop that key, or write a \
+         `statement` of your own instead",
+        key.iter().map(|name| Dialect::Mysql.quoted(name)).collect::<Vec<_>>().join(", ")
+    )
 }
 
 /// What is wrong with a table in which a transaction is none.

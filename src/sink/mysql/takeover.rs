@@ -7,10 +7,13 @@ use siphasher::sip128::{Hasher128 as _, SipHasher13};
 
 use super::super::Part;
 use super::super::mapping::{Plan, StatementPlan, TablePlan, given_type};
-use super::columns::{self, columns, engine_problem, engine_without_transactions, tables_without_transactions};
+use super::columns::{
+    self, columns, engine_problem, engine_without_transactions, other_key, other_key_problem,
+    tables_without_transactions, unique_keys,
+};
 use super::session::{Failure, Session, seconds};
 use super::text::{Form, TimeShape, quoted_text};
-use crate::config::Assignment;
+use crate::config::{Assignment, Conflict};
 use crate::value::ValueType;
 
 /// How forebay's own table is created. Parts are told apart by the case of their letters.
@@ -115,6 +118,13 @@ async fn look_at_table(session: &mut Session, table: &TablePlan) -> Result<(Vec<
     let found =
         found.ok_or_else(|| format!("the table {} does not exist, or is not to be seen by us", table.quoted))?;
     refuse_engine(session, table.schema.as_deref(), &table.name, &table.quoted).await?;
+    if table.conflict != Conflict::Error {
+        let unique = unique_keys(session, table.schema.as_deref(), &table.name);
+        let unique = unique.await.map_err(|failure| failure.to_string())?;
+        if let Some(key) = other_key(table, &unique) {
+            return Err(other_key_problem(&table.quoted, key));
+        }
+    }
     let (forms, loads) = columns::forms(table, &found)?;
     Ok((forms, loads && session.loads_local))
 }

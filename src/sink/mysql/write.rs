@@ -24,6 +24,13 @@ const LOAD_REFUSED: [u16; 3] = [1148, 3948, 4166];
 /// such as of rows that IGNORE has left out, its author knows.
 const CHANGED: [u16; 11] = [1048, 1264, 1265, 1292, 1300, 1364, 1365, 1366, 1406, 1411, 1441];
 
+/// A warning that says nothing of a value: MySQL 8 would like `VALUES()` in `ON DUPLICATE KEY UPDATE` to be written otherwise, in a way
+/// that MariaDB does not know.
+const DEPRECATED: u16 = 1287;
+/// Bytes of rows that are made of several records before any is sent. A batch that has more is halved: rows that share a large value
+/// can be far more than the bodies that they are made of.
+const BATCH_BYTES_MAX: usize = 64 * 1024 * 1024;
+
 /// How the rows of a batch went.
 enum Written {
     /// All of them as they are.
@@ -171,7 +178,7 @@ fn encode(open: &Open, plan: &Plan, loads: bool, deliveries: &[Delivery<'_>]) ->
 fn encode_load(table: &TablePlan, forms: &[Form], deliveries: &[Delivery<'_>]) -> Result<Rows, SinkError> {
     let mut chunks = Vec::new();
     let mut chunk = Vec::with_capacity(LOAD_CHUNK_BYTES);
-    let mut count = 0;
+    let (mut count, mut bytes) = (0, 0);
     for delivery in deliveries {
         let rows = table.mapping.rows(delivery)?;
         for index in 0..rows.len() {
@@ -184,9 +191,15 @@ fn encode_load(table: &TablePlan, forms: &[Form], deliveries: &[Delivery<'_>]) -
             chunk.push(b'\n');
             count += 1;
             if chunk.len() >= LOAD_CHUNK_BYTES {
-                // One message holds 16 MiB, which no row reaches, but a chunk need not be larger than it must.
-                chunks.push(Bytes::from(std::mem::replace(&mut chunk, Vec::with_capacity(LOAD_CHUNK_BYTES))));
+                bytes += chunk.len();
+                // A piece may end anywhere: the server joins them. None is larger than the least packet that it may take.
+                let mut whole = Bytes::from(std::mem::replace(&mut chunk, Vec::with_capacity(LOAD_CHUNK_BYTES)));
+                while whole.len() > LOAD_CHUNK_BYTES {
+                    chunks.push(whole.split_to(LOAD_CHUNK_BYTES));
+                }
+                chunks.push(whole);
             }
+            bounded(bytes, deliveries)?;
         }
     }
     chunks.push(Bytes::from(chunk));
@@ -201,12 +214,13 @@ fn encode_inserts(
 ) -> Result<Rows, SinkError> {
     let head = format!("INSERT INTO {} ({}) VALUES ", table.quoted, table.quoted_columns());
     let tail = table.conflict_clause();
-    let mut inserts = Vec::new();
+    let (mut inserts, mut bytes) = (Vec::new(), 0);
     let mut sql = head.clone();
     for delivery in deliveries {
         let rows = table.mapping.rows(delivery)?;
         for index in 0..rows.len() {
             let start = sql.len();
+            bounded(bytes + start, deliveries)?;
             sql.push_str(if start == head.len() { "(" } else { ",(" });
             for (number, (value, form)) in rows.row(index)?.iter().zip(forms).enumerate() {
                 if number > 0 {
@@ -220,6 +234,7 @@ fn encode_inserts(
                 // The comma stays behind.
                 let row = sql.split_off(start).split_off(1);
                 sql.push_str(&tail);
+                bytes += sql.len();
                 inserts.push(std::mem::replace(&mut sql, head.clone()));
                 sql.push_str(&row);
             }
@@ -239,12 +254,14 @@ fn encode_statements(
     deliveries: &[Delivery<'_>],
     limit: usize,
 ) -> Result<Rows, SinkError> {
-    let mut chunks: Vec<(String, usize)> = Vec::new();
+    let (mut chunks, mut bytes): (Vec<(String, usize)>, usize) = (Vec::new(), 0);
     for delivery in deliveries {
         let rows = plan.mapping.rows(delivery)?;
         for index in 0..rows.len() {
             let sql = filled(plan, forms, delivery, &rows.row(index)?)?;
             fits(delivery, sql.len(), limit)?;
+            bytes += sql.len();
+            bounded(bytes, deliveries)?;
             match chunks.last_mut() {
                 Some((chunk, count)) if *count < PIPELINED_MAX && chunk.len() + sql.len() <= limit.min(CHUNK_BYTES) => {
                     chunk.push_str(&sql);
@@ -276,6 +293,14 @@ fn filled(
     sql.push_str(&plan.sql[copied..]);
     sql.push_str("\n;SHOW WARNINGS;");
     Ok(sql)
+}
+
+/// Refuses a batch of several records that becomes too much to be held at once, so that it is halved.
+fn bounded(bytes: usize, deliveries: &[Delivery<'_>]) -> Result<(), SinkError> {
+    if bytes <= BATCH_BYTES_MAX || deliveries.len() < 2 {
+        return Ok(());
+    }
+    Err(SinkError::Permanent { message: format!("the rows of these records take more than {BATCH_BYTES_MAX} bytes") })
 }
 
 fn fits(delivery: &Delivery<'_>, bytes: usize, limit: usize) -> Result<(), SinkError> {
@@ -342,7 +367,15 @@ async fn insert(session: &mut Session, sql: &str) -> Result<(), SinkError> {
         return Ok(());
     }
     let warnings = session.rows::<(String, u16, String)>("SHOW WARNINGS").await?;
-    let said = warnings.first().map_or("the server has a warning and does not say it".to_owned(), warning);
+    let counted: u64 = answers.iter().map(|answer| u64::from(answer.warnings)).sum();
+    if counted == warnings.len() as u64 && warnings.iter().all(|(_, code, _)| *code == DEPRECATED) {
+        return Ok(());
+    }
+    let said = warnings
+        .iter()
+        .find(|(_, code, _)| *code != DEPRECATED)
+        .or(warnings.first())
+        .map_or("the server has a warning and does not say it".to_owned(), warning);
     Err(SinkError::Permanent { message: said })
 }
 

@@ -95,7 +95,12 @@ fn addresses(config: &Config) -> String {
 
 fn config(url: &str) -> Result<(Config, Tls), String> {
     let (url, tls) = tls::split(url)?;
-    let config = url.parse().map_err(|error| format!("the URL is not one of PostgreSQL: {}", describe(&error)))?;
+    let config: Config =
+        url.parse().map_err(|error| format!("the URL is not one of PostgreSQL: {}", describe(&error)))?;
+    // The first @ ends the password, and what is behind it would be shown as the host.
+    if config.get_hosts().iter().any(|host| matches!(host, Host::Tcp(name) if name.contains('@'))) {
+        return Err("the URL has more than one @; write %40 for one that is part of the password".to_owned());
+    }
     Ok((config, tls))
 }
 
@@ -159,7 +164,12 @@ mod tests {
 
     #[test]
     fn a_password_never_shows_and_a_unix_socket_has_no_tls() {
-        for url in ["postgres://u:secret@h:port/d", "postgres://u:secret@h/d?nonsense=1", "secret"] {
+        for url in [
+            "postgres://u:a@secret@h/d",
+            "postgres://u:secret@h:port/d",
+            "postgres://u:secret@h/d?nonsense=1",
+            "secret",
+        ] {
             let error = config(url).unwrap_err();
             assert!(!error.contains("secret"), "{error}");
         }
