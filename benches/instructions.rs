@@ -189,7 +189,7 @@ fn table_of_pointers() -> (Table, Vec<u8>) {
 }
 
 #[library_benchmark]
-#[bench::created_table(setup = created_table, config = at_most(176_400))]
+#[bench::created_table(setup = created_table, config = at_most(191_000))]
 #[bench::table_of_pointers(setup = table_of_pointers, config = at_most(692_600))]
 fn mapping((table, body): (Table, Vec<u8>)) -> (Table, Vec<u8>) {
     for _ in 0..TIMES {
