@@ -38,19 +38,38 @@ impl TextPlan {
     ///
     /// [`SinkError::Permanent`] if a pointer is asked for and the body isn't JSON.
     pub fn texts(&self, delivery: &Delivery<'_>) -> Result<Vec<Vec<u8>>, SinkError> {
+        let mut texts = Vec::with_capacity(self.templates.len());
+        self.each_text(delivery, &mut Vec::new(), |text| texts.push(text.to_vec()))?;
+        Ok(texts)
+    }
+
+    /// Hands over the same texts one by one. What has several pieces is put together in `buffer`; a value by itself is not copied.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`texts`](Self::texts); nothing is handed over then.
+    pub fn each_text(
+        &self,
+        delivery: &Delivery<'_>,
+        buffer: &mut Vec<u8>,
+        mut take: impl FnMut(&[u8]),
+    ) -> Result<(), SinkError> {
         let rows = self.mapping.rows(delivery)?;
         let row = rows.row(0)?;
         let mut values = row.iter();
-        let fill = |pieces: &Vec<Filled>| {
-            let mut text = Vec::new();
-            for piece in pieces {
-                match piece {
-                    Filled::Text(plain) => text.extend_from_slice(plain.as_bytes()),
-                    Filled::Value => text.extend_from_slice(values.next().and_then(Value::bytes).unwrap_or_default()),
-                }
+        for template in &self.templates {
+            let pieces = template.iter().map(|piece| match piece {
+                Filled::Text(plain) => plain.as_bytes(),
+                Filled::Value => values.next().and_then(Value::bytes).unwrap_or_default(),
+            });
+            if template.len() == 1 {
+                pieces.for_each(&mut take);
+                continue;
             }
-            text
-        };
-        Ok(self.templates.iter().map(fill).collect())
+            buffer.clear();
+            pieces.for_each(|piece| buffer.extend_from_slice(piece));
+            take(buffer);
+        }
+        Ok(())
     }
 }

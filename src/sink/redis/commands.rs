@@ -123,30 +123,29 @@ impl Commands {
     /// [`SinkError::Permanent`] if a record has no such values, or if they are too many for one request: the caller parts a batch
     /// that is refused, and those of one record never are.
     pub(super) fn request(&self, head: &BatchHead<'_>, deliveries: &[Delivery<'_>]) -> Result<Cmd, SinkError> {
-        let refused = |message: String| SinkError::Permanent { message };
-        let (mut texts, mut bytes) = (Vec::with_capacity(deliveries.len()), 0_usize);
-        for delivery in deliveries {
-            let record = self.values.texts(delivery)?;
-            if record.iter().any(|text| text == self.own_key.as_bytes()) {
-                let (sequence, key) = (delivery.sequence, &self.own_key);
-                return Err(refused(format!(
-                    "record {sequence}: a value is {key}, which is where forebay keeps its position"
-                )));
-            }
-            bytes += record.iter().map(Vec::len).sum::<usize>();
-            texts.push(record);
-        }
-        let values = texts.len() * self.samples.len();
-        if texts.len() > 1 && (values > REDIS_BATCH_VALUES_MAX || bytes > REDIS_BATCH_BYTES_MAX) {
-            return Err(refused(format!(
-                "{values} values with {bytes} bytes are too many for one request \
-                 ({REDIS_BATCH_VALUES_MAX} and {REDIS_BATCH_BYTES_MAX} may be)"
-            )));
+        let values = deliveries.len() * self.samples.len();
+        if deliveries.len() > 1 && values > REDIS_BATCH_VALUES_MAX {
+            return Err(too_many(&format!("{values} values ({REDIS_BATCH_VALUES_MAX} may be)")));
         }
         let sequences: Vec<_> = deliveries.iter().map(|delivery| delivery.sequence).collect();
+        // Most values are a part of the body, or of about the length of a ticket.
+        let bytes = deliveries.iter().map(|delivery| delivery.record.body.len()).sum::<usize>() + values * 32;
         let mut request = head.request(&self.hash, &sequences, values, bytes);
-        for text in texts.iter().flatten() {
-            request.arg(text.as_slice());
+        let (mut buffer, mut bytes, mut names_position) = (Vec::new(), 0, false);
+        for delivery in deliveries {
+            self.values.each_text(delivery, &mut buffer, |text| {
+                bytes += text.len();
+                names_position |= text == self.own_key.as_bytes();
+                request.arg(text);
+            })?;
+            if names_position {
+                let (sequence, key) = (delivery.sequence, &self.own_key);
+                let message = format!("record {sequence}: a value is {key}, which is where forebay keeps its position");
+                return Err(SinkError::Permanent { message });
+            }
+            if deliveries.len() > 1 && bytes > REDIS_BATCH_BYTES_MAX {
+                return Err(too_many(&format!("values with more than {REDIS_BATCH_BYTES_MAX} bytes")));
+            }
         }
         Ok(request)
     }
@@ -162,6 +161,10 @@ impl Commands {
         };
         format!("record {sequence}: command {number} ({name}): {why}{behind}")
     }
+}
+
+fn too_many(what: &str) -> SinkError {
+    SinkError::Permanent { message: format!("{what} are too many for one request") }
 }
 
 /// One command; values that are not known yet are added to `values`.

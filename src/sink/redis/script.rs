@@ -18,12 +18,12 @@ return redis.call('HMGET', key, prefix .. 'epoch', prefix .. 'position', prefix 
 /// What stands before the witnesses in the arguments of a batch.
 const HEAD_ARGUMENTS: usize = 11;
 
-/// The beginning of a batch: the fence. It is followed by the function `run`, which carries out the commands of one record, and by
-/// [`BATCH_END`]. The HDEL deletes nothing, but has a replica say that it is one instead of what it has; the HSET must be the
-/// first command that writes, because a script that has written is not refused memory any more. Sequences are compared as Lua's
-/// numbers, which keep the order of those that they cannot hold exactly.
+/// The beginning of a batch: the fence. It is followed by the function `run`, which carries out the commands of all records and
+/// keeps in `place` and `finished` how far it has come, and by [`BATCH_END`]. The HDEL deletes nothing, but has a replica say that
+/// it is one instead of what it has; the HSET must be the first command that writes, because a script that has written is not
+/// refused memory any more. Sequences are compared as Lua's numbers, which keep the order of those that they cannot hold exactly.
 const BATCH_BEGIN: &str = "\
-local key, prefix, argv, pcall = KEYS[1], ARGV[1], ARGV, redis.pcall
+local key, prefix, argv = KEYS[1], ARGV[1], ARGV
 local after, through, epoch, next_epoch = ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local count, at = tonumber(ARGV[9]), 11
 local function fenced(answer)
@@ -38,6 +38,7 @@ for witness = 1, tonumber(ARGV[8]) do
   at = at + 2
 end
 redis.call('HSET', key, prefix .. 'position', after)
+local done, place, finished = {}, 0, 0
 ";
 
 /// The end of a batch: notes of an earlier one, the records, and the position or new notes.
@@ -46,7 +47,6 @@ local sequences = {}
 local function list()
   if #sequences == 0 then for sequence in string.gmatch(ARGV[11], '%d+') do sequences[#sequences + 1] = sequence end end
 end
-local done = {}
 if row[3] and count > 0 and tonumber(ARGV[10]) <= tonumber(row[3]) then
   list()
   local last = tonumber(row[3])
@@ -59,22 +59,20 @@ if row[3] and count > 0 and tonumber(ARGV[10]) <= tonumber(row[3]) then
     end
   end
 end
-for i = 1, count do
-  local finished, why = run(at + (i - 1) * stride, done[i] or 0)
-  if why then
-    list()
-    done[i] = finished
-    local last = row[3]
-    for j = 1, count do
-      local number = j < i and commands or done[j] or 0
-      if number > 0 then
-        redis.call('HSET', key, 'applied/' .. sequences[j], number == commands and 'all' or number .. ':' .. list_id)
-        if not last or tonumber(sequences[j]) > tonumber(last) then last = sequences[j] end
-      end
+local ok, why = pcall(run)
+if not ok then
+  list()
+  done[place] = finished
+  local last = row[3]
+  for i = 1, count do
+    local number = i < place and commands or done[i] or 0
+    if number > 0 then
+      redis.call('HSET', key, 'applied/' .. sequences[i], number == commands and 'all' or number .. ':' .. list_id)
+      if not last or tonumber(sequences[i]) > tonumber(last) then last = sequences[i] end
     end
-    if last and last ~= row[3] then redis.call('HSET', key, 'applied', last) end
-    return {3, i - 1, finished, why}
   end
+  if last and last ~= row[3] then redis.call('HSET', key, 'applied', last) end
+  return {3, place - 1, finished, why.err or tostring(why)}
 end
 redis.call('HSET', key, prefix .. 'position', through, prefix .. 'epoch', next_epoch)
 if ARGV[6] == '1' then redis.call('HSET', key, prefix .. 'beyond', ARGV[7]) end
@@ -123,17 +121,19 @@ pub(super) fn take_over(key: &str, prefix: &str, seen: &str) -> Cmd {
     request
 }
 
-/// The script of a batch: each record has `stride` values behind each other in the arguments.
+/// The script of a batch: each record has `stride` values behind each other in the arguments. An error ends all of `run`, so that
+/// no reply has to be looked at.
 pub(super) fn batch(commands: &[Command], stride: usize, list_id: &str) -> String {
-    let mut run = String::from("local function run(a, from)\n  local reply\n");
+    let mut run = String::from(
+        "local function run()\n  local call, argv, a = redis.call, ARGV, at\n  for i = 1, count do\n    \
+         local from = done[i] or 0\n    place, finished = i, from\n",
+    );
     for (number, command) in commands.iter().enumerate() {
-        let words = words(command);
-        run.push_str(&format!(
-            "  if from <= {number} then\n    reply = pcall({words})\n    \
-             if type(reply) == 'table' and reply.err then return {number}, reply.err end\n  end\n"
-        ));
+        let (words, behind) = (words(command), number + 1);
+        let note = if behind < commands.len() { format!(" finished = {behind}") } else { String::new() };
+        run.push_str(&format!("    if from <= {number} then call({words}){note} end\n"));
     }
-    run.push_str("end\n");
+    run.push_str("    a = a + stride\n  end\nend\n");
     let constants =
         format!("local commands, stride, list_id = {}, {stride}, {}\n", commands.len(), literal(list_id.as_bytes()));
     [BATCH_BEGIN, &constants, &run, BATCH_END].concat()

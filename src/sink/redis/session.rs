@@ -31,7 +31,9 @@ const CODES_OF_THE_MOMENT: [&str; 18] = [
 ];
 /// How errors without such a code begin. A command has as many words for one record as for another, so if they are too few, or the
 /// command is not known, it is the configuration that is wrong.
-const BEGINNINGS_OF_THE_MOMENT: [&str; 10] = [
+///
+/// The last one is what Lua says without a command having failed.
+const BEGINNINGS_OF_THE_MOMENT: [&str; 11] = [
     "The user executing the script",
     "ACL failure in script",
     "Wrong number of args",
@@ -42,6 +44,7 @@ const BEGINNINGS_OF_THE_MOMENT: [&str; 10] = [
     "This Redis command is not allowed",
     "This command is not allowed",
     "Script attempted to access",
+    "not enough memory",
 ];
 
 /// Which server, and whom it is to be trusted by.
@@ -187,6 +190,7 @@ mod tests {
             "ERR Wrong number of args calling Redis command from script",
             "ERR wrong number of arguments for 'hset' command",
             "ERR Script attempted to access keys that do not hash to the same slot",
+            "not enough memory",
         ] {
             assert!(is_of_the_moment(of_the_moment), "{of_the_moment}");
         }
