@@ -1,20 +1,29 @@
-//! The drain beside the database's own bulk loader: the same rows into the same table, in turns.
+//! The drain beside what else is known to fill a sink fast: the same records into the same place, in turns.
 //!
-//! A journal is filled once. Each round then lets `forebay serve` drain a copy of it into an empty table at an
-//! unlimited rate, and lets the database's own program load the same rows into it from a file: `\copy` of psql,
-//! `LOAD DATA LOCAL INFILE` of mariadb, or `.import` of the sqlite3 shell within one transaction.
+//! A journal is filled once. Each round then lets `forebay serve` drain a copy of it into an empty table, stream, queue or
+//! file at an unlimited rate, and lets the sink's own program or client library write the same records: `\copy` of psql,
+//! `LOAD DATA LOCAL INFILE` of mariadb, `.import` of the sqlite3 shell within one transaction, `redis-cli --pipe`, `cat` and
+//! `sync`, wrk, async-nats, lapin. [`measure_cpu`] lets it drain at a fixed rate and says what of a processor that takes.
 
+mod cpu;
 mod database;
+mod destination;
+mod file;
+mod http;
+#[cfg(feature = "brokers")]
+mod nats;
+#[cfg(feature = "brokers")]
+mod rabbitmq;
+mod redis;
+mod server;
 
-pub use database::BulkSink;
-use database::Database;
+pub use cpu::{CpuFigures, measure_cpu};
 
 use crate::beside::Beside;
 use crate::engine::{self, EngineError, Load, Plan, Progress};
-use crate::peer::{
-    PeerError, RunningPeer, ServerProgram, StartOptions, Stop, forebay_program, free_ports, queue_metric, write_file,
-};
-use crate::wire::Wire;
+use crate::peer::{PeerError, RunningPeer, StartOptions};
+use destination::Destination;
+use server::Server;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -25,25 +34,47 @@ use std::time::{Duration, Instant};
 const POLL_PAUSE: Duration = Duration::from_millis(5);
 /// The longest that the server may take to start, and to drain without any progress.
 const PATIENCE: Duration = Duration::from_secs(30);
-const TABLE: &str = "forebay_bulk";
+const QUEUE: &str = "orders";
+/// Messages of a broker that wait for their acknowledgement, of the drain's and of a client library's by itself.
+#[cfg(feature = "brokers")]
+const IN_FLIGHT_MAX: usize = 1000;
 
-/// What is compared.
+/// How it is measured.
 #[derive(Clone, Debug)]
 pub struct BulkPlan {
     /// The `forebay` program.
     pub forebay: PathBuf,
-    /// The database. Of SQLite only the kind counts: its files are made in the directory.
-    pub sink: BulkSink,
-    /// Transactions of the drain at a time, in a queue that keeps no order; `None` for one that keeps a strict order.
+    /// Batches of the drain at a time, in a queue that keeps no order; `None` for one that keeps a strict order.
     pub concurrency: Option<u32>,
-    /// Rows in each round.
+    /// Records in each round.
     pub records: u64,
-    /// Rows of one transaction of the drain's.
+    /// Records of one batch of the drain's.
     pub batch_records: u64,
     /// How many rounds.
     pub rounds: usize,
     /// An existing directory on the disk that is meant.
     pub directory: PathBuf,
+}
+
+impl BulkPlan {
+    /// Where the journal is filled.
+    fn filled(&self) -> PathBuf {
+        self.directory.join("filled")
+    }
+
+    /// The URL of a server: the one that was given, or that of one that is started.
+    fn serve(
+        &self,
+        url: Option<&str>,
+        start: impl FnOnce(&StartOptions) -> Result<RunningPeer, PeerError>,
+    ) -> Result<(String, Option<RunningPeer>), BulkError> {
+        if let Some(url) = url {
+            return Ok((url.to_owned(), None));
+        }
+        let options = StartOptions { parent_directory: Some(self.directory.clone()), ..StartOptions::default() };
+        let server = start(&options)?;
+        Ok((server.wire.to_string(), Some(server)))
+    }
 }
 
 /// Why there is no result.
@@ -52,7 +83,7 @@ pub enum BulkError {
     /// The journal could not be filled.
     #[error(transparent)]
     Engine(#[from] EngineError),
-    /// No free port.
+    /// A server does not start.
     #[error(transparent)]
     Peer(#[from] PeerError),
     /// A file.
@@ -63,7 +94,13 @@ pub enum BulkError {
         /// What the system said.
         error: io::Error,
     },
-    /// A program failed.
+    /// Nothing is known that the drain could be held against.
+    #[error(
+        "the sink is sqlite, postgres, mysql, redis, file, http, nats or rabbitmq, or the URL of such a server \
+         (postgres://, mysql://, redis://, file:, http://, nats://, amqp://)"
+    )]
+    UnknownSink,
+    /// A program or client library failed.
     #[error("{program} failed: {reason}{}", remedy(program))]
     Program {
         /// Which.
@@ -78,6 +115,8 @@ fn remedy(program: &str) -> &'static str {
         "psql" => " (if it is not installed: apt-get install postgresql-client)",
         "mariadb" => " (if it is not installed: apt-get install mariadb-client)",
         "sqlite3" => " (if it is not installed: apt-get install sqlite3)",
+        "redis-cli" => " (if it is not installed: apt-get install redis-tools)",
+        "wrk" => " (if it is not installed: apt-get install wrk)",
         _ => "",
     }
 }
@@ -87,74 +126,87 @@ fn io_error(what: impl Into<String>) -> impl FnOnce(io::Error) -> BulkError {
     move |error| BulkError::Io { what, error }
 }
 
-/// Fills a journal, then measures round by round and tells `on_line` about each. Blocks.
+/// What the client libraries run on, which is what the drain runs them on.
+#[cfg(feature = "brokers")]
+fn runtime() -> Result<tokio::runtime::Runtime, BulkError> {
+    let built = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    built.map_err(io_error("cannot start a runtime"))
+}
+
+/// Fills a journal, then measures round by round and tells `on_line` about each. `sink` is a kind, of which a server is
+/// started, or the URL of one that runs. Blocks.
 ///
 /// # Errors
-/// The server or a program of the database is missing or fails, or the disk is full.
-pub fn compare_bulk(plan: &BulkPlan, mut on_line: impl FnMut(String)) -> Result<Beside, BulkError> {
-    let database = Database { sink: &plan.sink, directory: &plan.directory };
-    let filled = plan.directory.join("filled");
-    fill(plan, &filled)?;
-    let (title, loader) = plan.sink.names();
-    let mut beside = Beside::new(title, "rows/s", "forebay", loader);
+/// The server or the program that the drain is held against is missing or fails, or the disk is full.
+pub fn compare_bulk(plan: &BulkPlan, sink: &str, mut on_line: impl FnMut(String)) -> Result<Beside, BulkError> {
+    let mut destination = destination::open(plan, sink)?;
+    fill(plan)?;
+    let (title, other) = destination.names();
+    let mut beside = Beside::new(title, "records/s", "forebay", other);
     for _ in 0..plan.rounds {
         let data = plan.directory.join("data");
-        copy_directory(&filled, &data)?;
-        database.empty(true)?;
-        let drained_per_second = drain(plan, &data)?;
-        database.export()?;
-        database.empty(false)?;
-        let started = Instant::now();
-        database.load()?;
-        let loaded_per_second = plan.records as f64 / started.elapsed().as_secs_f64();
+        copy_directory(&plan.filled(), &data)?;
+        destination.empty()?;
+        let drained_per_second = drain(plan, &data, destination.as_ref())?;
+        let loaded_per_second = destination.load(plan.records)?;
         on_line(beside.add(drained_per_second, loaded_per_second));
     }
-    database.drop()?;
+    destination.remove()?;
     Ok(beside)
 }
 
-fn fill(plan: &BulkPlan, data: &Path) -> Result<(), BulkError> {
-    let idle = BulkSink::Sqlite(plan.directory.join("idle.db"));
-    let server = Server::start(plan, data, "1/h", &idle)?;
+fn fill(plan: &BulkPlan) -> Result<(), BulkError> {
+    let server = Server::start_filling(plan, &plan.filled())?;
     let load = Load::Closed { records: Some(plan.records), duration: None };
-    let Wire::Http { url } = &server.peer.wire else { return Ok(()) };
-    let mut orders = Plan::new(url, load)?;
+    let mut orders = Plan::new(server.url(), load)?;
     orders.connections = 256;
     let outcome = engine::run(&orders, &Arc::new(Progress::new()))?;
     if outcome.acknowledged < plan.records {
-        let reason = format!("only {} of {} records were acknowledged", outcome.acknowledged, plan.records);
-        return Err(BulkError::Program { program: "forebay".to_owned(), reason });
+        return Err(failed(format!("only {} of {} records were acknowledged", outcome.acknowledged, plan.records)));
     }
     Ok(())
 }
 
-/// Lets the server drain everything; returns the rows a second from the first batch on.
-fn drain(plan: &BulkPlan, data: &Path) -> Result<f64, BulkError> {
-    let server = Server::start(plan, data, "unlimited", &plan.sink)?;
-    let mut last = (plan.records, Instant::now());
-    let mut first = None;
+/// Why a forebay is of no use.
+fn failed(reason: String) -> BulkError {
+    BulkError::Program { program: "forebay".to_owned(), reason }
+}
+
+/// Lets the server drain everything; returns the records a second from the first batch on.
+fn drain(plan: &BulkPlan, data: &Path, destination: &dyn Destination) -> Result<f64, BulkError> {
+    let server = Server::start_draining(plan, data, "unlimited", destination)?;
+    let (at_first, began) = wait_for_backlog(&server, plan.records, |backlog| backlog < plan.records)?;
+    let (_, ended) = wait_for_backlog(&server, at_first, |backlog| backlog == 0)?;
+    if server.dead_letters() != Some(0) {
+        return Err(failed("the sink has refused records".to_owned()));
+    }
+    if at_first < plan.records / 2 {
+        let reason = format!("it drained {} records before their rate could be told", plan.records - at_first);
+        return Err(failed(reason + "; take more (--records)"));
+    }
+    Ok(at_first as f64 / ended.duration_since(began).as_secs_f64())
+}
+
+/// Waits until the backlog is as it should be; returns it, and when it was so.
+fn wait_for_backlog(
+    server: &Server,
+    mut backlog: u64,
+    is_reached: impl Fn(u64) -> bool,
+) -> Result<(u64, Instant), BulkError> {
+    let mut changed = Instant::now();
     loop {
         let now = Instant::now();
-        if let Some(backlog) = server.backlog() {
-            if backlog != last.0 {
-                last = (backlog, now);
+        if let Some(told) = server.backlog() {
+            if is_reached(told) {
+                return Ok((told, now));
             }
-            let (at_first, began) = *first.get_or_insert((backlog, now));
-            if backlog == plan.records {
-                first = None;
-            } else if backlog == 0 && at_first < plan.records / 2 {
-                let reason = format!("it drained {} records before their rate could be told", plan.records - at_first);
-                return Err(BulkError::Program {
-                    program: "forebay".to_owned(),
-                    reason: reason + "; take more (--records)",
-                });
-            } else if backlog == 0 {
-                return Ok(at_first as f64 / now.duration_since(began).as_secs_f64());
+            if told != backlog {
+                (backlog, changed) = (told, now);
             }
         }
-        if last.1.elapsed() > PATIENCE {
-            let reason = format!("it delivered nothing for {} s; {} records are left", PATIENCE.as_secs(), last.0);
-            return Err(BulkError::Program { program: "forebay".to_owned(), reason });
+        if changed.elapsed() > PATIENCE {
+            let patience = PATIENCE.as_secs();
+            return Err(failed(format!("it delivered nothing for {patience} s; {backlog} records are left")));
         }
         thread::sleep(POLL_PAUSE);
     }
@@ -177,66 +229,4 @@ fn copy_directory(from: &Path, to: &Path) -> Result<(), BulkError> {
         }
     }
     Ok(())
-}
-
-/// `forebay serve`, killed when it is dropped.
-struct Server {
-    peer: RunningPeer,
-    admin_port: u16,
-}
-
-impl Server {
-    fn start(plan: &BulkPlan, data: &Path, rate: &str, sink: &BulkSink) -> Result<Self, BulkError> {
-        let [port, admin_port] = free_ports()?;
-        let (kind, url) = sink.configured();
-        let target = if rate == "unlimited" {
-            format!(
-                "table = \"{TABLE}\"\n\
-                 columns = {{ id = \"/order_id\", buyer = \"/user_id\", body = \"$body\", ticket = \"$ticket\" }}\n\
-                 [queues.orders.batch]\nrecords_max = {}\n",
-                plan.batch_records
-            )
-        } else {
-            String::new()
-        };
-        let lanes = plan.concurrency.filter(|_| rate == "unlimited");
-        let lanes = lanes.map_or_else(String::new, |lanes| format!("order = \"none\"\nconcurrency = {lanes}\n"));
-        let configuration = format!(
-            "data_dir = {:?}\n[[listeners]]\naddress = \"127.0.0.1:{port}\"\n[admin]\n\
-             address = \"127.0.0.1:{admin_port}\"\n[queues.orders]\nrate = \"{rate}\"\nmax_backlog_bytes = \"1TiB\"\n{lanes}\
-             [queues.orders.sink]\ntype = \"{kind}\"\nurl = {url:?}\n{target}",
-            data.display().to_string()
-        );
-        let options = StartOptions {
-            parent_directory: Some(plan.directory.clone()),
-            forebay_binary: Some(plan.forebay.clone()),
-            load_threads: 0,
-        };
-        let program = forebay_program(&options)?;
-        let directory = options.temporary_directory()?;
-        let config = directory.path().join("forebay.toml");
-        write_file(&config, &configuration)?;
-        let peer = RunningPeer::spawn(ServerProgram {
-            name: "forebay",
-            keeps: "",
-            wire: Wire::Http { url: format!("http://127.0.0.1:{port}/v1/queues/orders/records") },
-            program: &program,
-            arguments: vec!["serve".to_owned(), "--config".to_owned(), config.display().to_string()],
-            environment: Vec::new(),
-            stop: Stop::Kill,
-            account: None,
-            cores: None,
-            directory,
-        })?
-        .wait_until(PATIENCE, |_| {
-            let told = queue_metric::<u64>(admin_port, "backlog_records", "orders");
-            told.map(drop).ok_or_else(|| "its metrics cannot be read".to_owned())
-        })?;
-        Ok(Self { peer, admin_port })
-    }
-
-    /// Records that are not delivered yet, by the server's own metrics.
-    fn backlog(&self) -> Option<u64> {
-        queue_metric(self.admin_port, "backlog_records", "orders")
-    }
 }

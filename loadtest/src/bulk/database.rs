@@ -1,78 +1,69 @@
 //! The table of a comparison, by way of the database's own programs.
 
-use super::{BulkError, TABLE};
+use super::destination::Destination;
+use super::{BulkError, BulkPlan};
+use crate::peer::{Peer, RunningPeer, ServerProcess, start_mariadb};
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Instant;
+
+const TABLE: &str = "forebay_bulk";
 
 const COLUMNS: &str = "id text PRIMARY KEY, buyer text, body text, ticket text";
 /// A key of MySQL has a length.
 const MYSQL_COLUMNS: &str = "id varchar(255) PRIMARY KEY, buyer text, body text, ticket text";
 
-/// A database whose bulk loader the drain is held against.
-#[derive(Clone)]
-pub enum BulkSink {
-    /// A SQLite file of the comparison's own.
+/// A database, with the URL that it has; that may hold a password.
+enum Kind {
+    /// A file of the comparison's own.
     Sqlite(PathBuf),
-    /// The URL of a PostgreSQL database, which may hold a password.
     Postgres(String),
-    /// The URL of a database of MySQL or MariaDB, which may hold a password.
+    /// Or MariaDB.
     Mysql(String),
 }
 
-impl std::fmt::Debug for BulkSink {
-    /// Leaves the URL out, because of its password.
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.write_str(self.configured().0)
-    }
-}
-
-impl BulkSink {
-    /// What the comparison is called, and the loader.
-    pub(super) fn names(&self) -> (&'static str, &'static str) {
-        match self {
-            Self::Sqlite(_) => ("drain into SQLite", ".import of sqlite3"),
-            Self::Postgres(_) => ("drain into PostgreSQL", "\\copy of psql"),
-            Self::Mysql(_) => ("drain into MariaDB", "LOAD DATA of mariadb"),
-        }
-    }
-
-    /// The `type` and `url` of forebay's configuration.
-    pub(super) fn configured(&self) -> (&'static str, String) {
-        match self {
-            Self::Sqlite(path) => ("sqlite", path.display().to_string()),
-            Self::Postgres(url) => ("postgres", url.clone()),
-            Self::Mysql(url) => ("mysql", url.clone()),
-        }
-    }
-}
-
 /// The table of a comparison.
-pub(super) struct Database<'a> {
-    pub(super) sink: &'a BulkSink,
-    pub(super) directory: &'a Path,
+pub(super) struct Database {
+    kind: Kind,
+    directory: PathBuf,
+    server: Option<RunningPeer>,
 }
 
-impl Database<'_> {
+impl Database {
+    pub(super) fn sqlite(plan: &BulkPlan) -> Self {
+        Self { kind: Kind::Sqlite(plan.directory.join("rows.db")), directory: plan.directory.clone(), server: None }
+    }
+
+    pub(super) fn postgres(plan: &BulkPlan, url: Option<&str>) -> Result<Self, BulkError> {
+        let (url, server) = plan.serve(url, |options| Peer::named("postgres")?.start(options))?;
+        Ok(Self { kind: Kind::Postgres(url), directory: plan.directory.clone(), server })
+    }
+
+    pub(super) fn mysql(plan: &BulkPlan, url: Option<&str>) -> Result<Self, BulkError> {
+        let (url, server) = plan.serve(url, start_mariadb)?;
+        Ok(Self { kind: Kind::Mysql(url), directory: plan.directory.clone(), server })
+    }
+
     fn rows(&self) -> PathBuf {
         self.directory.join("rows")
     }
 
-    /// An empty table, and with `whole` no position of an earlier round either.
-    pub(super) fn empty(&self, whole: bool) -> Result<(), BulkError> {
-        match self.sink {
-            BulkSink::Postgres(_) if whole => self.run(&format!(
+    /// Makes an empty table, and with `whole` removes the position of an earlier round.
+    fn clear(&self, whole: bool) -> Result<(), BulkError> {
+        match &self.kind {
+            Kind::Postgres(_) if whole => self.run(&format!(
                 "DROP TABLE IF EXISTS {TABLE}; DROP TABLE IF EXISTS forebay_position; \
                  CREATE TABLE {TABLE} ({COLUMNS}); CHECKPOINT"
             )),
-            BulkSink::Postgres(_) => self.run(&format!("TRUNCATE {TABLE}; CHECKPOINT")),
-            BulkSink::Mysql(_) if whole => self.run(&format!(
+            Kind::Postgres(_) => self.run(&format!("TRUNCATE {TABLE}; CHECKPOINT")),
+            Kind::Mysql(_) if whole => self.run(&format!(
                 "DROP TABLE IF EXISTS {TABLE}; DROP TABLE IF EXISTS forebay_position; \
                  CREATE TABLE {TABLE} ({MYSQL_COLUMNS}) CHARACTER SET utf8mb4"
             )),
-            BulkSink::Mysql(_) => self.run(&format!("TRUNCATE {TABLE}")),
-            BulkSink::Sqlite(path) => {
+            Kind::Mysql(_) => self.run(&format!("TRUNCATE {TABLE}")),
+            Kind::Sqlite(path) => {
                 for ending in ["", "-wal", "-shm"] {
                     let _ = fs::remove_file(format!("{}{ending}", path.display()));
                 }
@@ -82,37 +73,26 @@ impl Database<'_> {
     }
 
     /// Writes the rows of the table into a file, as the loader reads them.
-    pub(super) fn export(&self) -> Result<(), BulkError> {
+    fn export(&self) -> Result<(), BulkError> {
         let rows = self.rows();
-        match self.sink {
-            BulkSink::Postgres(_) => self.run(&format!("\\copy {TABLE} TO '{}'", rows.display())),
+        match &self.kind {
+            Kind::Postgres(_) => self.run(&format!("\\copy {TABLE} TO '{}'", rows.display())),
             // Its batch output is what LOAD DATA reads, escapes and all.
-            BulkSink::Mysql(_) => self.run_into(&format!("SELECT * FROM {TABLE}"), Some(&rows)),
-            BulkSink::Sqlite(_) => {
-                self.run(&format!(".mode csv\n.output {}\nSELECT * FROM {TABLE};\n", rows.display()))
-            }
+            Kind::Mysql(_) => self.run_into(&format!("SELECT * FROM {TABLE}"), Some(&rows)),
+            Kind::Sqlite(_) => self.run(&format!(".mode csv\n.output {}\nSELECT * FROM {TABLE};\n", rows.display())),
         }
     }
 
-    pub(super) fn load(&self) -> Result<(), BulkError> {
+    fn import(&self) -> Result<(), BulkError> {
         let rows = self.rows();
-        match self.sink {
-            BulkSink::Postgres(_) => self.run(&format!("\\copy {TABLE} FROM '{}'", rows.display())),
-            BulkSink::Mysql(_) => self
+        match &self.kind {
+            Kind::Postgres(_) => self.run(&format!("\\copy {TABLE} FROM '{}'", rows.display())),
+            Kind::Mysql(_) => self
                 .run(&format!("LOAD DATA LOCAL INFILE '{}' INTO TABLE {TABLE} CHARACTER SET utf8mb4", rows.display())),
-            BulkSink::Sqlite(_) => self.run(&format!(
+            Kind::Sqlite(_) => self.run(&format!(
                 "PRAGMA synchronous = FULL;\n.mode csv\nBEGIN;\n.import {} {TABLE}\nCOMMIT;\n",
                 rows.display()
             )),
-        }
-    }
-
-    pub(super) fn drop(&self) -> Result<(), BulkError> {
-        match self.sink {
-            BulkSink::Postgres(_) | BulkSink::Mysql(_) => {
-                self.run(&format!("DROP TABLE {TABLE}; DROP TABLE forebay_position"))
-            }
-            BulkSink::Sqlite(_) => Ok(()),
         }
     }
 
@@ -142,15 +122,15 @@ impl Database<'_> {
     }
 
     fn program(&self) -> Result<Command, BulkError> {
-        Ok(match self.sink {
-            BulkSink::Postgres(url) => {
+        Ok(match &self.kind {
+            Kind::Postgres(url) => {
                 let mut command = Command::new("psql");
                 command.args(["--quiet", "--no-psqlrc", "--set=ON_ERROR_STOP=1", "--dbname", url]);
                 // Whatever is said on standard error is taken for a failure, so notices must not be.
                 command.env("PGOPTIONS", "--client-min-messages=warning");
                 command
             }
-            BulkSink::Mysql(url) => {
+            Kind::Mysql(url) => {
                 let place = MysqlPlace::parse(url).ok_or_else(|| BulkError::Program {
                     program: "mariadb".to_owned(),
                     reason: "the URL must be mysql://user[:password]@host[:port]/database".to_owned(),
@@ -162,12 +142,57 @@ impl Database<'_> {
                 command.env("MYSQL_PWD", place.password);
                 command
             }
-            BulkSink::Sqlite(path) => {
+            Kind::Sqlite(path) => {
                 let mut command = Command::new("sqlite3");
                 command.arg("-bail").arg(path);
                 command
             }
         })
+    }
+}
+
+impl Destination for Database {
+    fn names(&self) -> (&'static str, &'static str) {
+        match &self.kind {
+            Kind::Sqlite(_) => ("drain into SQLite", ".import of sqlite3"),
+            Kind::Postgres(_) => ("drain into PostgreSQL", "\\copy of psql"),
+            Kind::Mysql(_) => ("drain into MariaDB", "LOAD DATA of mariadb"),
+        }
+    }
+
+    fn sink_toml(&self) -> String {
+        let (kind, url) = match &self.kind {
+            Kind::Sqlite(path) => ("sqlite", path.display().to_string()),
+            Kind::Postgres(url) => ("postgres", url.clone()),
+            Kind::Mysql(url) => ("mysql", url.clone()),
+        };
+        format!(
+            "type = \"{kind}\"\nurl = {url:?}\ntable = \"{TABLE}\"\n\
+             columns = {{ id = \"/order_id\", buyer = \"/user_id\", body = \"$body\", ticket = \"$ticket\" }}\n"
+        )
+    }
+
+    fn empty(&mut self) -> Result<(), BulkError> {
+        self.clear(true)
+    }
+
+    fn load(&mut self, records: u64) -> Result<f64, BulkError> {
+        self.export()?;
+        self.clear(false)?;
+        let started = Instant::now();
+        self.import()?;
+        Ok(records as f64 / started.elapsed().as_secs_f64())
+    }
+
+    fn remove(&mut self) -> Result<(), BulkError> {
+        match &self.kind {
+            Kind::Postgres(_) | Kind::Mysql(_) => self.run(&format!("DROP TABLE {TABLE}; DROP TABLE forebay_position")),
+            Kind::Sqlite(_) => Ok(()),
+        }
+    }
+
+    fn process(&self) -> Option<ServerProcess> {
+        self.server.as_ref()?.process()
     }
 }
 

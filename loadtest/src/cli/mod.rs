@@ -56,6 +56,11 @@ impl BesideFiles {
         }
         Ok(())
     }
+
+    /// Writes figures that have no pairs as JSON, if that was asked for.
+    fn write_json(&self, figures: &serde_json::Value) -> Result<()> {
+        self.json.as_ref().map_or(Ok(()), |path| write(path, &format!("{figures:#}\n")))
+    }
 }
 
 /// Where figures with plots go, besides the terminal.

@@ -90,6 +90,16 @@ pub struct Account {
 }
 
 impl Account {
+    /// The first of these that there is: that of the server's package, or the one that owns nothing.
+    pub fn of_any(names: &[&str]) -> Option<Self> {
+        let accounts = std::fs::read_to_string("/etc/passwd").ok()?;
+        names.iter().find_map(|name| {
+            let line = accounts.lines().find(|line| line.split(':').next() == Some(name))?;
+            let mut fields = line.split(':').skip(2);
+            Some(Self { user: fields.next()?.parse().ok()?, group: fields.next()?.parse().ok()? })
+        })
+    }
+
     pub fn run(self, command: &mut Command) {
         command.uid(self.user).gid(self.group);
     }

@@ -16,6 +16,11 @@ fn start(options: &StartOptions) -> Result<RunningPeer, PeerError> {
     run(options, options.cores_without_load(), "", "return 202;")
 }
 
+/// Starts it with another answer to everything.
+pub(crate) fn start_answering(options: &StartOptions, status: u16) -> Result<RunningPeer, PeerError> {
+    run(options, None, "", &format!("return {status};"))
+}
+
 /// Starts it in front of a local server, to which it lets so many requests a second; it delays the others.
 pub(crate) fn start_limiting(
     options: &StartOptions,

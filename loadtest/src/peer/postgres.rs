@@ -31,7 +31,8 @@ pub fn start_on_port(options: &StartOptions) -> Result<(RunningPeer, u16), PeerE
     let programs = programs().ok_or_else(missing)?;
     let directory = options.temporary_directory()?;
     // PostgreSQL refuses to run as root.
-    let account = if geteuid().is_root() { Some(unprivileged().ok_or_else(missing)?) } else { None };
+    let account =
+        if geteuid().is_root() { Some(Account::of_any(&["postgres", "nobody"]).ok_or_else(missing)?) } else { None };
     if let Some(account) = account {
         let chowned = chown(directory.path(), Some(account.user), Some(account.group));
         chowned.map_err(|source| PeerError::Directory { source })?;
@@ -86,14 +87,4 @@ fn programs() -> Option<PathBuf> {
     versions.sort();
     let newest = versions.pop().map(|(_, programs)| programs);
     newest.or_else(|| Some(find_program(&[Path::new("initdb")])?.parent()?.to_path_buf()))
-}
-
-/// The account of the package, or the one that owns nothing.
-fn unprivileged() -> Option<Account> {
-    let accounts = fs::read_to_string("/etc/passwd").ok()?;
-    ["postgres", "nobody"].iter().find_map(|name| {
-        let line = accounts.lines().find(|line| line.split(':').next() == Some(name))?;
-        let mut fields = line.split(':').skip(2);
-        Some(Account { user: fields.next()?.parse().ok()?, group: fields.next()?.parse().ok()? })
-    })
 }

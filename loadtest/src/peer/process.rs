@@ -54,6 +54,20 @@ impl ServerProcess {
             rss_peak_bytes: memory_bytes(&status, "VmHWM:").ok_or_else(|| unreadable("status"))?,
         })
     }
+
+    /// Reads what each of its threads has taken so far, in seconds, by the thread's name. Those that have ended are missing.
+    ///
+    /// # Errors
+    /// The process has ended.
+    pub fn thread_cpu_seconds(self) -> io::Result<Vec<(String, f64)>> {
+        let threads = fs::read_dir(format!("/proc/{}/task", self.id))?;
+        let of_thread = |thread: io::Result<fs::DirEntry>| {
+            // A thread may end meanwhile.
+            let stat = fs::read_to_string(thread.ok()?.path().join("stat")).ok()?;
+            Some((name(&stat)?.to_owned(), cpu_ticks(&stat)? as f64 / clock_ticks_per_second() as f64))
+        };
+        Ok(threads.filter_map(of_thread).collect())
+    }
 }
 
 fn program(id: u32) -> Option<PathBuf> {
@@ -63,6 +77,10 @@ fn program(id: u32) -> Option<PathBuf> {
 fn parent(id: u32) -> Option<u32> {
     let stat = fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
     fields_after_name(&stat)?.nth(1)?.parse().ok()
+}
+
+fn name(stat: &str) -> Option<&str> {
+    Some(stat.split_once('(')?.1.rsplit_once(')')?.0)
 }
 
 /// The fields from the third one, the state, on. The name before it is in brackets and may hold anything, brackets and
@@ -96,8 +114,18 @@ mod tests {
         let stat = "7 (a) b (c) R 5 7 7 0 -1 4194560 1 2 3 4 250 50 8 9 20 0 1";
         assert_eq!(cpu_ticks(stat), Some(300));
         assert_eq!(fields_after_name(stat).unwrap().nth(1), Some("5"));
+        assert_eq!(name(stat), Some("a) b (c"));
         assert_eq!(memory_bytes("VmHWM:\t   2048 kB\nVmRSS:\t 1024 kB\n", "VmRSS:"), Some(1024 * 1024));
         assert_eq!(memory_bytes("Name:\tx\n", "VmRSS:"), None);
+    }
+
+    #[test]
+    fn threads_have_names_and_take_time() {
+        let threads = ServerProcess { id: std::process::id() }.thread_cpu_seconds().unwrap();
+        // A test's thread is named after it, of which the kernel keeps 15 bytes.
+        let own = std::fs::read_to_string("/proc/thread-self/comm").unwrap();
+        assert!(threads.iter().any(|(name, _)| *name == own.trim_end()), "{own} is not among {threads:?}");
+        assert!(threads.iter().all(|(_, seconds)| *seconds >= 0.0));
     }
 
     #[test]

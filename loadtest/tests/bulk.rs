@@ -1,0 +1,75 @@
+//! The drain beside what else fills a sink, with the real forebay, servers and programs.
+
+#![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "a test that cannot go on should panic")]
+
+use forebay_loadtest::bulk::{BulkPlan, compare_bulk, measure_cpu};
+use std::path::Path;
+use std::time::Duration;
+
+mod program;
+
+/// Batches are small, so that the drain is still at it when its first one is noticed.
+fn plan(directory: &Path) -> BulkPlan {
+    BulkPlan {
+        forebay: program::forebay(),
+        concurrency: None,
+        records: 5_000,
+        batch_records: 50,
+        rounds: 1,
+        directory: directory.to_path_buf(),
+    }
+}
+
+/// If a server or a program is missing, the error says how to install it.
+fn both_fill(sink: &str) {
+    let directory = tempfile::tempdir().unwrap();
+    let mut lines = Vec::new();
+    let plan = plan(directory.path());
+    let measured = compare_bulk(&plan, sink, |line| lines.push(line)).unwrap_or_else(|error| panic!("{sink}: {error}"));
+    let [(ours, theirs)] = measured.rounds[..] else { panic!("{measured}") };
+    assert!(ours > 0.0 && theirs > 0.0 && lines.len() == 1, "{measured}");
+}
+
+#[test]
+fn a_file_is_filled_by_the_drain_and_by_cat() {
+    both_fill("file");
+}
+
+#[test]
+fn redis_is_filled_by_the_drain_and_by_redis_cli() {
+    both_fill("redis");
+}
+
+#[test]
+fn nginx_is_asked_by_the_drain_and_by_wrk() {
+    both_fill("http");
+}
+
+#[cfg(feature = "brokers")]
+#[test]
+fn nats_is_filled_by_the_drain_and_by_the_client_library() {
+    both_fill("nats");
+}
+
+#[cfg(feature = "brokers")]
+#[test]
+fn rabbitmq_is_filled_by_the_drain_and_by_the_client_library() {
+    both_fill("rabbitmq");
+}
+
+#[test]
+fn what_is_no_sink_is_refused_before_anything_is_filled() {
+    let plan = plan(Path::new("/nonexistent"));
+    let error = compare_bulk(&plan, "ftp://user:secret@host/", |_| {}).unwrap_err().to_string();
+    assert!(error.contains("rabbitmq") && !error.contains("secret"), "{error}");
+}
+
+#[test]
+fn the_processor_time_of_a_drain_is_told_by_thread() {
+    let directory = tempfile::tempdir().unwrap();
+    let figures = measure_cpu(&plan(directory.path()), "file", 1000, Duration::from_secs(1)).unwrap();
+    let names: Vec<_> = figures.threads_percent.keys().copied().collect();
+    assert_eq!(names, ["drain", "ingress", "journal", "others"]);
+    assert!(figures.delivered_per_second > 0.0 && figures.forebay_percent > 0.0, "{figures}");
+    assert_eq!(figures.server_percent, None);
+}
