@@ -192,7 +192,9 @@ impl Destination for Database {
     }
 
     fn process(&self) -> Option<ServerProcess> {
-        self.server.as_ref()?.process()
+        // PostgreSQL works in processes of its sessions, of which the first one knows nothing while they live.
+        let is_one = !matches!(self.kind, Kind::Postgres(_));
+        self.server.as_ref().filter(|_| is_one)?.process()
     }
 }
 
