@@ -65,6 +65,17 @@ fn what_is_no_sink_is_refused_before_anything_is_filled() {
 }
 
 #[test]
+fn a_file_that_is_there_is_refused_and_left_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("kept.ndjson");
+    std::fs::write(&path, "kept").unwrap();
+    let sink = format!("file:{}", path.display());
+    let error = compare_bulk(&plan(directory.path()), &sink, |_| {}).unwrap_err().to_string();
+    assert!(error.contains("kept.ndjson") && error.contains("exists"), "{error}");
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "kept");
+}
+
+#[test]
 fn the_processor_time_of_a_drain_is_told_by_thread() {
     let directory = tempfile::tempdir().unwrap();
     let figures = measure_cpu(&plan(directory.path()), "file", 1000, Duration::from_secs(1)).unwrap();

@@ -16,10 +16,16 @@ pub(super) struct Lines {
 }
 
 impl Lines {
-    pub(super) fn open(plan: &BulkPlan, url: Option<&str>) -> Self {
+    /// Names the file, which must not be there: it is removed in the end.
+    pub(super) fn open(plan: &BulkPlan, url: Option<&str>) -> Result<Self, BulkError> {
         let named = url.and_then(|url| url.strip_prefix("file:")).map(|path| path.strip_prefix("//").unwrap_or(path));
         let path = named.map_or_else(|| plan.directory.join("lines.ndjson"), PathBuf::from);
-        Self { drained: plan.directory.join("drained.ndjson"), path }
+        // The server runs in its own directory, from which a relative path would lead elsewhere.
+        let path = std::path::absolute(&path).map_err(io_error(path.display().to_string()))?;
+        if path.exists() {
+            return Err(io_error(path.display().to_string())(ErrorKind::AlreadyExists.into()));
+        }
+        Ok(Self { drained: plan.directory.join("drained.ndjson"), path })
     }
 }
 

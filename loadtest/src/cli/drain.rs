@@ -21,7 +21,7 @@ use std::time::Duration;
 ///   rabbitmq   the client library lapin by itself, with confirms, as many messages in flight; a quorum queue
 ///
 /// With one of these words the server is started here and goes in the end. With a URL it is one that runs, in which the table,
-/// stream or queue `forebay_bulk` and the table `forebay_position` are dropped.
+/// stream or queue `forebay_bulk` and the table `forebay_position` are dropped. A file must not be there yet; it is removed.
 ///
 /// With --rate-per-s nothing is compared: it prints what the drain takes of a processor at that rate.
 #[derive(Args)]
