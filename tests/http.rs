@@ -21,6 +21,8 @@ mod connections;
 mod fast_path;
 #[path = "http/idempotency.rs"]
 mod idempotency;
+#[path = "http/lost_core.rs"]
+mod lost_core;
 #[path = "http/ndjson.rs"]
 mod ndjson;
 #[path = "http/refusals.rs"]

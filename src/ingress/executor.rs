@@ -24,8 +24,11 @@ const STOPPING_TICK: Duration = Duration::from_millis(5);
 const CLOSING_MS_MAX: u64 = 1000;
 /// How long no connection is accepted after the kernel refused one, most likely for want of files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// What a task may take before others of its executor get a turn.
-const LATENCY_GOAL: Duration = Duration::from_millis(10);
+/// How long ready tasks may keep glommio from its timers and rings. If the timer for that runs out before the first task
+/// has run, because the thread lost its core just then, glommio 0.9 goes to sleep over tasks that are ready, and no task
+/// of ours wakes it. A machine with more to do than cores takes a core away for its usual 10 ms often, and hardly
+/// ever for so long.
+const PREEMPTION_INTERVAL: Duration = Duration::from_secs(1);
 /// Locked memory of an executor's rings, in bytes; glommio registers it with the kernel.
 const IO_MEMORY_BYTES: usize = 512 * 1024;
 /// What a client is told that comes when there are too many connections.
@@ -79,6 +82,7 @@ impl Executor {
         LocalExecutorBuilder::new(Placement::Fixed(cpu))
             .name(&format!("ingress-{cpu}"))
             .io_memory(IO_MEMORY_BYTES)
+            .preempt_timer(PREEMPTION_INTERVAL)
             .spawn(move || self.run())
             .map_err(|error| ExecutorError { cpu, error: error.to_string() })
     }
@@ -87,7 +91,8 @@ impl Executor {
         let grace_ms = self.shared.grace_ms;
         let core = Core::new(self.shared, self.counters, self.ring);
         // A queue that does not say that latency matters may be woken from another thread 95 ms late.
-        let tasks = glommio::executor().create_task_queue(Shares::default(), Latency::Matters(LATENCY_GOAL), "http");
+        let tasks =
+            glommio::executor().create_task_queue(Shares::default(), Latency::Matters(PREEMPTION_INTERVAL), "http");
         let net = match Net::new() {
             Ok(net) => net,
             Err(error) => {
