@@ -24,6 +24,9 @@ pub const QUEUE_NAME_BYTES_MAX: usize = 64;
 pub const LISTENERS_MAX: usize = 64;
 /// Ingress executors, one per core (fixed upper bound; the default is the cores less one).
 pub const EXECUTORS_MAX: usize = 256;
+/// Time after which an executor that does not tick is sent a signal, and again after as long, in milliseconds (fixed). It
+/// ticks every 250 ms, and up to a second later while it has much to do.
+pub const EXECUTOR_SILENCE_MS_MAX: u64 = 5_000;
 
 /// Open client connections of the whole process; the next one gets a 503 and is closed.
 pub const CONNECTIONS_MAX: usize = 20_000;

@@ -101,6 +101,8 @@ impl Scrape {
         counter(encoder, "forebay_connections_timed_out", "Connections closed for being slow or silent", timed_out)?;
         let open = ConstGauge::new(self.sum(|c| c.connections.get()));
         single(encoder, "forebay_connections_open", "Open connections", &open)?;
+        let wakeups = self.0.health.executor_wakeups.get();
+        counter(encoder, "forebay_executor_wakeups", "Signals to executors that did not tick", wakeups)?;
         let refused = Problem::ALL.into_iter().map(|problem| {
             let count = self.sum(|c| c.refused[problem as usize].get());
             ([("reason", problem.name().to_owned())], ConstCounter::new(count))

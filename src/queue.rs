@@ -120,6 +120,8 @@ pub struct Health {
     stopping: AtomicBool,
     journal_failed: AtomicBool,
     disk_full: AtomicBool,
+    /// Signals that were sent to executors that did not tick. Written by the watchdog alone.
+    pub executor_wakeups: Mark,
 }
 
 impl Health {

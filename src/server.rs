@@ -6,6 +6,7 @@
 //! maintenance (the cursor is stored).
 
 pub mod recovered;
+mod watchdog;
 
 use std::io;
 use std::net::SocketAddr;
@@ -41,6 +42,7 @@ use crate::sync::{AtomicUsize, AtomicWaker};
 use crate::{config, scheduling};
 
 use self::recovered::{DrainParts, QueueStart, RecoveredQueue};
+use self::watchdog::Watchdog;
 
 /// Why a server did not start.
 #[derive(Debug, thiserror::Error)]
@@ -137,6 +139,8 @@ impl Server {
             grace_ms: config.shutdown.grace_ms,
         };
         let counters: Vec<Arc<Counters>> = cpus.iter().map(|_| Arc::default()).collect();
+        watchdog::catch_signal().map_err(system("the handler of the signal that wakes executors"))?;
+        let watchdog = Watchdog::new(cpus.iter().copied().zip(counters.iter().cloned()), Arc::clone(&health));
         let mut executors = Vec::new();
         for (((cpu, doors), ring), counters) in cpus.into_iter().zip(doors).zip(ingress_ends).zip(&counters) {
             let executor = Executor { cpu, doors, ring, shared: shared.clone(), counters: Arc::clone(counters) };
@@ -165,7 +169,7 @@ impl Server {
         let (stop_drain, stop) = watch::channel(false);
         let drain = start_drain(drains, &directory, &config.data_dir, &stop, &others)?;
         let sources = Sources { queues, executors: counters, health: Arc::clone(&health) };
-        start_admin(admin, sources, Arc::clone(&control), &others)?;
+        start_admin(admin, sources, Arc::clone(&control), watchdog, &others)?;
         Ok(Self {
             addresses,
             admin_address,
@@ -365,14 +369,18 @@ fn start_admin(
     listener: std::net::TcpListener,
     sources: Sources,
     control: Arc<Control>,
+    watchdog: Watchdog,
     cpus: &CpuSet,
 ) -> Result<(), StartError> {
     let runtime = current_thread_runtime()?;
-    // It has nothing to finish, so it ends with the process.
-    spawn("admin", cpus, move || {
-        if let Err(error) = runtime.block_on(admin::serve(listener, Arc::new(sources), control)) {
+    let serve = async move {
+        if let Err(error) = admin::serve(listener, Arc::new(sources), control).await {
             tracing::error!(%error, "the admin address is no longer served");
         }
+    };
+    // It has nothing to finish, so it ends with the process. The watchdog is still there while the executors stop.
+    spawn("admin", cpus, move || {
+        runtime.block_on(async { tokio::join!(serve, watchdog.run()) });
     })?;
     Ok(())
 }

@@ -17,12 +17,12 @@ mod server;
 mod attributes;
 #[path = "http/connections.rs"]
 mod connections;
+#[path = "http/executors.rs"]
+mod executors;
 #[path = "http/fast_path.rs"]
 mod fast_path;
 #[path = "http/idempotency.rs"]
 mod idempotency;
-#[path = "http/lost_core.rs"]
-mod lost_core;
 #[path = "http/ndjson.rs"]
 mod ndjson;
 #[path = "http/refusals.rs"]

@@ -304,8 +304,10 @@ impl Core {
         self.counters.connections.set(self.connections.borrow().len() as u64);
     }
 
-    /// Ends the connections whose time is over, and publishes the latencies of the last moments.
+    /// Ends the connections whose time is over, publishes the latencies of the last moments, and shows the watchdog that
+    /// this executor is awake.
     pub fn tick(&self) {
+        self.counters.pulse.ticks.add(1);
         self.clock.advance();
         let now_ms = self.clock.monotonic_ms();
         for (_, connection) in self.connections.borrow().iter() {

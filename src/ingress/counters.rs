@@ -11,9 +11,22 @@ use crate::queue::Mark;
 /// Upper end of the latency histogram: 10 minutes in microseconds.
 const LATENCY_US_MAX: u64 = 600_000_000;
 
+/// What shows from outside that an executor is awake. It lies on a cache line of its own: the watchdog reads it all
+/// the time, and nothing that counts requests should wait for that.
+#[derive(Default)]
+#[repr(align(128))]
+pub struct Pulse {
+    /// The executor's thread, as the kernel numbers it; 0 before it runs, and after it has ended.
+    pub thread: Mark,
+    /// Ticks so far.
+    pub ticks: Mark,
+}
+
 /// The counters of one executor.
 #[repr(align(128))]
 pub struct Counters {
+    /// Whether it is awake.
+    pub pulse: Pulse,
     /// Requests that were answered 202.
     pub accepted: Mark,
     /// Records in them.
@@ -48,6 +61,7 @@ pub fn latency_histogram() -> Histogram<u64> {
 impl Default for Counters {
     fn default() -> Self {
         Self {
+            pulse: Pulse::default(),
             accepted: Mark::default(),
             records: Mark::default(),
             bytes: Mark::default(),

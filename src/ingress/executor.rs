@@ -16,7 +16,7 @@ use crate::config::Protocol;
 use crate::queue::Queue;
 use crate::ring::IngressEnd;
 
-/// How often overdue connections are looked for.
+/// How often overdue connections are looked for, and the watchdog is shown that the executor is awake.
 const TICK: Duration = Duration::from_millis(250);
 /// The same while the executor is stopping and waits for its last connections.
 const STOPPING_TICK: Duration = Duration::from_millis(5);
@@ -27,7 +27,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How long ready tasks may keep glommio from its timers and rings. If the timer for that runs out before the first task
 /// has run, because the thread lost its core just then, glommio 0.9 goes to sleep over tasks that are ready, and no task
 /// of ours wakes it. A machine with more to do than cores takes a core away for its usual 10 ms often, and hardly
-/// ever for so long.
+/// ever for so long; then the watchdog wakes it (`docs/decisions/0017-a-watchdog-wakes-executors.md`).
 const PREEMPTION_INTERVAL: Duration = Duration::from_secs(1);
 /// Locked memory of an executor's rings, in bytes; glommio registers it with the kernel.
 const IO_MEMORY_BYTES: usize = 512 * 1024;
@@ -107,6 +107,8 @@ impl Executor {
             .filter_map(|door| spawn(accept(Rc::clone(&core), Rc::clone(&http), Rc::clone(&net), door), tasks))
             .collect();
         let sockets = spawn(Rc::clone(&net).run(Rc::clone(&http)), tasks);
+        let thread = rustix::thread::gettid().as_raw_nonzero().get();
+        core.counters.pulse.thread.set(u64::from(thread.unsigned_abs()));
         while !core.is_stopping() {
             futures_lite::future::or(core.stop_begun(), glommio::timer::sleep(TICK)).await;
             core.tick();
@@ -133,6 +135,7 @@ impl Executor {
         if let Some(sockets) = sockets {
             sockets.cancel().await;
         }
+        core.counters.pulse.thread.set(0);
     }
 }
 

@@ -332,6 +332,12 @@ impl Server {
         String::from_utf8(response.body).unwrap()
     }
 
+    /// The process, as the kernel numbers it.
+    #[must_use]
+    pub fn process_id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Sends a signal.
     pub fn signal(&self, signal: Signal) {
         let pid = Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap();
