@@ -90,7 +90,7 @@ impl Executor {
     async fn run(self) {
         let grace_ms = self.shared.grace_ms;
         let core = Core::new(self.shared, self.counters, self.ring);
-        // A queue that does not say that latency matters may be woken from another thread 95 ms late.
+        // A queue that does not say that latency matters may be woken from another thread only after that interval.
         let tasks =
             glommio::executor().create_task_queue(Shares::default(), Latency::Matters(PREEMPTION_INTERVAL), "http");
         let net = match Net::new() {
