@@ -29,6 +29,8 @@ mod postgres_server;
 mod postgres_tls;
 #[path = "sinks/sqlite_only.rs"]
 mod sqlite_only;
+#[path = "sinks/streamed.rs"]
+mod streamed;
 
 use beyond::{
     a_batch_that_leaves_the_position_is_fenced_too, a_table_of_an_earlier_version_gets_the_column,
@@ -50,6 +52,7 @@ use mapped::{
     rows_with_null_in_their_key_are_all_different, types_convert_what_they_are_given,
     upserts_of_elements_are_fenced_as_any_batch, what_rows_share_has_a_bound,
 };
+use streamed::{a_large_batch_goes_whole_or_not_at_all, a_large_batch_of_an_older_owner_is_fenced};
 
 macro_rules! conformance {
     ($($case:ident),* $(,)?) => {
@@ -97,6 +100,8 @@ conformance!(
     an_array_has_bounds_and_may_be_required,
     a_statement_runs_for_each_element,
     what_rows_share_has_a_bound,
+    a_large_batch_goes_whole_or_not_at_all,
+    a_large_batch_of_an_older_owner_is_fenced,
     an_update_changes_the_row_that_is_there_and_the_last_wins,
     rows_with_null_in_their_key_are_all_different,
     an_ignored_conflict_keeps_the_first,

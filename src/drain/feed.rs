@@ -162,8 +162,9 @@ impl<S: Scheduler> Feed<S> {
             taken.push(self.next, &self.batch[self.taken..self.taken + length], end_byte);
             self.advance(length);
             if taken.spans.len().is_multiple_of(RECORDS_A_TURN) {
-                // Whoever sends the batch before this one should not have to wait for all of it.
-                futures_lite::future::yield_now().await;
+                // Whoever sends the batch before this one should not have to wait for all of it. This yield lets the runtime
+                // look at its sockets; one that only queued the task again would not.
+                tokio::task::yield_now().await;
             }
         }
         Ok(())

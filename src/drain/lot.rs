@@ -64,6 +64,8 @@ impl Lot {
         if pace.rate != Rate::Unlimited || !self.taken.is_empty() || durable < delivered + count {
             return;
         }
+        // The batch that is on its way leaves first.
+        tokio::task::yield_now().await;
         if self.take(feed, queue, count, batch.bytes_max, delivered + count).await.is_err() {
             // The error is found again, and dealt with, when it is this batch's turn.
             self.clear();

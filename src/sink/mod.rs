@@ -19,6 +19,7 @@
 //!
 //! One file is one sink, and one line of the [`REGISTRY`] makes it known.
 
+mod encoding;
 mod file;
 #[cfg(feature = "http")]
 mod http;

@@ -1,5 +1,6 @@
 //! A connection to MySQL or MariaDB, set up so that whatever it leaves behind ends by itself and no value is bent.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -7,6 +8,8 @@ use bytes::Bytes;
 use futures_lite::{StreamExt as _, stream};
 use mysql_async::prelude::{FromRow, FromValue, Queryable as _};
 use mysql_async::{Conn, DriverError, Error, Opts, OptsBuilder, Row, UrlError};
+
+use super::super::encoding::{Abandoned, Chunks};
 
 /// What our connections say of themselves in `performance_schema.session_connect_attrs`.
 const PROGRAM_NAME: &str = "forebay";
@@ -218,8 +221,10 @@ impl Session {
     }
 
     /// Has these chunks sent when the server next asks for the data of a LOAD DATA LOCAL.
-    pub(super) fn offer(&mut self, chunks: Vec<Bytes>) -> Result<(), Failure> {
-        self.connection()?.set_infile_handler(async move { Ok(stream::iter(chunks.into_iter().map(Ok)).boxed()) });
+    pub(super) fn offer(&mut self, mut chunks: Chunks) -> Result<(), Failure> {
+        let failed = |chunk: Result<Bytes, Abandoned>| chunk.map_err(|Abandoned| io::Error::other("abandoned"));
+        let data = stream::poll_fn(move |context| chunks.poll_recv(context).map(|chunk| chunk.map(failed)));
+        self.connection()?.set_infile_handler(async move { Ok(data.boxed()) });
         Ok(())
     }
 }

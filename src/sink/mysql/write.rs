@@ -1,20 +1,17 @@
 //! One transaction: fence, rows, position and what is beyond it.
 
-use bytes::Bytes;
-
+use super::super::encoding;
 use super::super::mapping::{Plan, StatementPlan, TablePlan, Value};
 use super::super::{Batch, Claim, Delivery, SinkError};
 use super::session::{Failure, Session, row};
 use super::takeover::Open;
-use super::text::{self, Form, Unfit, quoted_text};
+use super::text::{self, Form, quoted_text};
 use crate::config::Conflict;
 
 /// Statements that are on their way at once.
 const PIPELINED_MAX: usize = 256;
 /// Bytes of one message with rows, unless a single row is larger or the server takes less.
 const CHUNK_BYTES: usize = 1024 * 1024;
-/// Bytes of one message of LOAD DATA's data.
-const LOAD_CHUNK_BYTES: usize = 64 * 1024;
 /// Bytes that a message has besides its text.
 const MESSAGE_OVERHEAD_BYTES: usize = 64;
 
@@ -27,7 +24,7 @@ const CHANGED: [u16; 11] = [1048, 1264, 1265, 1292, 1300, 1364, 1365, 1366, 1406
 /// A warning that says nothing of a value: MySQL 8 would like `VALUES()` in `ON DUPLICATE KEY UPDATE` to be written otherwise, in a way
 /// that MariaDB does not know.
 const DEPRECATED: u16 = 1287;
-/// Bytes of rows that are made of several records before any is sent. A batch that has more is halved: rows that share a large value
+/// Bytes of SQL that are made of several records before any is sent. A batch that has more is halved: rows that share a large value
 /// can be far more than the bodies that they are made of.
 const BATCH_BYTES_MAX: usize = 64 * 1024 * 1024;
 
@@ -45,12 +42,19 @@ enum Written {
 ///
 /// Of any kind; after anything but a transient one the session is outside of a transaction.
 pub(super) async fn commit(open: &mut Open, plan: &Plan, part: &str, batch: Batch<'_>) -> Result<(), SinkError> {
-    let mut loads = open.loads;
+    let mut loads = open.loads && !batch.deliveries.is_empty();
     loop {
-        // What does not fit is found before anything is begun.
-        let rows = encode(open, plan, loads, batch.deliveries)?;
-        fence(open, part, &batch).await?;
-        match rows.write(open, plan).await {
+        let written = match plan {
+            // LOAD DATA knows no other answer to a row that is there already than to replace all of it.
+            Plan::Table(table) if loads && table.conflict == Conflict::Error => load(open, table, part, &batch).await,
+            plan => {
+                // What does not fit is found before anything is begun.
+                let rows = encode(open, plan, batch.deliveries)?;
+                fence(&mut open.session, open.epoch, part, &batch).await?;
+                rows.write(open).await
+            }
+        };
+        match written {
             Ok(Written::Whole) => return settle(open).await,
             // LOCAL makes the server leave out what it should refuse. INSERT tells what is wrong.
             Ok(Written::NotLoaded { ever }) => {
@@ -68,13 +72,13 @@ pub(super) async fn commit(open: &mut Open, plan: &Plan, part: &str, batch: Batc
 }
 
 /// Begins the transaction and moves the position. The server ends it if we fall silent within.
-async fn fence(open: &mut Open, part: &str, batch: &Batch<'_>) -> Result<(), SinkError> {
-    let silence = open.session.silence_seconds;
-    let update = fence_sql(open.epoch, part, batch)?;
+async fn fence(session: &mut Session, epoch: i64, part: &str, batch: &Batch<'_>) -> Result<(), SinkError> {
+    let silence = session.silence_seconds;
+    let update = fence_sql(epoch, part, batch)?;
     let mut sql = format!("SET wait_timeout = {silence}; START TRANSACTION; {update}");
     sql.push_str(&witnesses_sql(batch.witnesses));
     let statements = if batch.witnesses.is_empty() { 3 } else { 4 };
-    let answers = open.session.answers(&sql, statements).await?;
+    let answers = session.answers(&sql, statements).await?;
     let moved = answers.get(2).map_or(0, |answer| answer.affected);
     let witnesses = match answers.into_iter().nth(3) {
         None => 0,
@@ -86,7 +90,7 @@ async fn fence(open: &mut Open, part: &str, batch: &Batch<'_>) -> Result<(), Sin
     if moved == 1 && witnesses == batch.witnesses.len() {
         return Ok(());
     }
-    Err(fenced(open, part, batch).await)
+    Err(fenced(session, epoch, part, batch).await)
 }
 
 fn fence_sql(epoch: i64, part: &str, batch: &Batch<'_>) -> Result<String, SinkError> {
@@ -124,19 +128,19 @@ fn beyond_sql(bytes: &[u8]) -> String {
     sql
 }
 
-async fn fenced(open: &mut Open, part: &str, batch: &Batch<'_>) -> SinkError {
-    if let Err(error) = roll_back(&mut open.session).await {
+async fn fenced(session: &mut Session, epoch: i64, part: &str, batch: &Batch<'_>) -> SinkError {
+    if let Err(error) = roll_back(session).await {
         return error;
     }
     let sql = format!("SELECT epoch, position FROM forebay_position WHERE part = {}", quoted_text(part));
-    let found = match open.session.rows::<(i64, i64)>(&sql).await {
+    let found = match session.rows::<(i64, i64)>(&sql).await {
         Err(failure) => return SinkError::Transient(failure.to_string()),
         Ok(rows) => rows.first().map_or("the sink knows no such part".to_owned(), |(epoch, position)| {
             format!("the sink says epoch {epoch} at position {position}")
         }),
     };
     let lanes = if batch.witnesses.is_empty() { "" } else { ", or a lane of this queue was set back" };
-    SinkError::Fenced(format!("{part}: we hold epoch {} at position {}, {found}{lanes}", open.epoch, batch.after))
+    SinkError::Fenced(format!("{part}: we hold epoch {epoch} at position {}, {found}{lanes}", batch.after))
 }
 
 async fn settle(open: &mut Open) -> Result<(), SinkError> {
@@ -150,60 +154,22 @@ async fn roll_back(session: &mut Session) -> Result<(), SinkError> {
     rolled_back.map_err(|failure| SinkError::Transient(failure.to_string()))
 }
 
-/// What goes over the wire for a batch.
+/// What goes over the wire for a batch that does not go by LOAD DATA.
 enum Rows {
     Nothing,
-    /// Data for LOAD DATA, and how many rows they are.
-    Load {
-        chunks: Vec<Bytes>,
-        count: u64,
-    },
     /// INSERT statements of many rows each.
     Inserts(Vec<String>),
     /// Statements of the user's, several in a message, and how many they are.
     Statements(Vec<(String, usize)>),
 }
 
-fn encode(open: &Open, plan: &Plan, loads: bool, deliveries: &[Delivery<'_>]) -> Result<Rows, SinkError> {
+fn encode(open: &Open, plan: &Plan, deliveries: &[Delivery<'_>]) -> Result<Rows, SinkError> {
     let limit = open.session.packet_bytes_max.saturating_sub(MESSAGE_OVERHEAD_BYTES);
     match plan {
         _ if deliveries.is_empty() => Ok(Rows::Nothing),
-        // LOAD DATA knows no other answer to a row that is there already than to replace all of it.
-        Plan::Table(table) if loads && table.conflict == Conflict::Error => encode_load(table, &open.forms, deliveries),
         Plan::Table(table) => encode_inserts(table, &open.forms, deliveries, limit),
         Plan::Statement(plan) => encode_statements(plan, &open.forms, deliveries, limit),
     }
-}
-
-fn encode_load(table: &TablePlan, forms: &[Form], deliveries: &[Delivery<'_>]) -> Result<Rows, SinkError> {
-    let mut chunks = Vec::new();
-    let mut chunk = Vec::with_capacity(LOAD_CHUNK_BYTES);
-    let (mut count, mut bytes) = (0, 0);
-    for delivery in deliveries {
-        let rows = table.mapping.rows(delivery)?;
-        for index in 0..rows.len() {
-            for (number, (value, form)) in rows.row(index)?.iter().zip(forms).enumerate() {
-                if number > 0 {
-                    chunk.push(b'\t');
-                }
-                text::field(value, *form, &mut chunk).map_err(|why| unfit(delivery, &table.columns[number].0, why))?;
-            }
-            chunk.push(b'\n');
-            count += 1;
-            if chunk.len() >= LOAD_CHUNK_BYTES {
-                bytes += chunk.len();
-                // A piece may end anywhere: the server joins them. None is larger than the least packet that it may take.
-                let mut whole = Bytes::from(std::mem::replace(&mut chunk, Vec::with_capacity(LOAD_CHUNK_BYTES)));
-                while whole.len() > LOAD_CHUNK_BYTES {
-                    chunks.push(whole.split_to(LOAD_CHUNK_BYTES));
-                }
-                chunks.push(whole);
-            }
-            bounded(bytes, deliveries)?;
-        }
-    }
-    chunks.push(Bytes::from(chunk));
-    Ok(Rows::Load { chunks, count })
 }
 
 fn encode_inserts(
@@ -226,7 +192,8 @@ fn encode_inserts(
                 if number > 0 {
                     sql.push(',');
                 }
-                text::literal(value, *form, &mut sql).map_err(|why| unfit(delivery, &table.columns[number].0, why))?;
+                text::literal(value, *form, &mut sql)
+                    .map_err(|why| encoding::unfit(delivery, &table.columns[number].0, &why))?;
             }
             sql.push(')');
             fits(delivery, head.len() + sql.len() - start + tail.len(), limit)?;
@@ -287,7 +254,8 @@ fn filled(
     for (number, (value, place)) in values.iter().zip(&plan.places).enumerate() {
         sql.push_str(&plan.sql[copied..*place]);
         let form = forms.get(number).copied().unwrap_or(Form::Literal);
-        text::literal(value, form, &mut sql).map_err(|why| unfit(delivery, &plan.parameters[number].0, why))?;
+        text::literal(value, form, &mut sql)
+            .map_err(|why| encoding::unfit(delivery, &plan.parameters[number].0, &why))?;
         copied = place + "?".len();
     }
     sql.push_str(&plan.sql[copied..]);
@@ -314,50 +282,58 @@ fn fits(delivery: &Delivery<'_>, bytes: usize, limit: usize) -> Result<(), SinkE
     Err(SinkError::Permanent { message })
 }
 
-fn unfit(delivery: &Delivery<'_>, name: &str, unfit: Unfit) -> SinkError {
-    SinkError::Permanent { message: format!("record {}, value of {name}: {unfit}", delivery.sequence) }
-}
-
 impl Rows {
     /// Writes the rows within the transaction that is open.
-    async fn write(self, open: &mut Open, plan: &Plan) -> Result<Written, SinkError> {
+    async fn write(self, open: &mut Open) -> Result<Written, SinkError> {
         let session = &mut open.session;
-        match (self, plan) {
-            (Self::Load { chunks, count }, Plan::Table(table)) => return load(session, table, chunks, count).await,
-            (Self::Inserts(inserts), _) => {
+        match self {
+            Self::Nothing => {}
+            Self::Inserts(inserts) => {
                 for sql in inserts {
                     insert(session, &sql).await?;
                 }
             }
-            (Self::Statements(chunks), _) => {
+            Self::Statements(chunks) => {
                 for (sql, count) in chunks {
                     execute(session, &sql, count).await?;
                 }
             }
-            (Self::Nothing | Self::Load { .. }, _) => {}
         }
         Ok(Written::Whole)
     }
 }
 
-async fn load(session: &mut Session, table: &TablePlan, chunks: Vec<Bytes>, count: u64) -> Result<Written, SinkError> {
-    // The name is for the server's log alone: whatever it asks for, it gets these rows. With the character set `binary`
-    // bytes are taken as they are, which in columns of UTF-8 is text.
-    let sql = format!(
-        "LOAD DATA LOCAL INFILE 'forebay' INTO TABLE {} CHARACTER SET binary ({})",
-        table.quoted,
-        table.quoted_columns()
-    );
-    session.offer(chunks)?;
-    match session.answers(&sql, 1).await {
-        Ok(answers) => Ok(match answers.first() {
+/// Begins the transaction, moves the position, and has the rows loaded, which are encoded meanwhile.
+async fn load(open: &mut Open, table: &TablePlan, part: &str, batch: &Batch<'_>) -> Result<Written, SinkError> {
+    let Open { session, epoch, forms, .. } = open;
+    let field = |value: &Value<'_>, number: usize, out: &mut Vec<u8>| {
+        text::field(value, forms.get(number).copied().unwrap_or(Form::Text), out)
+    };
+    let (encoding, chunks) = encoding::encoder(table, batch.deliveries, field);
+    let loading = async {
+        fence(session, *epoch, part, batch).await?;
+        // The name is for the server's log alone: whatever it asks for, it gets these rows. With the character set `binary`
+        // bytes are taken as they are, which in columns of UTF-8 is text.
+        let sql = format!(
+            "LOAD DATA LOCAL INFILE 'forebay' INTO TABLE {} CHARACTER SET binary ({})",
+            table.quoted,
+            table.quoted_columns()
+        );
+        session.offer(chunks)?;
+        Ok::<_, SinkError>(session.answers(&sql, 1).await)
+    };
+    let (encoded, loaded) = encoding::beside(encoding, loading).await;
+    let loaded = loaded?;
+    match (encoded.transpose()?, loaded) {
+        (Some(count), Ok(answers)) => Ok(match answers.first() {
             Some(answer) if answer.warnings == 0 && answer.affected == count => Written::Whole,
             _ => Written::NotLoaded { ever: false },
         }),
-        Err(failure) if failure.code().is_some_and(|code| LOAD_REFUSED.contains(&code)) => {
+        (_, Err(failure)) if failure.code().is_some_and(|code| LOAD_REFUSED.contains(&code)) => {
             Ok(Written::NotLoaded { ever: true })
         }
-        Err(failure) => Err(failure.into()),
+        (_, Err(failure)) => Err(failure.into()),
+        (None, Ok(_)) => Err(Failure::Answer("rows that it has not got".to_owned()).into()),
     }
 }
 

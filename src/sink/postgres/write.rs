@@ -1,15 +1,17 @@
 //! One transaction: fence, rows, position and what is beyond it.
 
 use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::ops::Range;
 use std::pin::{Pin, pin};
 
 use bytes::{Bytes, BytesMut};
-use futures_lite::future::{poll_once, yield_now, zip};
+use futures_lite::future::{poll_once, zip};
 use futures_sink::Sink as _;
 use tokio_postgres::types::{Format, IsNull, ToSql, Type, to_sql_checked};
 use tokio_postgres::{Client, CopyInSink, Error, SimpleQueryMessage};
 
+use super::super::encoding::{self, Abandoned, Chunks};
 use super::super::mapping::{Mapping, Plan, StatementPlan, TablePlan, Value};
 use super::super::statement::literal;
 use super::super::{Batch, Claim, Delivery, SinkError};
@@ -19,14 +21,12 @@ use super::text::{self, Form};
 
 /// Statements that are on their way at once.
 const PIPELINED_MAX: usize = 256;
-/// Bytes of one message of COPY's data.
-const COPY_CHUNK_BYTES: usize = 64 * 1024;
 
 /// What goes over the wire for a batch. Parameters of statements are encoded before the transaction begins; the rows
 /// of a COPY on the way, while the server works on those that it has.
 enum Rows<'a> {
     Nothing,
-    Copy(CopyRows<'a>),
+    Copy(&'a TablePlan),
     Statements(Parameters),
 }
 
@@ -38,28 +38,35 @@ enum Rows<'a> {
 pub(super) async fn commit(open: &Open, plan: &Plan, part: &str, batch: Batch<'_>) -> Result<(), SinkError> {
     let rows = match plan {
         _ if batch.deliveries.is_empty() => Rows::Nothing,
-        Plan::Table(table) => Rows::Copy(CopyRows { table, forms: &open.forms, deliveries: batch.deliveries }),
+        Plan::Table(table) => Rows::Copy(table),
         Plan::Statement(plan) => Rows::Statements(Parameters::encode(plan, &open.forms, batch.deliveries)?),
     };
     let client = &open.session.client;
     let fence = fence_sql(open.epoch, part, &batch)?;
     let moved = async { client.simple_query(&fence).await.map(|messages| rows_of(&messages)) };
     match rows {
-        Rows::Copy(rows) => {
-            // COPY is announced together with the fence. That is safe: it writes nothing before its data are complete.
-            let (moved, copy) = zip(moved, client.copy_in::<_, Bytes>(&open.statement)).await;
-            if moved.map_err(|error| transient(&error))? != 1 {
-                drop(copy);
-                return Err(fenced(open, part, &batch).await);
-            }
-            let copy = copy.map_err(|error| transient(&error))?;
-            let finish = zip(merge(open), client.batch_execute("COMMIT"));
-            let (sent, (merged, commit)) = zip(rows.send(copy), finish).await;
-            match sent {
-                Ok(sent) => settle(client, (sent.and(merged), commit)).await,
-                // The server was told that the COPY fails, so the COMMIT behind it was a rollback.
-                Err(unfit) => commit.map_err(|error| transient(&error)).and(Err(unfit)),
-            }
+        Rows::Copy(table) => {
+            let field = |value: &Value<'_>, number, out: &mut Vec<u8>| copy_field(&open.forms, value, number, out);
+            let (encoding, chunks) = encoding::encoder(table, batch.deliveries, field);
+            let copying = async {
+                // COPY is announced together with the fence. That is safe: it writes nothing before its data are complete.
+                let (moved, copy) = zip(moved, client.copy_in::<_, Bytes>(&open.statement)).await;
+                if moved.map_err(|error| transient(&error))? != 1 {
+                    drop(copy);
+                    return Err(fenced(open, part, &batch).await);
+                }
+                let copy = copy.map_err(|error| transient(&error))?;
+                let finish = zip(merge(open), client.batch_execute("COMMIT"));
+                let (sent, (merged, commit)) = zip(send(chunks, copy), finish).await;
+                match sent {
+                    Ok(sent) => settle(client, (sent.and(merged), commit)).await,
+                    // The server was told that the COPY fails, so the COMMIT behind it was a rollback.
+                    Err(Abandoned) => commit.map_err(|error| transient(&error)),
+                }
+            };
+            let (encoded, copied) = encoding::beside(encoding, copying).await;
+            // Whether a value was unfit matters once the server is known to have nothing of the batch.
+            copied.and(encoded.transpose().map(drop))
         }
         Rows::Statements(parameters) => {
             if moved.await.map_err(|error| transient(&error))? != 1 {
@@ -166,52 +173,21 @@ async fn merge(open: &Open) -> Result<(), Error> {
     }
 }
 
-fn unfit(delivery: &Delivery<'_>, name: &str, unfit: text::Unfit) -> SinkError {
-    SinkError::Permanent { message: format!("record {}, value of {name}: {unfit}", delivery.sequence) }
-}
-
-/// The rows of a batch, for a COPY into a table.
-struct CopyRows<'a> {
-    table: &'a TablePlan,
-    forms: &'a [Form],
-    deliveries: &'a [Delivery<'a>],
-}
-
-impl CopyRows<'_> {
-    /// Sends the rows and hears what the server makes of them. The outer error is a value that fits its column in
-    /// no way; the COPY is then told to fail.
-    async fn send(&self, copy: CopyInSink<Bytes>) -> Result<Result<(), Error>, SinkError> {
-        let mut copy = pin!(copy);
-        let mut chunk = BytesMut::with_capacity(COPY_CHUNK_BYTES);
-        let mut row = Vec::new();
-        for delivery in self.deliveries {
-            let rows = self.table.mapping.rows(delivery)?;
-            for index in 0..rows.len() {
-                row.clear();
-                copy_row(self.table, self.forms, delivery, &rows.row(index)?, &mut row)?;
-                chunk.extend_from_slice(&row);
-                if chunk.len() >= COPY_CHUNK_BYTES
-                    && let Err(error) = send_chunk(copy.as_mut(), &mut chunk).await
-                {
-                    return Ok(Err(error));
-                }
-            }
-        }
-        if !chunk.is_empty()
-            && let Err(error) = send_chunk(copy.as_mut(), &mut chunk).await
-        {
+/// Sends the rows of a COPY as they come, and hears what the server makes of them. The outer error is that they are not to be
+/// kept; the COPY is then told to fail.
+async fn send(mut chunks: Chunks, copy: CopyInSink<Bytes>) -> Result<Result<(), Error>, Abandoned> {
+    let mut copy = pin!(copy);
+    while let Some(chunk) = chunks.recv().await {
+        let chunk = chunk?;
+        let sent = async {
+            poll_fn(|context| copy.as_mut().poll_ready(context)).await?;
+            copy.as_mut().start_send(chunk)
+        };
+        if let Err(error) = sent.await {
             return Ok(Err(error));
         }
-        Ok(copy.finish().await.map(|_| ()))
     }
-}
-
-async fn send_chunk(mut copy: Pin<&mut CopyInSink<Bytes>>, chunk: &mut BytesMut) -> Result<(), Error> {
-    std::future::poll_fn(|context| copy.as_mut().poll_ready(context)).await?;
-    copy.as_mut().start_send(chunk.split().freeze())?;
-    // The connection is a task of the same thread: it sends this chunk before the next one is made.
-    yield_now().await;
-    Ok(())
+    Ok(copy.finish().await.map(drop))
 }
 
 /// Appends the rows of a record as COPY's text. `forms` are those of the columns; a column without one is plain.
@@ -226,25 +202,12 @@ pub fn copy_rows(
     out: &mut Vec<u8>,
 ) -> Result<(), SinkError> {
     let rows = table.mapping.rows(delivery)?;
-    (0..rows.len()).try_for_each(|index| copy_row(table, forms, delivery, &rows.row(index)?, out))
+    let field = |value: &Value<'_>, number, out: &mut Vec<u8>| copy_field(forms, value, number, out);
+    (0..rows.len()).try_for_each(|index| encoding::append_row(table, delivery, &rows.row(index)?, field, out))
 }
 
-fn copy_row(
-    table: &TablePlan,
-    forms: &[Form],
-    delivery: &Delivery<'_>,
-    row: &[Value<'_>],
-    out: &mut Vec<u8>,
-) -> Result<(), SinkError> {
-    for (number, value) in row.iter().enumerate() {
-        if number > 0 {
-            out.push(b'\t');
-        }
-        let form = forms.get(number).copied().unwrap_or(Form::Plain);
-        text::copy_field(value, form, out).map_err(|why| unfit(delivery, &table.columns[number].0, why))?;
-    }
-    out.push(b'\n');
-    Ok(())
+fn copy_field(forms: &[Form], value: &Value<'_>, number: usize, out: &mut Vec<u8>) -> Result<(), text::Unfit> {
+    text::copy_field(value, forms.get(number).copied().unwrap_or(Form::Plain), out)
 }
 
 /// The parameters of a batch's statements, row after row.
@@ -272,7 +235,7 @@ impl Parameters {
                         let start = encoded.bytes.len();
                         let form = forms.get(number).copied().unwrap_or(Form::Plain);
                         let present = text::parameter(value, form, &mut encoded.bytes)
-                            .map_err(|why| unfit(delivery, &plan.parameters[number].0, why))?;
+                            .map_err(|why| encoding::unfit(delivery, &plan.parameters[number].0, &why))?;
                         present.then_some(start..encoded.bytes.len())
                     };
                     encoded.cells.push(cell);
