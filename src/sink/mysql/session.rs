@@ -9,7 +9,7 @@ use futures_lite::{StreamExt as _, stream};
 use mysql_async::prelude::{FromRow, FromValue, Queryable as _};
 use mysql_async::{Conn, DriverError, Error, Opts, OptsBuilder, Row, UrlError};
 
-use super::super::encoding::{Abandoned, Chunks};
+use super::super::encoding::Chunks;
 
 /// What our connections say of themselves in `performance_schema.session_connect_attrs`.
 const PROGRAM_NAME: &str = "forebay";
@@ -220,10 +220,12 @@ impl Session {
         Ok(connection.close(statement).await?)
     }
 
-    /// Has these chunks sent when the server next asks for the data of a LOAD DATA LOCAL.
+    /// Has these chunks sent when the server next asks for the data of a LOAD DATA LOCAL. The data end where they are abandoned:
+    /// of an error in their middle the driver would close the connection. Whoever abandons them must roll back.
     pub(super) fn offer(&mut self, mut chunks: Chunks) -> Result<(), Failure> {
-        let failed = |chunk: Result<Bytes, Abandoned>| chunk.map_err(|Abandoned| io::Error::other("abandoned"));
-        let data = stream::poll_fn(move |context| chunks.poll_recv(context).map(|chunk| chunk.map(failed)));
+        let data = stream::poll_fn(move |context| {
+            chunks.poll_recv(context).map(|chunk| chunk.and_then(Result::ok).map(Ok::<Bytes, io::Error>))
+        });
         self.connection()?.set_infile_handler(async move { Ok(data.boxed()) });
         Ok(())
     }
