@@ -2,7 +2,8 @@
 //!
 //! A batch takes three questions: the transaction is opened and fenced; only once the fence is known to have held are
 //! rows sent; only once all of them are known to have gone in as they were is COMMIT. The server would otherwise go on
-//! behind a fence that hit no row, and it only warns of some rows that it has changed or left out.
+//! behind a fence that hit no row, and it only warns of some rows that it has changed or left out. The rows of LOAD DATA are
+//! encoded meanwhile; what fits in no way is found on the way, and the transaction rolled back.
 //!
 //! While a call runs the session belongs to its future. A future that is dropped, or that ends in a transient error,
 //! takes the connection with it, so nothing half-open is ever continued.
