@@ -25,6 +25,8 @@ mod lanes;
 mod mapped;
 #[path = "sinks/mysql_only.rs"]
 mod mysql_only;
+#[path = "sinks/mysql_packets.rs"]
+mod mysql_packets;
 mod mysql_server;
 #[path = "sinks/mysql_tls.rs"]
 mod mysql_tls;

@@ -15,7 +15,7 @@ use super::{Delivery, SinkError};
 
 /// Bytes of a chunk with which it is sent. The server begins with the first one, so that should not be long in coming.
 const CHUNK_BYTES: usize = 16 * 1024;
-/// The longest message of a chunk: no server has a lower bound for what it takes.
+/// The longest message of a chunk, unless the server takes less.
 const CHUNK_BYTES_MAX: usize = 64 * 1024;
 /// Chunks that are encoded before the server takes them.
 const CHUNKS_AHEAD_MAX: usize = 64;
@@ -29,7 +29,7 @@ pub(super) struct Abandoned;
 pub(super) type Chunks = mpsc::Receiver<Result<Bytes, Abandoned>>;
 
 /// Encodes the rows of a batch when polled, and where the chunks of them come out. The future says how many rows they are;
-/// `field` appends a value, given the number of its column.
+/// `field` appends a value, given the number of its column. No chunk has more bytes than `message_bytes_max`.
 ///
 /// # Errors
 ///
@@ -37,14 +37,16 @@ pub(super) type Chunks = mpsc::Receiver<Result<Bytes, Abandoned>>;
 pub(super) fn encoder<U: Display>(
     table: &TablePlan,
     deliveries: &[Delivery<'_>],
+    message_bytes_max: usize,
     field: impl Fn(&Value<'_>, usize, &mut Vec<u8>) -> Result<(), U>,
 ) -> (impl Future<Output = Result<u64, SinkError>>, Chunks) {
-    let (chunks_in, chunks) = mpsc::channel(CHUNKS_AHEAD_MAX);
+    let (sender, chunks) = mpsc::channel(CHUNKS_AHEAD_MAX);
+    let chunks_in = ChunksIn { sender, message_bytes_max: message_bytes_max.clamp(1, CHUNK_BYTES_MAX) };
     let encoding = async move {
         let encoded = encode_rows(table, deliveries, field, &chunks_in).await;
         if encoded.is_err() {
             // Whoever takes nothing any more needs no word.
-            let _ = chunks_in.send(Err(Abandoned)).await;
+            let _ = chunks_in.sender.send(Err(Abandoned)).await;
         }
         encoded
     };
@@ -77,7 +79,7 @@ async fn encode_rows<U: Display>(
     table: &TablePlan,
     deliveries: &[Delivery<'_>],
     field: impl Fn(&Value<'_>, usize, &mut Vec<u8>) -> Result<(), U>,
-    chunks: &mpsc::Sender<Result<Bytes, Abandoned>>,
+    chunks: &ChunksIn,
 ) -> Result<u64, SinkError> {
     // The request that all rows wait for leaves first; it may be another task that sends it.
     yield_now().await;
@@ -89,12 +91,12 @@ async fn encode_rows<U: Display>(
             append_row(table, delivery, &rows.row(index)?, &field, &mut chunk)?;
             count += 1;
             if chunk.len() >= CHUNK_BYTES {
-                send(std::mem::replace(&mut chunk, Vec::with_capacity(2 * CHUNK_BYTES)), chunks).await;
+                chunks.send(std::mem::replace(&mut chunk, Vec::with_capacity(2 * CHUNK_BYTES))).await;
                 yield_now().await;
             }
         }
     }
-    send(chunk, chunks).await;
+    chunks.send(chunk).await;
     Ok(count)
 }
 
@@ -120,13 +122,21 @@ pub(super) fn append_row<U: Display>(
     Ok(())
 }
 
-/// A piece may end anywhere: servers join them. Whoever hears that nobody takes them any more is about to be dropped.
-async fn send(chunk: Vec<u8>, chunks: &mpsc::Sender<Result<Bytes, Abandoned>>) {
-    let mut rest = Bytes::from(chunk);
-    while !rest.is_empty() {
-        let piece = rest.split_to(rest.len().min(CHUNK_BYTES_MAX));
-        if chunks.send(Ok(piece)).await.is_err() {
-            return;
+/// Where the encoder puts its chunks.
+struct ChunksIn {
+    sender: mpsc::Sender<Result<Bytes, Abandoned>>,
+    message_bytes_max: usize,
+}
+
+impl ChunksIn {
+    /// A piece may end anywhere: servers join them. Whoever hears that nobody takes them any more is about to be dropped.
+    async fn send(&self, chunk: Vec<u8>) {
+        let mut rest = Bytes::from(chunk);
+        while !rest.is_empty() {
+            let piece = rest.split_to(rest.len().min(self.message_bytes_max));
+            if self.sender.send(Ok(piece)).await.is_err() {
+                return;
+            }
         }
     }
 }

@@ -163,8 +163,13 @@ enum Rows {
     Statements(Vec<(String, usize)>),
 }
 
+/// What of a message may be text, so that the server takes it.
+fn message_bytes_max(session: &Session) -> usize {
+    session.packet_bytes_max.saturating_sub(MESSAGE_OVERHEAD_BYTES)
+}
+
 fn encode(open: &Open, plan: &Plan, deliveries: &[Delivery<'_>]) -> Result<Rows, SinkError> {
-    let limit = open.session.packet_bytes_max.saturating_sub(MESSAGE_OVERHEAD_BYTES);
+    let limit = message_bytes_max(&open.session);
     match plan {
         _ if deliveries.is_empty() => Ok(Rows::Nothing),
         Plan::Table(table) => encode_inserts(table, &open.forms, deliveries, limit),
@@ -309,7 +314,7 @@ async fn load(open: &mut Open, table: &TablePlan, part: &str, batch: &Batch<'_>)
     let field = |value: &Value<'_>, number: usize, out: &mut Vec<u8>| {
         text::field(value, forms.get(number).copied().unwrap_or(Form::Text), out)
     };
-    let (encoding, chunks) = encoding::encoder(table, batch.deliveries, field);
+    let (encoding, chunks) = encoding::encoder(table, batch.deliveries, message_bytes_max(session), field);
     let loading = async {
         fence(session, *epoch, part, batch).await?;
         // The name is for the server's log alone: whatever it asks for, it gets these rows. With the character set `binary`

@@ -47,7 +47,7 @@ pub(super) async fn commit(open: &Open, plan: &Plan, part: &str, batch: Batch<'_
     match rows {
         Rows::Copy(table) => {
             let field = |value: &Value<'_>, number, out: &mut Vec<u8>| copy_field(&open.forms, value, number, out);
-            let (encoding, chunks) = encoding::encoder(table, batch.deliveries, field);
+            let (encoding, chunks) = encoding::encoder(table, batch.deliveries, usize::MAX, field);
             let copying = async {
                 // COPY is announced together with the fence. That is safe: it writes nothing before its data are complete.
                 let (moved, copy) = zip(moved, client.copy_in::<_, Bytes>(&open.statement)).await;
