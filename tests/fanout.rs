@@ -20,6 +20,8 @@ mod server;
 mod changes;
 #[path = "fanout/control.rs"]
 mod control;
+#[path = "fanout/kept.rs"]
+mod kept;
 #[path = "fanout/kills.rs"]
 mod kills;
 #[path = "fanout/letters.rs"]

@@ -282,6 +282,46 @@ fn a_service_that_asks_for_less_is_left_alone_and_costs_no_attempt() {
     server.stop();
 }
 
+/// Four requests are under way when the first of them is refused. The others are answered once forebay has noted that.
+#[test]
+fn a_service_that_asks_one_lane_for_a_pause_is_left_alone_by_all_of_them() {
+    const RETRY_AFTER: Duration = Duration::from_secs(1);
+    const LANES: usize = 4;
+    const RECORDS: usize = 20;
+    for rate in ["unlimited", "1000/s"] {
+        let count = AtomicUsize::new(0);
+        let upstream = UpstreamServer::start(move |_| match count.fetch_add(1, Ordering::SeqCst) {
+            0 => Reply::status(429).with("retry-after", &RETRY_AFTER.as_secs().to_string()).held(),
+            1..LANES => Reply::status(200).held(),
+            _ => Reply::status(200),
+        });
+        // A single attempt would do to give a record up.
+        let queue = format!(
+            "rate = \"{rate}\"\norder = \"none\"\nconcurrency = {LANES}\nbatch = {{ records_max = 1 }}\n\
+             retry = {{ backoff_ms_min = 1, backoff_ms_max = 50, attempts_max = 1 }}\n"
+        );
+        let site = site(&queue, &upstream.url(), "");
+        let server = site.start();
+        offer(&server, numbers(RECORDS));
+        assert_eq!(until_arrived(&upstream, LANES).len(), LANES);
+        upstream.let_go(1);
+        server.until_said("429 Too Many Requests");
+        upstream.let_go(LANES - 1);
+        until_drained(&server);
+        let arrivals = upstream.arrivals();
+        // However busy the machine is, it cannot make this shorter: the pause begins behind the refused request.
+        let early = arrivals[LANES..].iter().filter(|arrival| arrival.at.duration_since(arrivals[0].at) < RETRY_AFTER);
+        assert_eq!(early.map(id).collect::<Vec<_>>(), Vec::<u64>::new(), "{rate}: they came too early");
+        let mut ids: Vec<_> = arrivals.iter().map(id).collect();
+        ids.sort_unstable();
+        let refused = id(&arrivals[0]);
+        let wanted: Vec<_> = (0..RECORDS as u64).flat_map(|id| vec![id; if id == refused { 2 } else { 1 }]).collect();
+        assert_eq!(ids, wanted, "{rate}: only what was refused comes again");
+        assert_eq!(server.metric(LETTERS), 0);
+        server.stop();
+    }
+}
+
 #[test]
 fn nginx_that_limits_requests_gets_all_of_them_in_the_end() {
     let upstream = UpstreamServer::willing();

@@ -168,6 +168,31 @@ fn within_the_duplicate_window_kills_of_forebay_double_nothing() {
     server.stop();
 }
 
+/// The stream drops what has an id that it knows, and a ticket is the same in every sink of its queue.
+#[test]
+fn two_sinks_of_a_queue_may_publish_into_one_stream() {
+    let nats = shared();
+    nats.set_stream(&stream("both"));
+    let rest = "subject = \"both.{$queue}\"\n";
+    let other =
+        format!("[queues.orders.sinks.copy]\nrate = \"unlimited\"\ntype = \"nats\"\nurl = \"{}\"\n{rest}", nats.url());
+    let site = Site::new(&(sink(&nats.url(), rest) + &other));
+    let server = site.start();
+    let bodies: Vec<_> = (0..120).map(|line| format!("{{\"n\":{line}}}")).collect();
+    assert_eq!(server.client().post("orders", &[NDJSON], bodies.join("\n")).status, 202);
+    until_decided(&server);
+    let delivered = || server.metric("forebay_delivered_sequence{queue=\"orders\",sink=\"copy\"}");
+    eventually("the other sink's deliveries", || (delivered() == bodies.len() as u64).then_some(()));
+    let stored = nats.stored("both");
+    let of = |is_of_copy: bool| -> Vec<_> {
+        let is_of =
+            |message: &&nats_server::Stored| message.header("Nats-Msg-Id").unwrap().ends_with("/copy") == is_of_copy;
+        stored.iter().filter(is_of).map(|message| String::from_utf8(message.body.clone()).unwrap()).collect()
+    };
+    assert_eq!((of(false), of(true)), (bodies.clone(), bodies), "each once from each sink, and in order");
+    server.stop();
+}
+
 /// A client that connected again by itself would send what had waited behind what was lost.
 #[test]
 fn a_server_that_is_killed_has_each_message_once_and_in_order() {

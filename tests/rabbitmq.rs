@@ -22,7 +22,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use broker_certificates::make_certificates;
 use lapin::ExchangeKind;
-use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueuePurgeOptions};
+use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeleteOptions, QueuePurgeOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use rabbitmq_server::{PASSWORD_ENCODED, RabbitMqServer, Stored};
 use server::{Client, Server, Site, eventually};
@@ -197,6 +197,39 @@ fn records_wait_for_an_exchange_that_is_not_there_yet() {
     make_exchange(&rabbitmq, "later", "a");
     server.until_delivered(&ticket);
     assert_eq!(rabbitmq.stored("later").len(), 1);
+    server.stop();
+}
+
+/// Whatever is published meanwhile comes back, and the broker confirms it all the same.
+#[test]
+fn a_queue_that_is_deleted_under_way_is_waited_for_and_nothing_goes_nowhere() {
+    let rabbitmq = shared();
+    rabbitmq.make_queue("gone", &FieldTable::default());
+    let site = Site::new(&sink(&rabbitmq.url(), "routing_key = \"gone\"\n"));
+    let server = site.start();
+    let mut client = server.client();
+    server.until_delivered(&client.accept("orders", "{\"n\":0}"));
+    assert_eq!(bodies(rabbitmq.stored("gone")), ["{\"n\":0}"]);
+    rabbitmq.ask(async |channel| {
+        channel.queue_delete("gone".into(), QueueDeleteOptions::default()).await.unwrap();
+    });
+    // More than a batch, and than is under way at a time.
+    let lines: Vec<_> = (1..=150).map(|line| format!("{{\"n\":{line}}}")).collect();
+    assert_eq!(client.post("orders", &[NDJSON], lines.join("\n")).status, 202);
+    let retries = || server.metric("forebay_drain_retries_total{queue=\"orders\"}");
+    eventually("several attempts", || (retries() >= 3).then_some(()));
+    assert!(server.said("312 NO_ROUTE: exchange \"\" has no queue for routing key \"gone\""), "{}", server.log());
+    assert_eq!(server.metric("forebay_delivered_sequence{queue=\"orders\"}"), 1);
+    assert_eq!(reasons(&server), Vec::<String>::new());
+    rabbitmq.make_queue("gone", &FieldTable::default());
+    until_decided(&server);
+    // The queue may have come in the middle of a batch, so that the rest of it came first.
+    let mut arrived = bodies(rabbitmq.stored("gone"));
+    let mut wanted = lines;
+    arrived.sort();
+    wanted.sort();
+    assert_eq!(arrived, wanted, "each once");
+    assert_eq!(reasons(&server), Vec::<String>::new());
     server.stop();
 }
 

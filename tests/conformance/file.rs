@@ -96,6 +96,62 @@ fn a_line_that_was_cut_short_is_ended_and_a_file_that_was_moved_is_made_anew() {
     server.stop();
 }
 
+/// Another writer of the same file may be cut short at any time, not only before we open it.
+#[test]
+fn a_line_that_another_writer_leaves_unfinished_is_ended_before_the_next_one() {
+    let stage = Stage::<File>::new(Server::Own);
+    let server = stage.site.start();
+    let mut next = 0;
+    for _ in 0..3 {
+        next = post(&server, next..next + 1);
+        until_empty(&server);
+        let mut file = fs::File::options().append(true).open(stage.station.path()).unwrap();
+        file.write_all(b"{\"ticket\":\"of another wri").unwrap();
+    }
+    let end = post(&server, next..next + 1);
+    until_empty(&server);
+    stage.until_arrived(bodies(0..end), 0);
+    server.stop();
+    let text = fs::read_to_string(stage.station.path()).unwrap();
+    let torn = text.lines().filter(|line| arrival(line.as_bytes()).is_none());
+    assert_eq!(torn.collect::<Vec<_>>(), ["{\"ticket\":\"of another wri"; 3]);
+}
+
+/// Two queues, and lanes of one of them, each with a file of its own that it has opened.
+#[test]
+fn several_writers_of_one_file_tear_and_join_no_lines() {
+    const RECORDS: usize = 600;
+    let stage = Stage::<File>::new(Server::Own);
+    let sink = stage.station.sink() + "sync = \"never\"\n";
+    stage.configure(
+        "order = \"none\"\nconcurrency = 4\n",
+        &format!("{sink}[queues.others]\nrate = \"unlimited\"\nbatch = {{ records_max = 7 }}\n[queues.others.sink]\n{sink}"),
+    );
+    let server = stage.site.start();
+    // A batch is then some hundreds of pages, which the system does not write at once.
+    let padding = "x".repeat(30_000);
+    let mut client = server.client();
+    let wanted: Vec<_> = (0..RECORDS).map(|number| format!("{number:05}{padding}")).collect();
+    for lines in wanted.chunks(20) {
+        for queue in ["orders", "others"] {
+            assert_eq!(client.post(queue, &[NDJSON], lines.join("\n")).status, 202);
+        }
+    }
+    until_empty(&server);
+    let delivered = || server.metric("forebay_delivered_sequence{queue=\"others\"}");
+    eventually("the other queue's deliveries", || (delivered() == RECORDS as u64).then_some(()));
+    server.stop();
+    let text = fs::read(stage.station.path()).unwrap();
+    assert_eq!(text.last(), Some(&b'\n'));
+    let lines: Vec<_> = text[..text.len() - 1].split(|byte| *byte == b'\n').collect();
+    let odd: Vec<_> = lines.iter().filter(|line| arrival(line).is_none()).map(|line| line.len()).collect();
+    assert!(odd.is_empty(), "lines of these lengths are none of forebay's: {odd:?}");
+    let mut arrived: Vec<_> = lines.into_iter().map(|line| arrival(line).unwrap().body).collect();
+    arrived.sort();
+    let twice = wanted.iter().flat_map(|body| [body, body]);
+    assert!(arrived.iter().eq(twice.map(|body| body.as_bytes())), "{} lines", arrived.len());
+}
+
 /// A pipe cannot be synced, which is no reason not to write to it.
 #[test]
 fn a_named_pipe_gets_lines() {
