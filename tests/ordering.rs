@@ -77,3 +77,8 @@ fn lanes_are_added_beside_one_that_waits_for_a_locked_row() {
 fn lanes_that_cannot_be_added_hold_up_neither_records_nor_a_stop() {
     lanes::lanes_that_cannot_be_added_hold_up_neither_records_nor_a_stop();
 }
+
+#[test]
+fn lanes_that_come_while_others_end_keep_their_numbers() {
+    lanes::lanes_that_come_while_others_end_keep_their_numbers();
+}

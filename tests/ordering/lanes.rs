@@ -4,7 +4,7 @@ use serde_json::json;
 use tokio_postgres::{Client, NoTls};
 
 use crate::server::{Server, eventually};
-use crate::stage::{Kind, Stage, admin, metric, now, send, send_all, ticket};
+use crate::stage::{Kind, Stage, admin, metric, now, pause, resume, send, send_all, ticket};
 
 const KEYS: usize = 40;
 const RECORDS_OF_KEY: usize = 25;
@@ -151,4 +151,53 @@ pub fn lanes_that_cannot_be_added_hold_up_neither_records_nor_a_stop() {
     until_lanes(&server, 4);
     server.stop();
     stage.assert_all_in_order(3);
+}
+
+/// The lane to come has its number from when it was asked for; if others ended before it has its row, it would stand in the place of
+/// one of them.
+pub fn lanes_that_come_while_others_end_keep_their_numbers() {
+    let stage = Stage::new(Kind::Postgres, "rate = \"unlimited\"\norder = \"none\"\nbatch = { records_max = 5 }");
+    let server = stage.site.start();
+    let waits = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    let (mut last, mut sent) = (String::new(), 0);
+    let mut offer = |count: usize| {
+        last = send_all(&server, &[], (sent..sent + count).map(|number| format!("{number:05}")));
+        sent += count;
+        (last.clone(), sent)
+    };
+    change(&server, 4);
+    until_lanes(&server, 4);
+    for _ in 0..2 {
+        change(&server, 3);
+        until_lanes(&server, 3);
+        let of_lane = "SELECT FROM forebay_position WHERE part LIKE '%/lane-3' FOR UPDATE";
+        let session = Session::begin(stage.postgres_url(), of_lane);
+        change(&server, 4);
+        eventually("the admission that waits", || (!stage.rows(waits).is_empty()).then_some(()));
+        // Once it is paused, it has seen that one of its lanes is to end.
+        change(&server, 2);
+        pause(&server);
+        change(&server, 4);
+        resume(&server);
+        session.end();
+        until_lanes(&server, 4);
+        offer(200);
+    }
+    // And at any moment, under load.
+    for turn in 0..25 {
+        change(&server, [4, 1, 3, 2, 5][turn % 5]);
+        offer(20);
+    }
+    change(&server, 5);
+    let (last, sent) = offer(20);
+    until_lanes(&server, 5);
+    let mut bodies = stage.until_bodies(sent);
+    bodies.sort();
+    assert_eq!(bodies, (0..sent).map(|number| format!("{number:05}")).collect::<Vec<_>>());
+    server.until_delivered(&last);
+    assert!(stage.has_used_lanes());
+    server.stop();
+    stage.assert_all_in_order(sent as u64);
+    let lanes = "SELECT split_part(part, '/', 3) FROM forebay_position WHERE part LIKE '%/lane-%' ORDER BY 1";
+    assert_eq!(stage.rows(lanes).concat(), ["lane-1", "lane-2", "lane-3", "lane-4"]);
 }
