@@ -41,7 +41,10 @@ use forebay::progress::Progress;
 use forebay::record::{Attributes, Record, Sequence};
 use forebay::sink::{Batch, Delivery, Sink, SinkError};
 use futures_lite::future::poll_once;
-use lanes::{lanes_are_those_that_have_a_row, nothing_is_committed_where_another_lane_was_set_back};
+use lanes::{
+    a_queue_that_was_taken_over_is_not_taken_over_once_more, lanes_are_those_that_have_a_row,
+    nothing_is_committed_where_another_lane_was_set_back,
+};
 use mapped::{
     a_default_a_constant_and_what_is_required, a_statement_runs_for_each_element,
     an_array_has_bounds_and_may_be_required, an_ignored_conflict_keeps_the_first,
@@ -82,6 +85,7 @@ conformance!(
     what_is_beyond_must_make_sense,
     lanes_are_those_that_have_a_row,
     nothing_is_committed_where_another_lane_was_set_back,
+    a_queue_that_was_taken_over_is_not_taken_over_once_more,
     a_table_of_an_earlier_version_gets_the_column,
     any_text_arrives_as_it_was,
     hostile_names_and_values_stay_data,

@@ -7,6 +7,8 @@ use crate::station::{Moment, Server, Transactional};
 
 /// A stuck predecessor's lock is waited for that long.
 const TAKE_OVER_SOON: &str = "connect_timeout_ms = 1000\n";
+/// Far from what the others post.
+const NEVER_DELIVERED: usize = 1_000;
 
 /// A stage behind a proxy whose first records have arrived.
 fn running<S: Transactional>() -> (Stage<S>, Proxy, server::Server, usize) {
@@ -36,6 +38,9 @@ fn stop_at<S: Transactional>(moment: Moment) {
     thaw(&older);
     proxy.release();
     until_halted(&older);
+    // Whatever the older one has lost meanwhile, the younger one still has the position.
+    let next = post(&younger, next..next + 1);
+    until_empty(&younger);
     stage.until_arrived(bodies(0..next), 0);
     older.stop();
     younger.stop();
@@ -52,6 +57,28 @@ pub fn a_zombie_of_behind_its_fence_commits_nothing<S: Transactional>() {
 
 pub fn a_zombie_of_before_its_commit_commits_nothing<S: Transactional>() {
     stop_at::<S>(S::COMMIT);
+}
+
+/// A process that is woken without its connection makes a new one, and must not take over what another one has taken over
+/// meanwhile; here that one has not even moved the position.
+pub fn a_zombie_without_its_connection_leaves_the_other_one_alone<S: Transactional>() {
+    let (stage, proxy, older, next) = running::<S>();
+    freeze(&older);
+    proxy.cut();
+    let copy = copy_of(&stage.site, &(stage.station.sink() + TAKE_OVER_SOON));
+    let younger = copy.start();
+    younger.until_said("delivering to the sink from here on");
+    thaw(&older);
+    // Accepted, and never delivered: only a restart of the older one would.
+    post(&older, NEVER_DELIVERED..NEVER_DELIVERED + 1);
+    until_halted(&older);
+    older.until_said("another forebay has taken over this queue's position in the sink");
+    let next = post(&younger, next..next + 2);
+    until_empty(&younger);
+    stage.until_arrived(bodies(0..next), 0);
+    older.stop();
+    younger.stop();
+    stage.until_arrived(bodies(0..next), 0);
 }
 
 /// Cuts the connection at a moment, again and again.

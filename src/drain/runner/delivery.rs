@@ -294,7 +294,7 @@ impl<S: Scheduler> Lane<S> {
             return Ok(Attempt::Stopped);
         }
         // Whether the commit went through is for the row of this lane to say.
-        match self.take_over().await {
+        match self.take_over().await? {
             None => Ok(Attempt::Stopped),
             Some(found) if found == next && !is_planted(Bug::AssumeNotCommitted) => {
                 self.delivered(load, span, &known, next);

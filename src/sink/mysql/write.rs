@@ -39,17 +39,23 @@ enum Written {
     NotLoaded { ever: bool },
 }
 
-/// Commits a batch.
+/// Commits a batch, behind which the row has the epoch `next_epoch`.
 ///
 /// # Errors
 ///
 /// Of any kind; after anything but a transient one the session is outside of a transaction.
-pub(super) async fn commit(open: &mut Open, plan: &Plan, part: &str, batch: Batch<'_>) -> Result<(), SinkError> {
+pub(super) async fn commit(
+    open: &mut Open,
+    plan: &Plan,
+    part: &str,
+    batch: Batch<'_>,
+    next_epoch: i64,
+) -> Result<(), SinkError> {
     let mut loads = open.loads;
     loop {
         // What does not fit is found before anything is begun.
         let rows = encode(open, plan, loads, batch.deliveries)?;
-        fence(open, part, &batch).await?;
+        fence(open, part, &batch, next_epoch).await?;
         match rows.write(open, plan).await {
             Ok(Written::Whole) => return settle(open).await,
             // LOCAL makes the server leave out what it should refuse. INSERT tells what is wrong.
@@ -68,9 +74,9 @@ pub(super) async fn commit(open: &mut Open, plan: &Plan, part: &str, batch: Batc
 }
 
 /// Begins the transaction and moves the position. The server ends it if we fall silent within.
-async fn fence(open: &mut Open, part: &str, batch: &Batch<'_>) -> Result<(), SinkError> {
+async fn fence(open: &mut Open, part: &str, batch: &Batch<'_>, next_epoch: i64) -> Result<(), SinkError> {
     let silence = open.session.silence_seconds;
-    let update = fence_sql(open.epoch, part, batch)?;
+    let update = fence_sql((open.epoch, next_epoch), part, batch)?;
     let mut sql = format!("SET wait_timeout = {silence}; START TRANSACTION; {update}");
     sql.push_str(&witnesses_sql(batch.witnesses));
     let statements = if batch.witnesses.is_empty() { 3 } else { 4 };
@@ -89,12 +95,12 @@ async fn fence(open: &mut Open, part: &str, batch: &Batch<'_>) -> Result<(), Sin
     Err(fenced(open, part, batch).await)
 }
 
-fn fence_sql(epoch: i64, part: &str, batch: &Batch<'_>) -> Result<String, SinkError> {
+fn fence_sql((epoch, next_epoch): (i64, i64), part: &str, batch: &Batch<'_>) -> Result<String, SinkError> {
     let narrow = |sequence: u64| {
         i64::try_from(sequence).map_err(|error| SinkError::Transient(format!("sequence {sequence}: {error}")))
     };
     let (after, through) = (narrow(batch.after)?, narrow(batch.through)?);
-    let beyond = batch.beyond.map(beyond_sql).unwrap_or_default();
+    let beyond = batch.beyond.map(|bytes| beyond_sql(bytes, next_epoch)).unwrap_or_default();
     Ok(format!(
         "UPDATE forebay_position SET position = {through}{beyond} \
          WHERE part = {} AND epoch = {epoch} AND position = {after}",
@@ -114,8 +120,8 @@ fn witnesses_sql(witnesses: &[Claim]) -> String {
 }
 
 /// What the fence sets besides, if the column is to hold these bytes, NULL for none.
-fn beyond_sql(bytes: &[u8]) -> String {
-    let mut sql = ", epoch = epoch + 1, beyond = ".to_owned();
+fn beyond_sql(bytes: &[u8], next_epoch: i64) -> String {
+    let mut sql = format!(", epoch = {next_epoch}, beyond = ");
     if bytes.is_empty() {
         sql.push_str("NULL");
     } else {
