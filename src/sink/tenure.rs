@@ -108,6 +108,15 @@ impl State {
         }
     }
 
+    /// A success.
+    fn holding(self, epoch: i64) -> Self {
+        let reach = match self {
+            Self::New => epoch,
+            Self::Trying { reach, .. } | Self::Held { reach, .. } => reach.max(epoch),
+        };
+        Self::Held { epoch, reach }
+    }
+
     /// The last epoch that it knows to have been there.
     fn known(self) -> i64 {
         match self {
@@ -141,10 +150,11 @@ impl Part {
         Ok(next)
     }
 
-    /// The row was taken over with this epoch, as is known to us.
+    /// Its row was taken over with this epoch, as is known to us. Only of the first row that is kept in mind.
     pub fn hold(&self, epoch: i64) {
         if self.is_first() {
-            *self.tenure.state() = State::Held { epoch, reach: epoch };
+            let mut state = self.tenure.state();
+            *state = state.holding(epoch);
         }
     }
 

@@ -81,8 +81,9 @@ impl<S: Scheduler> Lane<S> {
     /// Lets another lane take its row over, as the first lane that can say that this drain is the one that delivers. `None` if a
     /// stop came first.
     ///
-    /// It says so before, since a drain that is fenced without knowing it must not fence the lanes of the other; if it comes to be
-    /// between the two, the take-over is refused. It says so again, as a start does: whoever took the first row over before there was a row of the new lane has not asked for that.
+    /// It says so before, since a drain that is fenced without knowing it must not fence the lanes of the other; if it is fenced
+    /// between the two, the take-over is refused. It says so again, as a start does: whoever took the first row over before there
+    /// was a row of the new lane has not asked for that.
     async fn admit(&mut self, mut lane: Box<Self>) -> Result<Option<Result<Box<Self>, SinkError>>, DrainError> {
         // From here on every transaction raises its epoch, by which others can tell what they speak for.
         self.shared.state().expect_claim(lane.number);
