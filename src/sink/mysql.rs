@@ -106,6 +106,7 @@ impl Mysql {
         let outcome = within(self.commit_timeout, committing).await?;
         if outcome.is_ok() {
             open.epoch = next_epoch;
+            self.part.hold(next_epoch);
         }
         if !matches!(outcome, Err(SinkError::Transient(_))) {
             self.open = Some(open);

@@ -108,6 +108,7 @@ impl Postgres {
         let outcome = within(self.commit_timeout, committing).await?;
         if outcome.is_ok() {
             open.epoch = next_epoch;
+            self.part.hold(next_epoch);
         }
         if !matches!(outcome, Err(SinkError::Transient(_))) {
             self.open = Some(open);

@@ -255,6 +255,7 @@ impl Redis {
             .ok_or_else(|| transient(format!("the server's answer is none of ours: {answer:?}")))
             .and_then(|outcome| self.settled(commands, &batch, epoch, outcome));
         if settled.is_ok() {
+            self.part.hold(next_epoch);
             self.replicate(&mut open.session).await?;
             open.epoch = next_epoch;
         }

@@ -153,6 +153,7 @@ impl Sqlite {
             settled => {
                 if settled.is_ok() {
                     open.epoch = next_epoch;
+                    self.part.hold(next_epoch);
                 }
                 self.open = Some(open);
                 settled

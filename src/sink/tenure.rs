@@ -9,10 +9,9 @@
 //! **An epoch says whose it is.** Its upper bits count, and its lowest [`OWNER_BITS`] are the owner: a random number that each
 //! process draws for each of its parts. A take-over writes the next count with its own owner; a batch that raises the epoch writes
 //! the next count and leaves the owner. So epochs rise, and the owner in a row is that of the process that has taken it over last.
-//! A process whose take-over is known to have gone through with the epoch H finds one of these later on:
+//! A process that knows that its last take-over or batch has left the epoch H there finds one of these later on:
 //!
-//! - At most H. No take-over has come after ours, since epochs rise: the row is as we left it, or the database was set back, which
-//!   positions decide.
+//! - At most H. No take-over has come after ours, since epochs rise: the row is as we left it, or the database was set back.
 //! - More, with our owner. It is ours, whether or not we have heard so: the answer to a take-over or to a batch was lost. That a
 //!   stranger wrote the same count behind an attempt of ours that came to nothing is no matter, since its owner is another. But
 //!   a machine that was copied with its memory is two processes with one owner, so what is above all that this process has ever tried
@@ -31,9 +30,14 @@
 //! lock of the other row is held. If it is ours then, whoever takes it over later comes to the other row after us. If
 //! somebody had come to the other row before us, the first row was theirs by then, and we see it.
 //!
+//! **A row that was set back** to before what this process knows of it is refused too if its queue may have lanes. The others go on
+//! speaking for what was delivered as long as the row has the epoch that they know of, and take-overs whose answers are lost would
+//! raise it to that again. A queue of one row goes on if its position is where it was.
+//!
 //! Epochs of forebays before this have counts in their lowest bits too. Any number can be taken over by a process that starts, and the
 //! epoch behind it is above it. After 2⁴³ take-overs and batches a row can be taken over no more: 270 years of a thousand each second.
 
+use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::{Batch, Part, SinkError};
@@ -50,6 +54,9 @@ pub(super) struct Tenure {
     /// Below [`COUNT_STEP`].
     owner: i64,
     state: Mutex<State>,
+    /// The epoch of each row but the first, as was last known, by its part: of lanes, of which there are
+    /// [`CONCURRENCY_MAX`](crate::limits::CONCURRENCY_MAX) at most but for those of earlier lives, and redrives.
+    others: Mutex<BTreeMap<String, i64>>,
 }
 
 /// What it knows of the first row.
@@ -66,7 +73,7 @@ enum State {
     },
     /// It has taken it over.
     Held {
-        /// With this epoch, the last time.
+        /// The epoch that is known to have been there last.
         epoch: i64,
         /// The highest epoch that it has tried to write.
         reach: i64,
@@ -77,11 +84,15 @@ impl Tenure {
     /// A tenure that has not begun, with an owner made of a random number.
     pub(super) fn new(random: u64) -> Self {
         let owner = i64::try_from(random >> (u64::BITS - OWNER_BITS)).unwrap_or_default();
-        Self { owner, state: Mutex::new(State::New) }
+        Self { owner, state: Mutex::new(State::New), others: Mutex::default() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn others(&self) -> MutexGuard<'_, BTreeMap<String, i64>> {
+        self.others.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -133,9 +144,17 @@ impl Part {
     ///
     /// # Errors
     ///
-    /// [`SinkError::Fenced`] if another process has taken the queue over since this one has; nothing may be written then.
+    /// [`SinkError::Fenced`] if another process has taken the queue over since this one has, or the row was set back; nothing may
+    /// be written then.
     pub fn succeed(&self, found: i64, first: i64) -> Result<i64, SinkError> {
         let mut state = self.tenure.state();
+        let known = if self.is_first() { Some(state.known()) } else { self.tenure.others().get(&self.id).copied() };
+        if let Some(known) = known.filter(|known| self.reorders && found < *known) {
+            return Err(SinkError::Fenced(format!(
+                "{} had come to epoch {known}, the sink says epoch {found}",
+                self.id
+            )));
+        }
         if state.is_strangers(self.tenure.owner, first) {
             let (row, known) = (self.first().unwrap_or(&self.id), state.known());
             return Err(SinkError::Fenced(format!("{row}: we knew of epoch {known}, the sink says epoch {first}")));
@@ -150,11 +169,13 @@ impl Part {
         Ok(next)
     }
 
-    /// Its row was taken over with this epoch, as is known to us. Only of the first row that is kept in mind.
+    /// Its row has this epoch, as is known to us: a take-over or a batch has gone through.
     pub fn hold(&self, epoch: i64) {
         if self.is_first() {
             let mut state = self.tenure.state();
             *state = state.holding(epoch);
+        } else {
+            self.tenure.others().insert(self.id.clone(), epoch);
         }
     }
 
@@ -310,6 +331,32 @@ mod tests {
         // They change nothing of what is known of the first one.
         lane(&younger).hold(i64::MAX);
         take_over(&younger, &mut first).unwrap();
+    }
+
+    #[test]
+    fn a_row_that_others_speak_for_is_not_taken_over_where_it_was_set_back() {
+        let first_of = |reorders| Part::new("orders".to_owned(), None, "orders/1".to_owned(), reorders, 0);
+        let (strict, ours, mut row) = (first_of(false), first_of(true), 0);
+        take_over(&ours, &mut row).unwrap();
+        let before = row;
+        row = ours.epoch_behind(&raising(), row);
+        ours.hold(row);
+        assert!(is_fenced(&ours.succeed(before, before)));
+        take_over(&ours, &mut row).unwrap();
+        let lane = ours.subpart(Subpart::Lane(1));
+        let taken = lane.succeed(0, row).unwrap();
+        lane.hold(taken);
+        // One that is opened anew knows of it too, whether the row is older or not there.
+        let again = ours.subpart(Subpart::Lane(1));
+        assert!(is_fenced(&again.succeed(taken - 1, row)) && is_fenced(&again.succeed(0, row)));
+        again.succeed(taken, row).unwrap();
+        ours.subpart(Subpart::Lane(2)).succeed(0, row).unwrap();
+        // One row alone says all by its position.
+        strict.hold(row);
+        strict.succeed(before, before).unwrap();
+        let redrive = ours.subpart(Subpart::Redrive("a"));
+        redrive.hold(row);
+        redrive.succeed(0, row).unwrap();
     }
 
     #[test]

@@ -60,7 +60,7 @@ struct Part {
     holder: Option<Holder>,
 }
 
-/// A life of a drain, by its number, and when it has taken the first row over, counted in take-overs.
+/// A life of a drain, by its number, and since when it has had the first row, counted in take-overs.
 #[derive(Clone, Copy)]
 struct Holder {
     life: u64,
@@ -147,6 +147,7 @@ pub struct Database {
     lives: u64,
     /// Take-overs that have come as far as the rows.
     take_overs: u64,
+    was_set_back: bool,
 }
 
 pub type Shared = Arc<Mutex<Database>>;
@@ -175,6 +176,7 @@ impl Database {
             next_number: 0,
             lives: 0,
             take_overs: 0,
+            was_set_back: false,
         };
         database.add_site();
         database
@@ -236,6 +238,7 @@ impl Database {
 
     /// The backup is restored.
     pub fn set_back(&mut self) {
+        self.was_set_back = true;
         self.parts.clone_from(&self.kept);
         self.transactions.clear();
         for (number, part) in self.parts.iter().enumerate() {
@@ -404,7 +407,7 @@ impl Database {
             return Err(SinkError::Transient("the connection broke before the epoch was raised".to_owned()));
         }
         self.parts[number].lane(lane).epoch = epoch;
-        if lane == 0 {
+        if lane == 0 && self.parts[number].holder.is_none_or(|holder| holder.life != from.number) {
             self.parts[number].holder = Some(Holder { life: from.number, since: self.take_overs });
         }
         let progress = self.parts[number].lane(lane).progress();
@@ -449,6 +452,7 @@ impl Database {
         let outcome = row.succeed(found, first);
         match &outcome {
             Err(SinkError::Fenced(_)) if is_over => self.must_halt(from.site, from.part, "take-over refused"),
+            Err(SinkError::Fenced(_)) if self.was_set_back => self.must_halt(from.site, from.part, "drain fenced"),
             Err(error) => self.model.complain(format!("part {}: a take-over was refused: {error}", from.part)),
             Ok(_) if is_over => {
                 let what = "a drain takes over once more what another one has taken over since";
@@ -559,6 +563,7 @@ impl Sink for Connection {
             let outcome = self.database().finish(number, fate);
             if outcome.is_ok() {
                 self.epoch = next_epoch;
+                self.row.hold(next_epoch);
             }
             outcome
         })
