@@ -189,7 +189,13 @@ impl Redis {
         self.commands.as_ref().map_err(|why| transient(why.clone()))?;
         let (mut session, mut seen) = self.connect().await?;
         for _ in 0..limits::REDIS_TAKE_OVERS_MAX {
-            let epoch = self.part.succeed(epoch_of(&seen.own)?, epoch_of(&seen.first)?)?;
+            let epoch = match self.part.succeed(epoch_of(&seen.own)?, epoch_of(&seen.first)?) {
+                Ok(epoch) => epoch,
+                Err(refused) => {
+                    self.write_nothing(&mut session).await?;
+                    return Err(refused);
+                }
+            };
             let request = script::take_over(&self.row, &self.first_field, &seen, epoch);
             let asked = within(self.commit_timeout, session.ask::<Vec<Vec<u8>>>(&request)).await?;
             if let [position, beyond] = asked.map_err(|error| session.failed(&error))?.as_slice() {
@@ -205,6 +211,14 @@ impl Redis {
             seen = self.look(&mut session).await?.map_err(|error| session.failed(&error))?;
         }
         Err(transient(format!("{}: the epochs have changed whenever they were to be raised", self.part.id)))
+    }
+
+    /// Fails where nothing can be written: a replica may have what was so some time ago, and must not be what halts a queue.
+    async fn write_nothing(&self, session: &mut Session) -> Result<(), SinkError> {
+        let mut delete = redis::cmd("HDEL");
+        delete.arg(&self.row.key).arg("");
+        let asked = within(self.commit_timeout, session.ask::<u64>(&delete)).await?;
+        asked.map(|_| ()).map_err(|error| session.failed(&error))
     }
 
     /// Waits until enough replicas have everything that this connection has written.
