@@ -147,6 +147,7 @@ pub struct Database {
     lives: u64,
     /// Take-overs that have come as far as the rows.
     take_overs: u64,
+    /// Whether the backup was restored.
     was_set_back: bool,
 }
 
@@ -440,13 +441,14 @@ impl Database {
         Ok((epoch, progress))
     }
 
-    /// The epoch with which a row is taken over. A drain must be refused once another one has come after it, and at no other time.
+    /// The epoch with which a row is taken over. A drain must be refused once another one has come after it, and
+    /// at no other time, unless the database was set back.
     fn succeed(&mut self, from: &Life, (row, lane): (&sink::Part, usize)) -> Result<i64, SinkError> {
         let part = &mut self.parts[from.part];
         let (first, found) = (part.lane(0).epoch, part.lane(lane).epoch);
         self.take_overs += 1;
-        let tried_at = if lane == 0 { *from.tried_at.get_or_init(|| self.take_overs) } else { 0 };
-        let tried_at = from.tried_at.get().copied().unwrap_or(tried_at);
+        // The first row is always the first that is taken over.
+        let tried_at = *from.tried_at.get_or_init(|| self.take_overs);
         let has_come_after = |holder: Holder| holder.life != from.number && holder.since > tried_at;
         let is_over = part.holder.is_some_and(has_come_after);
         let outcome = row.succeed(found, first);
