@@ -6,7 +6,7 @@ use tokio_postgres::types::{Kind, Type};
 use tokio_postgres::{Client, Error, Statement};
 
 use super::super::mapping::{Plan, TablePlan};
-use super::super::statement::{named, quoted};
+use super::super::statement::{literal, named, quoted};
 use super::super::{Part, SinkError};
 use super::session::{APPLICATION_NAME, Session, describe, is_lock_timeout};
 use super::text::Form;
@@ -190,13 +190,12 @@ fn form(kind: &Type) -> Form {
 /// back and an attempt of the past cannot raise the epoch over a later one's.
 async fn raise_epoch(client: &Client, part: &Part, patience: Duration) -> Result<Result<i64, SinkError>, Error> {
     let ms = patience.as_millis().clamp(1, 0x7fff_ffff);
-    client.batch_execute(&format!("BEGIN; SET LOCAL lock_timeout = {ms}")).await?;
-    client
-        .execute(
-            "INSERT INTO forebay_position (part, epoch, position) VALUES ($1, 0, 0) ON CONFLICT DO NOTHING",
-            &[&part.id],
-        )
-        .await?;
+    let row = literal(&part.id);
+    let begin = format!(
+        "BEGIN; SET LOCAL lock_timeout = {ms}; \
+         INSERT INTO forebay_position (part, epoch, position) VALUES ({row}, 0, 0) ON CONFLICT DO NOTHING"
+    );
+    client.batch_execute(&begin).await?;
     let epoch = "SELECT epoch FROM forebay_position WHERE part = $1";
     let found = client.query_one(&format!("{epoch} FOR UPDATE"), &[&part.id]).await?.try_get(0)?;
     let first = match part.first() {
@@ -214,7 +213,7 @@ async fn raise_epoch(client: &Client, part: &Part, patience: Duration) -> Result
             return Ok(Err(refused));
         }
     };
-    client.execute("UPDATE forebay_position SET epoch = $2 WHERE part = $1", &[&part.id, &next]).await?;
+    client.batch_execute(&format!("UPDATE forebay_position SET epoch = {next} WHERE part = {row}")).await?;
     client.batch_execute("COMMIT").await?;
     Ok(Ok(next))
 }
