@@ -106,7 +106,7 @@ async fn deliver(server: &RedisServer, tickets: &[String], body: &[u8], argument
         connect_timeout_ms: 10_000,
         commit_timeout_ms: 60_000,
     };
-    let part = Part { queue: "q".to_owned(), sink: None, id: "q/1".to_owned(), reorders: false };
+    let part = Part::new("q".to_owned(), None, "q/1".to_owned(), false, 0);
     let mut sink = open(&sink, part, Path::new("/nonexistent"));
     sink.take_over().await.unwrap();
     let record = Record {

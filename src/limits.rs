@@ -199,6 +199,8 @@ pub const REDIS_BATCH_VALUES_MAX: usize = 1_000_000;
 pub const REDIS_BATCH_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// How often a cluster may send a connection to another of its nodes (fixed).
 pub const REDIS_REDIRECTS_MAX: usize = 3;
+/// How often a take-over writes and looks anew where an epoch has changed between its look and its write (fixed).
+pub const REDIS_TAKE_OVERS_MAX: usize = 16;
 /// What `min_replicas` may be (fixed).
 pub const REDIS_MIN_REPLICAS_MAX: u64 = 16;
 /// Requests of one batch that an HTTP service is sent at once.

@@ -53,6 +53,8 @@ pub enum Bug {
     WaitForJournal,
     /// A drain that was fenced takes the position over again.
     TakeBackWhenFenced,
+    /// A drain that another process has taken over meanwhile takes the position over again when its connection is lost.
+    TakeOverAgain,
     /// A producer looks at the bell without a fence behind its push.
     RingWithoutFence,
     /// The journal looks at the rings without a fence behind the arming of the bell.
@@ -93,7 +95,7 @@ pub enum Bug {
 
 impl Bug {
     /// Those that the simulation must find.
-    pub const SIMULATED: [Self; 30] = [
+    pub const SIMULATED: [Self; 31] = [
         Self::AcknowledgeBeforeSync,
         Self::RetryFailedSync,
         Self::AcceptStaleBatch,
@@ -117,6 +119,7 @@ impl Bug {
         Self::IgnoreInFlightMax,
         Self::WaitForJournal,
         Self::TakeBackWhenFenced,
+        Self::TakeOverAgain,
         Self::ForgetBeyond,
         Self::OvertakeKey,
         Self::ForgetLanes,

@@ -29,7 +29,7 @@ use crate::ingress::{Door, Executor, ExecutorError};
 use crate::journal::directory::{DataDirectory, DirectoryError};
 use crate::journal::format::BATCH_HEADER_BYTES;
 use crate::journal::maintenance::{Chore, Maintenance};
-use crate::journal::platform::System;
+use crate::journal::platform::{Platform as _, System};
 use crate::journal::pool::Pool;
 use crate::journal::recovery::RecoveryError;
 use crate::journal::writer::{QueueLog, Writer};
@@ -337,19 +337,20 @@ fn start_drain(
     cpus: &CpuSet,
 ) -> Result<JoinHandle<()>, StartError> {
     let runtime = current_thread_runtime()?;
-    let runners: Vec<Runner> = drains
+    let runners = drains
         .into_iter()
         .map(|parts| {
             let (queue, outlet) = (&parts.queue.name, &parts.outlet);
             let reorders = outlet.config.ordering.is_reordering();
             let id = directory.identity.part(queue, outlet.name.as_deref());
-            let part = Part { queue: queue.clone(), sink: outlet.name.clone(), id, reorders };
+            let random = System.random().map_err(system("random numbers"))?;
+            let part = Part::new(queue.clone(), outlet.name.clone(), id, reorders, random);
             let (config, data_dir) = (outlet.config.sink.clone(), data_dir.to_owned());
             let sink = sink::open(&config, part.clone(), &data_dir);
             let open = Box::new(move |subpart: Subpart<'_>| sink::open(&config, part.subpart(subpart), &data_dir));
-            parts.runner(sink, open, stop.clone())
+            Ok(parts.runner(sink, open, stop.clone()))
         })
-        .collect();
+        .collect::<Result<Vec<Runner>, StartError>>()?;
     spawn("drain", cpus, move || {
         // A departure that is late for want of a core is lost for good: making it up would break the rate.
         scheduling::run_promptly();

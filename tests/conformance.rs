@@ -63,6 +63,8 @@ macro_rules! group {
         cases!($station, moments::a_zombie_of_before_its_transaction_commits_nothing);
         cases!($station, moments::a_zombie_of_behind_its_fence_commits_nothing);
         cases!($station, moments::a_zombie_of_before_its_commit_commits_nothing);
+        cases!($station, moments::a_zombie_without_its_connection_leaves_the_other_one_alone);
+        cases!($station, moments::a_zombie_that_is_to_have_more_lanes_takes_none);
         cases!($station, moments::a_commit_that_never_got_there_is_repeated);
         cases!($station, moments::a_commit_whose_answer_was_lost_is_not_repeated);
         cases!($station, moments::a_batch_that_was_cut_behind_its_fence_is_repeated);

@@ -87,6 +87,11 @@ impl Stage {
     }
 
     pub fn sink_of(&self, part: &str) -> Box<dyn Sink> {
+        self.sink_for(&part_of(part))
+    }
+
+    /// A sink for a part that somebody else has made.
+    pub fn sink_for(&self, part: &Part) -> Box<dyn Sink> {
         let sink = config::Sink {
             kind: KINDS.into_iter().find(|kind| kind.name == "redis").unwrap(),
             url: self.url.clone(),
@@ -95,9 +100,7 @@ impl Stage {
             connect_timeout_ms: self.commit_timeout_ms,
             commit_timeout_ms: self.commit_timeout_ms,
         };
-        let name = part.split('/').find_map(|segment| segment.strip_prefix("sink-")).map(str::to_owned);
-        let part = Part { queue: "q".to_owned(), sink: name, id: part.to_owned(), reorders: true };
-        open(&sink, part, Path::new("/nonexistent"))
+        open(&sink, part.clone(), Path::new("/nonexistent"))
     }
 
     /// What `forebay check` would say.
@@ -114,6 +117,12 @@ impl Stage {
         let fields: Vec<String> = self.server.ask(&["HKEYS", "forebay:position:q/1"]);
         fields.iter().filter(|field| field.starts_with("applied/")).count()
     }
+}
+
+/// A part as another process has it each time.
+pub fn part_of(id: &str) -> Part {
+    let name = id.split('/').find_map(|segment| segment.strip_prefix("sink-")).map(str::to_owned);
+    Part::new("q".to_owned(), name, id.to_owned(), true, getrandom::u64().unwrap())
 }
 
 pub fn record(body: &[u8]) -> Record<'_> {

@@ -92,6 +92,7 @@ conformance!(
     beyond::a_table_of_an_earlier_version_gets_the_column,
     lanes::lanes_are_those_that_have_a_row,
     lanes::nothing_is_committed_where_another_lane_was_set_back,
+    lanes::a_queue_that_was_taken_over_is_not_taken_over_once_more,
     streamed::a_large_batch_goes_whole_or_not_at_all,
     streamed::a_large_batch_of_an_older_owner_is_fenced,
     mapped::types_convert_what_they_are_given,

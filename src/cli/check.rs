@@ -43,8 +43,9 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     for (queue, name, outlet) in mains.chain(others) {
         let place = name.map_or_else(|| format!("queue {queue}"), |name| format!("queue {queue}, sink {name}"));
         let id = name.map_or_else(|| format!("{queue}/check"), |name| format!("{queue}/check/sink-{name}"));
-        let part =
-            Part { queue: queue.clone(), sink: name.map(str::to_owned), id, reorders: outlet.ordering.is_reordering() };
+        let reorders = outlet.ordering.is_reordering();
+        // It is not taken over, so nobody has to be told from others.
+        let part = Part::new(queue.clone(), name.map(str::to_owned), id, reorders, 0);
         // `serve` makes the data directory; until then, a database in it is an empty one anywhere.
         let home = nearest_existing(&config.data_dir).unwrap_or_else(|| config.data_dir.clone());
         let mut sink = sink::open(&outlet.sink, part, &home);

@@ -342,7 +342,7 @@ impl<S: Scheduler> Runner<S> {
         loop {
             // The first lane's row comes first and is looked at last: of two processes that start at the same time, one finds
             // the other's lanes, or is fenced itself.
-            let Some(mut progress) = first.take_over().await else { return Ok(None) };
+            let Some(mut progress) = first.take_over().await? else { return Ok(None) };
             first.said = Arc::new(progress.clone());
             // At once: by the time that all lanes are asked, the journal may have come to the same number with other records.
             check_ahead(queue, &progress)?;
@@ -357,7 +357,7 @@ impl<S: Scheduler> Runner<S> {
                 }
             };
             for lane in others.iter_mut() {
-                let Some(said) = lane.take_over().await else { return Ok(None) };
+                let Some(said) = lane.take_over().await? else { return Ok(None) };
                 check_ahead(queue, &said)?;
                 progress.merge(&said);
                 lane.said = Arc::new(said);
@@ -365,7 +365,7 @@ impl<S: Scheduler> Runner<S> {
             for number in found.iter().copied().filter(|number| *number as usize >= count) {
                 let waiter = Waiter::new(shared, waiter.stop.clone());
                 let mut former = Lane::new(number as usize, open(Subpart::Lane(number)), waiter);
-                let Some(said) = former.take_over().await else { return Ok(None) };
+                let Some(said) = former.take_over().await? else { return Ok(None) };
                 check_ahead(queue, &said)?;
                 progress.merge(&said);
             }

@@ -173,7 +173,7 @@ mod tests {
     }
 
     fn kept(carrier: Picky, directory: &Path) -> Kept<Picky> {
-        let part = Part { queue: "orders".to_owned(), sink: None, id: "orders/1".to_owned(), reorders: false };
+        let part = Part::new("orders".to_owned(), None, "orders/1".to_owned(), false, 0);
         let positions = Sqlite::of_positions(directory.join("positions.db"), part, Duration::from_mins(1));
         Kept { carrier, positions, outcome: Outcome::default() }
     }

@@ -14,6 +14,8 @@
 //! had delivered it; what is delivered is the union of all rows. A database that was set back may have a lane's row as that lane
 //! left it and not the rows that it speaks of, so a lane's fence looks at the epochs of the others too ([`Claim`]).
 //!
+//! A process that another one has taken over finds that out when it takes over once more, and is refused ([`tenure`]).
+//!
 //! A sink that cannot keep our position keeps nothing of it: its [`Carrier`](kept::Carrier) only takes records, each at least
 //! once, and [`kept`] has the position in a file of the data directory.
 //!
@@ -36,12 +38,14 @@ mod rabbitmq;
 mod redis;
 mod sqlite;
 mod statement;
+mod tenure;
 
 use std::future::Future;
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use self::tenure::Tenure;
 use crate::config::{self, SinkKind};
 use crate::limits::RETRY_AFTER_MS_MAX;
 use crate::progress::{Progress, ProgressError};
@@ -134,7 +138,8 @@ pub trait Sink: Send {
     /// Connects if need be, creates forebay's own tables if they are missing, fences
     /// every earlier owner by raising the epoch, and returns what of this part is committed:
     /// nothing for a new one. Called at the start and after every transient error; what a
-    /// broken connection left behind is then decided.
+    /// broken connection left behind is then decided. [`SinkError::Fenced`] if another process has taken over
+    /// the queue since this one has ([`Part::succeed`]).
     fn take_over(&mut self) -> SinkFuture<'_, Progress>;
 
     /// The lanes of this part, from 1 on, that have a row, in order; some may be of a life that had more of them. Needs
@@ -165,6 +170,9 @@ pub struct Part {
     pub id: String,
     /// Whether it may deliver out of order. The table of positions must then have its column `beyond`.
     pub reorders: bool,
+    /// The part whose row shows who holds this one; `None` for that one itself.
+    first: Option<String>,
+    tenure: Arc<Tenure>,
 }
 
 /// What of a queue has a position of its own beside that of its first lane.
@@ -180,6 +188,18 @@ pub enum Subpart<'a> {
 const LANE: &str = "/lane-";
 
 impl Part {
+    /// A part that this process has not taken over yet. `random` tells it from other processes that do.
+    #[must_use]
+    pub fn new(queue: String, sink: Option<String>, id: String, reorders: bool, random: u64) -> Self {
+        Self { queue, sink, id, reorders, first: None, tenure: Arc::new(Tenure::new(random)) }
+    }
+
+    /// The part with the queue's first row, which says who holds all of them; `None` if it is this one.
+    #[must_use]
+    pub fn first(&self) -> Option<&str> {
+        self.first.as_deref()
+    }
+
     /// The part of some of this queue's records.
     #[must_use]
     pub fn subpart(&self, subpart: Subpart<'_>) -> Self {
@@ -187,7 +207,15 @@ impl Part {
             Subpart::Lane(lane) => (format!("{}{LANE}{lane}", self.id), true),
             Subpart::Redrive(id) => (format!("{}/redrive-{id}", self.id), false),
         };
-        Self { queue: self.queue.clone(), sink: self.sink.clone(), id, reorders }
+        let first = Some(self.first.as_ref().unwrap_or(&self.id).clone());
+        Self {
+            queue: self.queue.clone(),
+            sink: self.sink.clone(),
+            id,
+            reorders,
+            first,
+            tenure: Arc::clone(&self.tenure),
+        }
     }
 
     /// The name of a file of its own in the data directory: `<queue>.<extension>`, or `<queue>.<sink>.<extension>`.

@@ -81,7 +81,7 @@ impl Postgres {
         let taking = takeover::take_over(session, plan, &self.part, patience);
         // First a stuck predecessor's lock is waited for, then it is ended and our own work goes on.
         let bound = self.connect_timeout + self.commit_timeout;
-        let (open, row) = within(bound, taking).await?.map_err(transient)?;
+        let (open, row) = within(bound, taking).await??;
         let progress =
             progress_of(row.position, row.beyond.as_deref()).map_err(|error| transient(error.to_string()))?;
         self.open = Some(open);
@@ -103,9 +103,12 @@ impl Postgres {
     async fn commit_batch(&mut self, batch: Batch<'_>) -> Result<(), SinkError> {
         let plan = self.plan.as_ref().map_err(|why| transient(why.clone()))?;
         let mut open = self.open.take().ok_or_else(|| transient("commit before take_over".to_owned()))?;
-        let outcome = within(self.commit_timeout, write::commit(&open, plan, &self.part.id, batch)).await?;
-        if outcome.is_ok() && batch.beyond.is_some() {
-            open.epoch += 1;
+        let next_epoch = self.part.epoch_behind(&batch, open.epoch);
+        let committing = write::commit(&open, plan, &self.part.id, batch, next_epoch);
+        let outcome = within(self.commit_timeout, committing).await?;
+        if outcome.is_ok() {
+            open.epoch = next_epoch;
+            self.part.hold(next_epoch);
         }
         if !matches!(outcome, Err(SinkError::Transient(_))) {
             self.open = Some(open);

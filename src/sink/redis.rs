@@ -25,7 +25,8 @@
 //! taken back. Records that are never sent again (expired, or purged) leave their notes behind.
 //!
 //! A note of some commands means those of the list that made it, so it carries the list's digest; under another list the record
-//! begins anew. A take-over raises the epoch only from the value that it has seen, so one that arrives late, from a connection that was
+//! begins anew. A take-over raises the epoch only from the value that it has seen, and only if the epoch of the queue's first row, by which
+//! it knows that nobody else has taken the queue over, is still as it has seen it. So one that arrives late, from a connection that was
 //! given up, changes nothing; a batch that arrives late does not match the epoch.
 
 mod check;
@@ -35,10 +36,10 @@ mod session;
 
 use std::time::Duration;
 
-use redis::Cmd;
+use redis::{Cmd, RedisResult};
 
 use self::commands::Commands;
-use self::script::{BatchHead, Outcome};
+use self::script::{BatchHead, Outcome, Seen};
 use self::session::{Session, Target, is_of_the_moment};
 use super::{Batch, Claim, Driver, Part, Sink, SinkError, SinkFuture, lane_numbers, progress_of};
 use crate::config::{self, OptionRule, OptionValues, SinkKind, Takes, UrlRule};
@@ -85,6 +86,8 @@ pub(super) struct Redis {
     commands: Result<Commands, String>,
     part: Part,
     row: Row,
+    /// The field with the epoch of the queue's first row.
+    first_field: String,
     hash_tag: String,
     min_replicas: u64,
     connect_timeout: Duration,
@@ -134,7 +137,9 @@ impl Redis {
     /// A sink for the server that the configuration names; nothing is connected yet.
     fn new(sink: &config::Sink, part: Part) -> Self {
         let hash_tag = sink.options.text("hash_tag").to_owned();
-        let row = Row::of(&part.id, part.sink.is_none(), &hash_tag);
+        let row_of = |part_id: &str| Row::of(part_id, part.sink.is_none(), &hash_tag);
+        let row = row_of(&part.id);
+        let first_field = part.first().map_or_else(|| row.clone(), row_of).field("epoch");
         let commands = if hash_tag.contains(['{', '}']) {
             Err("`hash_tag` holds a brace; write what stands between the braces alone".to_owned())
         } else {
@@ -145,6 +150,7 @@ impl Redis {
             commands,
             part,
             row,
+            first_field,
             hash_tag,
             min_replicas: sink.options.integer("min_replicas"),
             connect_timeout: Duration::from_millis(sink.connect_timeout_ms),
@@ -153,20 +159,14 @@ impl Redis {
         }
     }
 
-    /// Connects to the server that has the hash, and returns the epoch that is there.
-    async fn connect(&self) -> Result<(Session, String), SinkError> {
-        let asking = |mut session: Session| async {
-            let mut ask = redis::cmd("HGET");
-            ask.arg(&self.row.key).arg(self.row.field("epoch"));
-            let asked = within(self.commit_timeout, session.ask::<Option<String>>(&ask)).await?;
-            Ok::<_, SinkError>((session, asked))
-        };
+    /// Connects to the server that has the hash, and returns what epochs are there.
+    async fn connect(&self) -> Result<(Session, Seen), SinkError> {
         let mut redirected: Option<String> = None;
         for _ in 0..=limits::REDIS_REDIRECTS_MAX {
-            let session = self.target.connect(redirected.as_deref(), self.connect_timeout).await.map_err(transient)?;
-            let (session, asked) = asking(session).await?;
-            match asked {
-                Ok(epoch) => return Ok((session, epoch.unwrap_or_default())),
+            let connecting = self.target.connect(redirected.as_deref(), self.connect_timeout);
+            let mut session = connecting.await.map_err(transient)?;
+            match self.look(&mut session).await? {
+                Ok(seen) => return Ok((session, seen)),
                 Err(error) => match error.redirect_node() {
                     Some((node, _)) => redirected = Some(node.to_owned()),
                     None => return Err(session.failed(&error)),
@@ -176,23 +176,49 @@ impl Redis {
         Err(transient(format!("the cluster has redirected {} times", limits::REDIS_REDIRECTS_MAX + 1)))
     }
 
+    /// What epochs are there.
+    async fn look(&self, session: &mut Session) -> Result<RedisResult<Seen>, SinkError> {
+        let mut ask = redis::cmd("HMGET");
+        ask.arg(&self.row.key).arg(self.row.field("epoch")).arg(&self.first_field);
+        let asked = within(self.commit_timeout, session.ask::<(Option<String>, Option<String>)>(&ask)).await?;
+        Ok(asked.map(|(own, first)| Seen { own: own.unwrap_or_default(), first: first.unwrap_or_default() }))
+    }
+
     async fn connect_and_take_over(&mut self) -> Result<Progress, SinkError> {
         self.open = None;
         self.commands.as_ref().map_err(|why| transient(why.clone()))?;
-        let (mut session, seen) = self.connect().await?;
-        let request = script::take_over(&self.row.key, &self.row.prefix, &seen);
-        let asked = within(self.commit_timeout, session.ask::<Vec<Vec<u8>>>(&request)).await?;
-        let found = asked.map_err(|error| session.failed(&error))?;
-        let [epoch, position, beyond] = found.as_slice() else {
-            return Err(transient(format!("{} was taken over by another forebay meanwhile", self.part.id)));
-        };
-        let progress = progress_of(integer("position", position)?, Some(beyond))
-            .map_err(|error| transient(format!("{}: {error}", self.row.key)))?;
-        // What is believed must be on the replicas too, this epoch and everything before it.
-        self.replicate(&mut session).await?;
-        let epoch = integer("epoch", epoch)?;
-        self.open = Some(Open { session, epoch });
-        Ok(progress)
+        let (mut session, mut seen) = self.connect().await?;
+        for _ in 0..limits::REDIS_TAKE_OVERS_MAX {
+            let epoch = match self.part.succeed(epoch_of(&seen.own)?, epoch_of(&seen.first)?) {
+                Ok(epoch) => epoch,
+                Err(refused) => {
+                    self.write_nothing(&mut session).await?;
+                    return Err(refused);
+                }
+            };
+            let request = script::take_over(&self.row, &self.first_field, &seen, epoch);
+            let asked = within(self.commit_timeout, session.ask::<Vec<Vec<u8>>>(&request)).await?;
+            if let [position, beyond] = asked.map_err(|error| session.failed(&error))?.as_slice() {
+                self.part.hold(epoch);
+                let progress = progress_of(integer("position", position)?, Some(beyond))
+                    .map_err(|error| transient(format!("{}: {error}", self.row.key)))?;
+                // What is believed must be on the replicas too, this epoch and everything before it.
+                self.replicate(&mut session).await?;
+                self.open = Some(Open { session, epoch });
+                return Ok(progress);
+            }
+            // Somebody has written meanwhile: it may have been another lane of ours.
+            seen = self.look(&mut session).await?.map_err(|error| session.failed(&error))?;
+        }
+        Err(transient(format!("{}: the epochs have changed whenever they were to be raised", self.part.id)))
+    }
+
+    /// Fails where nothing can be written: a replica may have what was so some time ago, and must not be what halts a queue.
+    async fn write_nothing(&self, session: &mut Session) -> Result<(), SinkError> {
+        let mut delete = redis::cmd("HDEL");
+        delete.arg(&self.row.key).arg("");
+        let asked = within(self.commit_timeout, session.ask::<u64>(&delete)).await?;
+        asked.map(|_| ()).map_err(|error| session.failed(&error))
     }
 
     /// Waits until enough replicas have everything that this connection has written.
@@ -234,7 +260,8 @@ impl Redis {
         let commands = self.commands.as_ref().map_err(|why| transient(why.clone()))?;
         // Nothing is begun before the request is there, so the connection is as good as before if there is none.
         let epoch = self.open.as_ref().ok_or_else(|| transient("commit before take_over".to_owned()))?.epoch;
-        let (request, next_epoch) = self.request(commands, &batch, epoch)?;
+        let next_epoch = self.part.epoch_behind(&batch, epoch);
+        let request = self.request(commands, &batch, (epoch, next_epoch))?;
         let mut open = self.open.take().ok_or_else(|| transient("commit before take_over".to_owned()))?;
         let running = open.session.run(&request, commands.script());
         let answer = within(self.commit_timeout, running).await?.map_err(|error| open.session.failed(&error))?;
@@ -242,6 +269,7 @@ impl Redis {
             .ok_or_else(|| transient(format!("the server's answer is none of ours: {answer:?}")))
             .and_then(|outcome| self.settled(commands, &batch, epoch, outcome));
         if settled.is_ok() {
+            self.part.hold(next_epoch);
             self.replicate(&mut open.session).await?;
             open.epoch = next_epoch;
         }
@@ -279,9 +307,13 @@ impl Redis {
         }
     }
 
-    /// What is to be sent, and the epoch afterwards.
-    fn request(&self, commands: &Commands, batch: &Batch<'_>, epoch: i64) -> Result<(Cmd, i64), SinkError> {
-        let next_epoch = if batch.beyond.is_some() { epoch.saturating_add(1) } else { epoch };
+    /// What is to be sent; `next_epoch` is the epoch afterwards.
+    fn request(
+        &self,
+        commands: &Commands,
+        batch: &Batch<'_>,
+        (epoch, next_epoch): (i64, i64),
+    ) -> Result<Cmd, SinkError> {
         let mut witnesses = Vec::with_capacity(batch.witnesses.len());
         for claim in batch.witnesses {
             let row = Row::of(&claim.part, self.part.sink.is_none(), &self.hash_tag);
@@ -300,7 +332,7 @@ impl Redis {
             beyond: batch.beyond,
             witnesses: &witnesses,
         };
-        Ok((commands.request(&head, batch.deliveries)?, next_epoch))
+        commands.request(&head, batch.deliveries)
     }
 
     async fn problems(&mut self) -> Vec<String> {
@@ -361,6 +393,11 @@ async fn within<T>(timeout: Duration, work: impl Future<Output = T>) -> Result<T
     tokio::time::timeout(timeout, work)
         .await
         .map_err(|_| transient(format!("the server gave no answer within {} ms", timeout.as_millis())))
+}
+
+/// An epoch that was seen; 0 for none.
+fn epoch_of(seen: &str) -> Result<i64, SinkError> {
+    if seen.is_empty() { Ok(0) } else { integer("epoch", seen.as_bytes()) }
 }
 
 /// A number of the row.

@@ -41,9 +41,11 @@ const POSITION_TABLE: &str = "CREATE TABLE IF NOT EXISTS forebay_position \
 const FENCE: &str = "UPDATE forebay_position SET position = ?1 WHERE part = ?2 AND epoch = ?3 AND position = ?4";
 /// The fence, of a batch that changes it.
 const FENCE_AND_BEYOND: &str = "UPDATE forebay_position \
-    SET position = ?1, epoch = epoch + 1, beyond = nullif(?5, x'') \
+    SET position = ?1, epoch = ?6, beyond = nullif(?5, x'') \
     WHERE part = ?2 AND epoch = ?3 AND position = ?4";
 
+/// The epoch of a row.
+const EPOCH: &str = "SELECT epoch FROM forebay_position WHERE part = ?1";
 /// Whether another row has reached an epoch.
 const WITNESS: &str = "SELECT 1 FROM forebay_position WHERE part = ?1 AND epoch >= ?2";
 
@@ -91,15 +93,20 @@ impl Sqlite {
         self.open = None;
         let transient = self.file.transient();
         let plan = self.plan.clone().map_err(&transient)?;
-        let (path, part, busy_timeout) = (self.file.path.clone(), self.part.id.clone(), self.file.busy_timeout());
+        let (path, part, busy_timeout) = (self.file.path.clone(), self.part.clone(), self.file.busy_timeout());
         let work = move |abandoned: &AtomicBool| {
             let mut connection = connect(&path, busy_timeout)?;
-            let (epoch, position, beyond) = raise_epoch(&mut connection, &part, &plan, abandoned)?;
+            let (epoch, position, beyond) = match raise_epoch(&mut connection, &part, &plan, abandoned)? {
+                Ok(taken) => taken,
+                Err(refused) => return Ok(Err(refused)),
+            };
             let shape = Shape::new(&connection, &plan)?;
             let insert = rows::row_sql(&plan);
-            Ok::<_, rusqlite::Error>((Open { connection, epoch, insert, shape }, position, beyond))
+            Ok::<_, rusqlite::Error>(Ok((Open { connection, epoch, insert, shape }, position, beyond)))
         };
-        let (open, position, beyond) = self.file.blocking(work).await?.map_err(|error| transient(describe(&error)))?;
+        let taken = self.file.blocking(work).await?.map_err(|error| transient(describe(&error)))?;
+        let (open, position, beyond) = taken?;
+        self.part.hold(open.epoch);
         let progress = progress_of(position, beyond.as_deref()).map_err(|error| transient(error.to_string()))?;
         self.open = Some(open);
         Ok(progress)
@@ -132,7 +139,8 @@ impl Sqlite {
                 return Err(error);
             }
         };
-        let step = Step::new(&batch).map_err(&transient)?;
+        let next_epoch = self.part.epoch_behind(&batch, open.epoch);
+        let step = Step::new(&batch, next_epoch).map_err(&transient)?;
         let part = self.part.id.clone();
         let work = move |_: &AtomicBool| {
             let mut open = open;
@@ -143,8 +151,9 @@ impl Sqlite {
         match outcome {
             Err(SinkError::Transient(message)) => Err(transient(message)),
             settled => {
-                if settled.is_ok() && batch.beyond.is_some() {
-                    open.epoch += 1;
+                if settled.is_ok() {
+                    open.epoch = next_epoch;
+                    self.part.hold(next_epoch);
                 }
                 self.open = Some(open);
                 settled
@@ -222,15 +231,18 @@ struct Step {
     after: i64,
     through: i64,
     beyond: Option<Vec<u8>>,
+    /// The epoch behind it.
+    next_epoch: i64,
     witnesses: Vec<Claim>,
 }
 
 impl Step {
-    fn new(batch: &Batch<'_>) -> Result<Self, String> {
+    fn new(batch: &Batch<'_>, next_epoch: i64) -> Result<Self, String> {
         let narrow =
             |sequence: Sequence| i64::try_from(sequence).map_err(|error| format!("sequence {sequence}: {error}"));
         let (after, through) = (narrow(batch.after)?, narrow(batch.through)?);
-        Ok(Self { after, through, beyond: batch.beyond.map(<[u8]>::to_vec), witnesses: batch.witnesses.to_vec() })
+        let (beyond, witnesses) = (batch.beyond.map(<[u8]>::to_vec), batch.witnesses.to_vec());
+        Ok(Self { after, through, beyond, next_epoch, witnesses })
     }
 
     /// The first of the witnesses that is not as far as it was.
@@ -246,12 +258,12 @@ impl Step {
 
     /// How many rows the fence has hit.
     fn fence(&self, transaction: &Transaction<'_>, part: &str, epoch: i64) -> rusqlite::Result<usize> {
-        let Self { after, through, beyond, .. } = self;
+        let Self { after, through, beyond, next_epoch, .. } = self;
         match beyond {
             None => transaction.prepare_cached(FENCE)?.execute(params![through, part, epoch, after]),
-            Some(beyond) => {
-                transaction.prepare_cached(FENCE_AND_BEYOND)?.execute(params![through, part, epoch, after, beyond])
-            }
+            Some(beyond) => transaction
+                .prepare_cached(FENCE_AND_BEYOND)?
+                .execute(params![through, part, epoch, after, beyond, next_epoch]),
         }
     }
 }
@@ -267,12 +279,16 @@ fn connect(path: &Path, busy_timeout: Duration) -> rusqlite::Result<Connection> 
     Ok(connection)
 }
 
+/// Epoch, position and what is beyond it.
+type Taken = (i64, i64, Option<Vec<u8>>);
+
+/// Raises the epoch and reads the row, unless another process has taken over.
 fn raise_epoch(
     connection: &mut Connection,
-    part: &str,
+    part: &Part,
     plan: &Plan,
     abandoned: &AtomicBool,
-) -> rusqlite::Result<(i64, i64, Option<Vec<u8>>)> {
+) -> rusqlite::Result<Result<Taken, SinkError>> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     transaction.execute(POSITION_TABLE, [])?;
     // Tables of earlier versions have no such column. Whoever may write the file may add it.
@@ -286,20 +302,29 @@ fn raise_epoch(
     }
     transaction.execute(
         "INSERT INTO forebay_position (part, epoch, position) VALUES (?1, 0, 0) ON CONFLICT DO NOTHING",
-        [part],
+        [&part.id],
     )?;
-    let taken = transaction.query_row(
-        "UPDATE forebay_position SET epoch = epoch + 1 WHERE part = ?1 RETURNING epoch, position, beyond",
-        [part],
+    let (found, position, beyond) = transaction.query_row(
+        "SELECT epoch, position, beyond FROM forebay_position WHERE part = ?1",
+        [&part.id],
         |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
     )?;
+    let first = match part.first() {
+        None => found,
+        Some(first) => transaction.query_row(EPOCH, [first], |row| row.get(0)).optional()?.unwrap_or_default(),
+    };
+    let epoch = match part.succeed(found, first) {
+        Ok(epoch) => epoch,
+        Err(refused) => return Ok(Err(refused)),
+    };
+    transaction.execute("UPDATE forebay_position SET epoch = ?1 WHERE part = ?2", params![epoch, part.id])?;
     // Had our caller given up and tried again, this older attempt would fence the newer one. It
     // cannot slip in behind this look: the newer one needs the lock that we hold.
     if abandoned.load(Ordering::Acquire) {
         return Err(rusqlite::Error::QueryReturnedNoRows);
     }
     transaction.commit()?;
-    Ok(taken)
+    Ok(Ok((epoch, position, beyond)))
 }
 
 fn parts_with_prefix(connection: &Connection, prefix: &str) -> rusqlite::Result<Vec<String>> {

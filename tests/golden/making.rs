@@ -174,7 +174,7 @@ impl Life {
         let index = self.queues.iter().position(|known| known.name == queue).unwrap();
         let queue = Arc::clone(&self.queues[index]);
         let id = self.directory.identity.part(&queue.name, None);
-        let part = Part { queue: queue.name.clone(), sink: None, id, reorders: false };
+        let part = Part::new(queue.name.clone(), None, id, false, 0);
         let sink = sink::open(&self.config.queues[&queue.name].sink, part, &self.config.data_dir);
         let (stop, stopped) = watch::channel(false);
         let no_redrives = Box::new(|_: forebay::sink::Subpart<'_>| panic!("nobody has asked for a redrive"));

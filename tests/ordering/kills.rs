@@ -102,6 +102,7 @@ fn kill_again_and_again(kind: Kind, rate: &str, concurrency: &[u32], changes: &[
             in_effect += changing.join().unwrap();
             client.join().unwrap()
         });
+        assert!(!server.said("no longer delivered"), "the drain has halted");
         server.kill9();
         kills_beyond += usize::from(stage.has_beyond());
     }

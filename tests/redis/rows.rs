@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use forebay::limits::BEYOND_BYTES_MAX;
 use forebay::progress::Progress;
-use forebay::sink::{Batch, Claim, Sink, SinkError};
+use forebay::sink::{Batch, Claim, Sink, SinkError, Subpart};
 
-use crate::{Stage, at, commit, deliver, is_fenced, is_permanent, is_transient};
+use crate::{Stage, at, commit, deliver, is_fenced, is_permanent, is_transient, part_of};
 
 type Entries = Vec<(String, Vec<Vec<u8>>)>;
 
@@ -127,7 +127,8 @@ fn position_and_what_is_beyond_it_move_with_the_rows() {
         assert_eq!(deliver(&mut *twin, 1, &[(7, "")], &second).await, Ok(()));
         let claim = twin.claim().unwrap();
         assert_eq!(twin.take_over().await, Ok(second));
-        assert_eq!(twin.claim().unwrap().epoch, claim.epoch + 1);
+        assert!(twin.claim().unwrap().epoch > claim.epoch);
+        assert!(is_fenced(&sink.take_over().await.map(|_| ())), "the older one must not take over once more");
         let all: [(u64, &str); 0] = [];
         let empty = Batch { after: 1, through: 9, beyond: Some(&[]), deliveries: &[], witnesses: &[] };
         assert_eq!(twin.commit(empty).await, Ok(()));
@@ -153,7 +154,7 @@ fn what_is_beyond_may_take_all_its_bytes_and_must_make_sense() {
         ("beyond", "\u{1}", "ends before"),
         ("position", "-1", "no sequence"),
         ("position", "x", "no number"),
-        ("epoch", "x", "not an integer"),
+        ("epoch", "x", "no number"),
     ] {
         let _: i64 = stage.server.ask(&["HSET", "forebay:position:q/1", field, value]);
         let refused = stage.runtime.block_on(sink.take_over()).map(|_| ());
@@ -185,7 +186,7 @@ fn lanes_have_fields_of_their_own_and_look_at_each_other() {
         // Whoever has gone on since is no reason to stop.
         assert_eq!(step(&mut *second, 0, &[]).await, Ok(()));
         assert_eq!(step(&mut *first, 1, std::slice::from_ref(&claim)).await, Ok(()));
-        let ahead = Claim { epoch: claim.epoch + 2, ..claim };
+        let ahead = Claim { epoch: second.claim().unwrap().epoch + 1, ..claim };
         assert!(is_fenced(&step(&mut *first, 2, std::slice::from_ref(&ahead)).await));
         let gone = Claim { part: "q/1/lane-7".into(), epoch: 1 };
         assert!(is_fenced(&step(&mut *first, 2, &[gone]).await));
@@ -195,6 +196,44 @@ fn lanes_have_fields_of_their_own_and_look_at_each_other() {
         stage.sink_of("q/1/lane-x").take_over().await.unwrap();
         let error = first.lanes().await.unwrap_err().to_string();
         assert!(error.contains("q/1/lane-x"), "{error}");
+    });
+}
+
+#[test]
+fn a_queue_that_was_taken_over_is_not_taken_over_once_more() {
+    let stage = Stage::start();
+    let (older, younger) = (part_of("q/1"), part_of("q/1"));
+    let rows = [Subpart::Lane(1), Subpart::Redrive("a")];
+    let first_epoch = || stage.server.ask::<String>(&["HGET", "forebay:position:q/1", "epoch"]);
+    let mut of_older = stage.sink_for(&older);
+    let mut of_younger = stage.sink_for(&younger);
+    stage.runtime.block_on(async {
+        assert_eq!(of_older.take_over().await, at(0));
+        assert_eq!(of_older.take_over().await, at(0), "what is our own is taken over at any time");
+        for row in rows {
+            let mut row = stage.sink_for(&older.subpart(row));
+            assert_eq!(row.take_over().await, at(0));
+            assert_eq!(row.take_over().await, at(0));
+        }
+        // A batch of its own, which raises the epoch, is no reason to refuse either.
+        assert_eq!(step(&mut *of_older, 0, &[]).await, Ok(()));
+        assert_eq!(of_older.take_over().await, at(1));
+        // Nothing but the epoch of the first row says that somebody else was there.
+        assert_eq!(of_younger.take_over().await, at(1));
+        let before = first_epoch();
+        assert!(is_fenced(&of_older.take_over().await.map(|_| ())));
+        for row in rows {
+            let refused = stage.sink_for(&older.subpart(row)).take_over().await.map(|_| ());
+            assert!(is_fenced(&refused), "{refused:?}");
+        }
+        let new = stage.sink_for(&older.subpart(Subpart::Lane(2))).take_over().await.map(|_| ());
+        assert!(is_fenced(&new), "{new:?}");
+        assert_eq!(of_younger.lanes().await, Ok(vec![1]), "a row was written");
+        assert_eq!(first_epoch(), before, "an epoch was written");
+        assert_eq!(step(&mut *of_younger, 1, &[]).await, Ok(()));
+        for row in rows {
+            assert_eq!(stage.sink_for(&younger.subpart(row)).take_over().await, at(0));
+        }
     });
 }
 

@@ -74,7 +74,7 @@ impl fmt::Display for Total {
 
 /// What must come up in so many seeds, or the simulation tries less than it says.
 const SEEN_SEEDS_MIN: u64 = 2000;
-const SEEN: [&str; 26] = [
+const SEEN: [&str; 27] = [
     "acknowledged from memory and lost",
     "busy",
     "client gone",
@@ -92,6 +92,7 @@ const SEEN: [&str; 26] = [
     "rot",
     "shed",
     "sink added when records had gone",
+    "take-over refused",
     "too large",
     "turned away by a stop",
     "paused",

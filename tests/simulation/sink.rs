@@ -4,10 +4,10 @@
 //! commit and before the reply, or before the commit, in which case the transaction may still come through, or come
 //! back with an old epoch long after somebody else has taken over; some records it refuses for good. It may be set
 //! back to an earlier state, rows, positions and epochs together, which ends all transactions. The drains of several
-//! data directories may write to it as if each were the only one. A drain may have several lanes, each with a row, a
-//! connection and transactions of its own.
+//! data directories may write to it as if each were the only one, and the answer to a take-over may be lost as any other. A
+//! drain may have several lanes, each with a row, a connection and transactions of its own.
 
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 
 use forebay::drain::runner::SinkOpener;
@@ -17,11 +17,12 @@ use forebay::planted::{Bug, is_planted};
 use forebay::progress::Progress;
 use forebay::queue::{Outlet, Queue};
 use forebay::rate::Rate;
-use forebay::sink::{Batch, Claim, Sink, SinkError, SinkFuture, Subpart};
+use forebay::sink::{self, Batch, Claim, Sink, SinkError, SinkFuture, Subpart};
 
 use crate::machine::Machine;
 use crate::model::{Body, Model};
 use crate::pace::Pace;
+use crate::random::Random;
 
 /// How often things go wrong, in parts of 10,000.
 #[derive(Clone, Copy, Debug, Default)]
@@ -36,7 +37,9 @@ pub struct Faults {
 struct Transaction {
     number: u64,
     lane: usize,
-    epoch: u64,
+    epoch: i64,
+    /// The epoch behind it.
+    next_epoch: i64,
     after: u64,
     through: u64,
     beyond: Option<Vec<u8>>,
@@ -53,12 +56,21 @@ struct Transaction {
 #[derive(Clone, Default)]
 struct Part {
     lanes: Vec<Lane>,
+    /// Who has taken the first row over last, and when; nobody in a backup, which says nothing of who is there now.
+    holder: Option<Holder>,
+}
+
+/// A life of a drain, by its number, and since when it has had the first row, counted in take-overs.
+#[derive(Clone, Copy)]
+struct Holder {
+    life: u64,
+    since: u64,
 }
 
 /// One of these rows; there is none as long as the epoch is 0.
 #[derive(Clone, Default)]
 struct Lane {
-    epoch: u64,
+    epoch: i64,
     position: u64,
     beyond: Vec<u8>,
 }
@@ -81,7 +93,7 @@ impl Part {
     /// Whether a row is as far as it was.
     fn has_reached(&self, claim: &Claim) -> bool {
         let lane = self.lanes.get(claim.part.parse::<usize>().unwrap());
-        lane.is_some_and(|lane| lane.epoch >= u64::try_from(claim.epoch).unwrap())
+        lane.is_some_and(|lane| lane.epoch >= claim.epoch)
     }
 }
 
@@ -93,8 +105,11 @@ impl Lane {
 
 /// One life of the drain of one of a queue's sinks.
 struct Life {
+    number: u64,
     site: usize,
     part: usize,
+    /// When it has first tried to take the first row over, counted in take-overs.
+    tried_at: OnceLock<u64>,
     queue: Arc<Queue>,
     outlet: Arc<Outlet>,
 }
@@ -129,6 +144,11 @@ pub struct Database {
     drains: Vec<Vec<Drain>>,
     transactions: Vec<Transaction>,
     next_number: u64,
+    lives: u64,
+    /// Take-overs that have come as far as the rows.
+    take_overs: u64,
+    /// Whether the backup was restored.
+    was_set_back: bool,
 }
 
 pub type Shared = Arc<Mutex<Database>>;
@@ -155,6 +175,9 @@ impl Database {
             drains: Vec::new(),
             transactions: Vec::new(),
             next_number: 0,
+            lives: 0,
+            take_overs: 0,
+            was_set_back: false,
         };
         database.add_site();
         database
@@ -196,6 +219,7 @@ impl Database {
     /// A backup is made.
     pub fn keep(&mut self) {
         self.kept.clone_from(&self.parts);
+        self.kept.iter_mut().for_each(|part| part.holder = None);
         self.model.keep();
     }
 
@@ -215,6 +239,7 @@ impl Database {
 
     /// The backup is restored.
     pub fn set_back(&mut self) {
+        self.was_set_back = true;
         self.parts.clone_from(&self.kept);
         self.transactions.clear();
         for (number, part) in self.parts.iter().enumerate() {
@@ -254,7 +279,7 @@ impl Database {
         lane.position = transaction.through;
         if let Some(beyond) = &transaction.beyond {
             lane.beyond.clone_from(beyond);
-            lane.epoch += 1;
+            lane.epoch = transaction.next_epoch;
         } else if !lane.beyond.is_empty() {
             self.model.complain(format!("part {number}: the position moves without what is beyond it"));
         }
@@ -279,7 +304,7 @@ impl Database {
     fn begin(
         &mut self,
         (from, lane): (&Arc<Life>, usize),
-        epoch: u64,
+        (epoch, next_epoch): (i64, i64),
         batch: &Batch<'_>,
         machine: &Machine,
     ) -> (u64, Fate, Duration) {
@@ -314,6 +339,7 @@ impl Database {
                 number,
                 lane,
                 epoch,
+                next_epoch,
                 after,
                 through,
                 beyond,
@@ -359,7 +385,12 @@ impl Database {
         self.drains[site][part].pace.told(rate, now_ns);
     }
 
-    fn take_over(&mut self, from: &Life, lane: usize, machine: &Machine) -> Result<(u64, Progress), SinkError> {
+    fn take_over(
+        &mut self,
+        from: &Life,
+        (row, lane): (&sink::Part, usize),
+        machine: &Machine,
+    ) -> Result<(i64, Progress), SinkError> {
         if self.faults.is_down {
             return Err(SinkError::Transient("the database is down".to_owned()));
         }
@@ -368,10 +399,19 @@ impl Database {
         if machine.draw(|random| random.chance(5000)) {
             self.decide_one(machine);
         }
-        let Life { site, part: number, ref queue, ref outlet } = *from;
-        let row = self.parts[number].lane(lane);
-        row.epoch += 1;
-        let (epoch, progress) = (row.epoch, row.progress());
+        let Life { site, part: number, ref queue, ref outlet, .. } = *from;
+        let epoch = self.succeed(from, (row, lane))?;
+        let faults = self.faults;
+        let (is_lost, is_unheard) =
+            machine.draw(|random| (random.chance(faults.connection_lost), random.chance(faults.reply_lost)));
+        if is_lost {
+            return Err(SinkError::Transient("the connection broke before the epoch was raised".to_owned()));
+        }
+        self.parts[number].lane(lane).epoch = epoch;
+        if lane == 0 && self.parts[number].holder.is_none_or(|holder| holder.life != from.number) {
+            self.parts[number].holder = Some(Holder { life: from.number, since: self.take_overs });
+        }
+        let progress = self.parts[number].lane(lane).progress();
         let rows = self.parts[number].lanes.iter().filter(|lane| lane.epoch > 0).count();
         let has_lanes = rows > 1 || outlet.drain.lanes.get() > 1;
         let position = self.position(number);
@@ -380,6 +420,10 @@ impl Database {
                 drains[number].verdict = Verdict::MayHalt;
             }
         }
+        if is_unheard {
+            return Err(SinkError::Transient("the connection broke behind the epoch".to_owned()));
+        }
+        row.hold(epoch);
         // Whether the journal has what is missing is looked at once all lanes are known.
         let verdict = &mut self.drains[site][number].verdict;
         if *verdict == Verdict::GoesOn && position < queue.journal.trimmed.get() {
@@ -397,12 +441,36 @@ impl Database {
         Ok((epoch, progress))
     }
 
+    /// The epoch with which a row is taken over. A drain must be refused once another one has come after it, and
+    /// at no other time, unless the database was set back.
+    fn succeed(&mut self, from: &Life, (row, lane): (&sink::Part, usize)) -> Result<i64, SinkError> {
+        let part = &mut self.parts[from.part];
+        let (first, found) = (part.lane(0).epoch, part.lane(lane).epoch);
+        self.take_overs += 1;
+        // The first row is always the first that is taken over.
+        let tried_at = *from.tried_at.get_or_init(|| self.take_overs);
+        let has_come_after = |holder: Holder| holder.life != from.number && holder.since > tried_at;
+        let is_over = part.holder.is_some_and(has_come_after);
+        let outcome = row.succeed(found, first);
+        match &outcome {
+            Err(SinkError::Fenced(_)) if is_over => self.must_halt(from.site, from.part, "take-over refused"),
+            Err(SinkError::Fenced(_)) if self.was_set_back => self.must_halt(from.site, from.part, "drain fenced"),
+            Err(error) => self.model.complain(format!("part {}: a take-over was refused: {error}", from.part)),
+            Ok(_) if is_over => {
+                let what = "a drain takes over once more what another one has taken over since";
+                self.model.complain(format!("part {}: {what}", from.part));
+            }
+            Ok(_) => {}
+        }
+        outcome
+    }
+
     /// Which lanes besides the first one have rows.
-    fn lanes(&mut self, from: &Life, epoch: u64) -> Result<Vec<u32>, SinkError> {
+    fn lanes(&mut self, from: &Life, epoch: i64) -> Result<Vec<u32>, SinkError> {
         if self.faults.is_down {
             return Err(SinkError::Transient("the database is down".to_owned()));
         }
-        let Life { site, part: number, ref queue, ref outlet } = *from;
+        let Life { site, part: number, ref queue, ref outlet, .. } = *from;
         let position = self.position(number);
         let part = &self.parts[number];
         let lanes = (0..).zip(&part.lanes).skip(1).filter(|(_, lane)| lane.epoch > 0);
@@ -422,8 +490,9 @@ pub struct Connection {
     database: Shared,
     machine: Machine,
     life: Arc<Life>,
+    row: sink::Part,
     lane: usize,
-    epoch: u64,
+    epoch: i64,
 }
 
 impl Connection {
@@ -435,18 +504,25 @@ impl Connection {
         known: (&Arc<Queue>, &Arc<Outlet>),
     ) -> Self {
         let (queue, outlet) = (Arc::clone(known.0), Arc::clone(known.1));
-        let life = Arc::new(Life { site, part, queue, outlet });
-        database.lock().unwrap().begin_life(&life);
-        Self { database: Arc::clone(database), machine: machine.clone(), life, lane: 0, epoch: 0 }
+        let reorders = outlet.config.ordering.is_reordering();
+        let random = machine.draw(Random::next);
+        let row = sink::Part::new(queue.name.clone(), outlet.name.clone(), part.to_string(), reorders, random);
+        let mut shared = database.lock().unwrap();
+        shared.lives += 1;
+        let life = Arc::new(Life { number: shared.lives, site, part, tried_at: OnceLock::new(), queue, outlet });
+        shared.begin_life(&life);
+        drop(shared);
+        Self { database: Arc::clone(database), machine: machine.clone(), life, row, lane: 0, epoch: 0 }
     }
 
     /// Opens the connections of the other lanes. Nobody redrives dead letters here.
     pub fn opener(&self) -> SinkOpener {
         let (database, machine, life) = (Arc::clone(&self.database), self.machine.clone(), Arc::clone(&self.life));
+        let first = self.row.clone();
         Box::new(move |subpart| {
             let Subpart::Lane(lane) = subpart else { panic!("nobody has asked for a redrive") };
             let (database, machine, life) = (Arc::clone(&database), machine.clone(), Arc::clone(&life));
-            Box::new(Self { database, machine, life, lane: lane as usize, epoch: 0 })
+            Box::new(Self { database, machine, life, row: first.subpart(subpart), lane: lane as usize, epoch: 0 })
         })
     }
 
@@ -461,7 +537,7 @@ impl Sink for Connection {
             let latency_us_max = self.database().faults.latency_us_max;
             let latency_us = self.machine.draw(|random| random.below(latency_us_max + 1));
             self.machine.sleep(Duration::from_micros(latency_us)).await;
-            let (epoch, progress) = self.database().take_over(&self.life, self.lane, &self.machine)?;
+            let (epoch, progress) = self.database().take_over(&self.life, (&self.row, self.lane), &self.machine)?;
             self.epoch = epoch;
             Ok(progress)
         })
@@ -477,18 +553,19 @@ impl Sink for Connection {
     }
 
     fn claim(&self) -> Option<Claim> {
-        let epoch = i64::try_from(self.epoch).unwrap();
-        (epoch > 0).then(|| Claim { part: self.lane.to_string().into(), epoch })
+        (self.epoch > 0).then(|| Claim { part: self.lane.to_string().into(), epoch: self.epoch })
     }
 
     fn commit<'a>(&'a mut self, batch: Batch<'a>) -> SinkFuture<'a, ()> {
         Box::pin(async move {
-            let (number, fate, latency) =
-                self.database().begin((&self.life, self.lane), self.epoch, &batch, &self.machine);
+            let next_epoch = self.row.epoch_behind(&batch, self.epoch);
+            let epochs = (self.epoch, next_epoch);
+            let (number, fate, latency) = self.database().begin((&self.life, self.lane), epochs, &batch, &self.machine);
             self.machine.sleep(latency).await;
             let outcome = self.database().finish(number, fate);
-            if outcome.is_ok() && batch.beyond.is_some() {
-                self.epoch += 1;
+            if outcome.is_ok() {
+                self.epoch = next_epoch;
+                self.row.hold(next_epoch);
             }
             outcome
         })

@@ -133,6 +133,11 @@ impl Database {
         reordering_sink_at(&self.url, self.kind, target)
     }
 
+    /// A sink for a part that somebody else has made.
+    pub fn sink_for(&self, part: &Part, target: &Target) -> Box<dyn Sink> {
+        sink_for(&self.url, self.kind, part.clone(), target, 10_000, &[])
+    }
+
     fn sqlite(&self) -> rusqlite::Connection {
         rusqlite::Connection::open(self.directory.path().join("test.db")).unwrap()
     }
@@ -140,19 +145,21 @@ impl Database {
 
 /// A sink with this time for a transaction, in milliseconds, and a tenth of it to connect.
 pub fn sink_at(url: &str, kind: Kind, part: &str, target: &Target, commit_timeout_ms: u64) -> Box<dyn Sink> {
-    let part = Part { queue: "q".to_owned(), sink: None, id: part.to_owned(), reorders: false };
-    sink_for(url, kind, part, target, commit_timeout_ms, &[])
+    sink_for(url, kind, part_of(part, false), target, commit_timeout_ms, &[])
 }
 
 /// A sink for the part `q/1` with options of its kind's own.
 pub fn sink_with(url: &str, kind: Kind, target: &Target, options: &[(&'static str, &str)]) -> Box<dyn Sink> {
-    let part = Part { queue: "q".to_owned(), sink: None, id: "q/1".to_owned(), reorders: false };
-    sink_for(url, kind, part, target, 10_000, options)
+    sink_for(url, kind, part_of("q/1", false), target, 10_000, options)
 }
 
 pub fn reordering_sink_at(url: &str, kind: Kind, target: &Target) -> Box<dyn Sink> {
-    let part = Part { queue: "q".to_owned(), sink: None, id: "q/1".to_owned(), reorders: true };
-    sink_for(url, kind, part, target, 10_000, &[])
+    sink_for(url, kind, part_of("q/1", true), target, 10_000, &[])
+}
+
+/// A part as another process has it each time.
+pub fn part_of(id: &str, reorders: bool) -> Part {
+    Part::new("q".to_owned(), None, id.to_owned(), reorders, getrandom::u64().unwrap())
 }
 
 fn sink_for(

@@ -139,11 +139,11 @@ impl<S: Scheduler> Lane<S> {
     }
 
     /// Takes the departures of records that were released; at which of the course's changes, or `None` if another lane has
-    /// taken them meanwhile, or the sink has asked to be left alone.
+    /// taken them meanwhile, the drain was paused meanwhile, or the sink has asked to be left alone.
     fn take_released(&self, count: u64) -> Option<u64> {
         let now_ns = self.shared.platform.monotonic_ns();
         let mut state = self.shared.state();
-        if state.alone_until_ns > now_ns || state.course.pacer.due(now_ns) < count {
+        if state.course.told.is_paused || state.alone_until_ns > now_ns || state.course.pacer.due(now_ns) < count {
             return None;
         }
         state.course.pacer.take(count, now_ns);
@@ -294,7 +294,7 @@ impl<S: Scheduler> Lane<S> {
             return Ok(Attempt::Stopped);
         }
         // Whether the commit went through is for the row of this lane to say.
-        match self.take_over().await {
+        match self.take_over().await? {
             None => Ok(Attempt::Stopped),
             Some(found) if found == next && !is_planted(Bug::AssumeNotCommitted) => {
                 self.delivered(load, span, &known, next);

@@ -81,8 +81,9 @@ impl<S: Scheduler> Lane<S> {
     /// Lets another lane take its row over, as the first lane that can say that this drain is the one that delivers. `None` if a
     /// stop came first.
     ///
-    /// It says so before, since a drain that is fenced without knowing it must not fence the lanes of the other. It says so
-    /// again, as a start does: whoever took the first row over before there was a row of the new lane has not asked for that.
+    /// It says so before, since a drain that is fenced without knowing it must not fence the lanes of the other; if it is fenced
+    /// between the two, the take-over is refused. It says so again, as a start does: whoever took the first row over before there
+    /// was a row of the new lane has not asked for that.
     async fn admit(&mut self, mut lane: Box<Self>) -> Result<Option<Result<Box<Self>, SinkError>>, DrainError> {
         // From here on every transaction raises its epoch, by which others can tell what they speak for.
         self.shared.state().expect_claim(lane.number);
@@ -93,6 +94,7 @@ impl<S: Scheduler> Lane<S> {
         }
         match lane.sink.take_over().await {
             Ok(said) => lane.said = Arc::new(said),
+            Err(fenced @ SinkError::Fenced(_)) => return Err(DrainError::Fenced(fenced)),
             Err(error) => return Ok(Some(Err(error))),
         }
         lane.note_claim();
@@ -108,7 +110,7 @@ impl<S: Scheduler> Lane<S> {
         if !self.waiter.pause_after(&error).await {
             return Ok(None);
         }
-        let Some(found) = self.take_over().await else { return Ok(None) };
+        let Some(found) = self.take_over().await? else { return Ok(None) };
         if found == *known {
             self.said = known;
         } else if found != *self.said {
@@ -119,18 +121,23 @@ impl<S: Scheduler> Lane<S> {
     }
 
     /// Connects and learns what its row says; `None` if a stop came first.
-    pub(super) async fn take_over(&mut self) -> Option<Progress> {
+    ///
+    /// # Errors
+    ///
+    /// Another process has taken over meanwhile.
+    pub(super) async fn take_over(&mut self) -> Result<Option<Progress>, DrainError> {
         loop {
             let error = match self.sink.take_over().await {
                 Ok(progress) => {
                     self.note_claim();
-                    return Some(progress);
+                    return Ok(Some(progress));
                 }
+                Err(fenced @ SinkError::Fenced(_)) => return Err(DrainError::Fenced(fenced)),
                 Err(error) => error,
             };
             self.note_failure();
             if !self.waiter.pause_after(&error).await {
-                return None;
+                return Ok(None);
             }
         }
     }

@@ -218,6 +218,7 @@ impl<S: Scheduler> Runner<S> {
         let mut sink = (self.open)(Subpart::Redrive(&id));
         let position = match sink.take_over().await {
             Ok(progress) => progress.through(),
+            Err(fenced @ SinkError::Fenced(_)) => return Err(RedriveError::Fenced(fenced)),
             Err(error) => {
                 self.redrive_later(&error);
                 return Ok(None);

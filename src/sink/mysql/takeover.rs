@@ -5,14 +5,15 @@ use std::time::Duration;
 
 use siphasher::sip128::{Hasher128 as _, SipHasher13};
 
-use super::super::Part;
 use super::super::mapping::{Plan, StatementPlan, TablePlan, given_type};
+use super::super::{Part, SinkError};
 use super::columns::{
     self, columns, engine_problem, engine_without_transactions, other_key, other_key_problem,
     tables_without_transactions, unique_keys,
 };
 use super::session::{Failure, Session, seconds};
 use super::text::{Form, TimeShape, quoted_text};
+use super::transient;
 use crate::config::{Assignment, Conflict};
 use crate::value::ValueType;
 
@@ -62,30 +63,37 @@ pub(super) async fn take_over(
     plan: &Plan,
     part: &Part,
     patience: Duration,
-) -> Result<(Open, PositionRow), String> {
-    create_missing(&mut session, "forebay_position", POSITION_TABLE).await?;
-    refuse_engine(&mut session, None, "forebay_position", "forebay_position").await?;
-    let (forms, loads) = match plan {
-        Plan::Table(table) => look_at_table(&mut session, table).await?,
-        Plan::Statement(statement) => (look_at_statement(&mut session, statement).await?, false),
-    };
+) -> Result<(Open, PositionRow), SinkError> {
+    let (forms, loads) = look(&mut session, plan).await.map_err(transient)?;
     // A successor knows by it which sessions are those of a forebay that has held this part. A server that has no such
     // locks only leaves it to wait for them.
-    let name = session_lock(&mut session, &part.id).await.map_err(|failure| failure.to_string())?;
+    let failed = |failure: Failure| transient(failure.to_string());
+    let name = session_lock(&mut session, &part.id).await.map_err(failed)?;
     let _ = session.run(&format!("DO GET_LOCK(CONCAT({}, CONNECTION_ID()), 0)", quoted_text(&name))).await;
-    let epoch = match raise_epoch(&mut session, &part.id, patience).await {
+    let raised = match raise_epoch(&mut session, part, patience).await {
         Err(failure) if failure.is_lock_timeout() => {
-            session.run("ROLLBACK").await.map_err(|failure| failure.to_string())?;
-            end_predecessors(&mut session, &part.id, &name).await?;
-            raise_epoch(&mut session, &part.id, patience).await
+            session.run("ROLLBACK").await.map_err(failed)?;
+            end_predecessors(&mut session, &part.id, &name).await.map_err(transient)?;
+            raise_epoch(&mut session, part, patience).await
         }
         settled => settled,
-    }
-    .map_err(|failure| failure.to_string())?;
+    };
+    let epoch = raised.map_err(failed)??;
+    part.hold(epoch);
     // A predecessor that is stuck in a transaction would have kept the lock for this.
-    let has_beyond = add_beyond(&mut session, part.reorders).await?;
-    let row = position_row(&mut session, &part.id, epoch, has_beyond).await?;
+    let has_beyond = add_beyond(&mut session, part.reorders).await.map_err(transient)?;
+    let row = position_row(&mut session, &part.id, epoch, has_beyond).await.map_err(transient)?;
     Ok((Open { session, epoch, forms, loads }, row))
+}
+
+/// Creates what is missing, and looks at what batches are to write to.
+async fn look(session: &mut Session, plan: &Plan) -> Result<(Vec<Form>, bool), String> {
+    create_missing(session, "forebay_position", POSITION_TABLE).await?;
+    refuse_engine(session, None, "forebay_position", "forebay_position").await?;
+    match plan {
+        Plan::Table(table) => look_at_table(session, table).await,
+        Plan::Statement(statement) => Ok((look_at_statement(session, statement).await?, false)),
+    }
 }
 
 /// Creates a table unless it exists. It is looked for first, because an account that may use it need not be one that may
@@ -146,20 +154,43 @@ async fn look_at_statement(session: &mut Session, plan: &StatementPlan) -> Resul
 
 /// The COMMIT is a message of its own: if we are given up on before it, the server rolls back and an attempt of the past
 /// cannot raise the epoch over a later one's.
-async fn raise_epoch(session: &mut Session, part: &str, patience: Duration) -> Result<i64, Failure> {
-    let part = quoted_text(part);
+async fn raise_epoch(
+    session: &mut Session,
+    part: &Part,
+    patience: Duration,
+) -> Result<Result<i64, SinkError>, Failure> {
+    let row = quoted_text(&part.id);
     let (patience, silence) = (seconds(patience), session.silence_seconds);
+    // An update that changes nothing locks the row that is there.
     session
         .run(&format!(
             "SET innodb_lock_wait_timeout = {patience}, wait_timeout = {silence}; START TRANSACTION; \
-             INSERT INTO forebay_position (part, epoch, position) VALUES ({part}, 1, 0) \
-             ON DUPLICATE KEY UPDATE epoch = epoch + 1"
+             INSERT INTO forebay_position (part, epoch, position) VALUES ({row}, 0, 0) \
+             ON DUPLICATE KEY UPDATE epoch = epoch"
         ))
         .await?;
-    let epoch = session.one(&format!("SELECT epoch FROM forebay_position WHERE part = {part}")).await?;
-    let settle = format!("COMMIT; SET innodb_lock_wait_timeout = {silence}, wait_timeout = DEFAULT");
+    let found = session.one(&epoch_sql(&row)).await?;
+    let first = match part.first() {
+        None => found,
+        Some(first) => session.rows(&epoch_sql(&quoted_text(first))).await?.pop().unwrap_or_default(),
+    };
+    let next = match part.succeed(found, first) {
+        Ok(next) => next,
+        Err(refused) => {
+            session.run("ROLLBACK").await?;
+            return Ok(Err(refused));
+        }
+    };
+    let settle = format!(
+        "UPDATE forebay_position SET epoch = {next} WHERE part = {row}; \
+         COMMIT; SET innodb_lock_wait_timeout = {silence}, wait_timeout = DEFAULT"
+    );
     session.run(&settle).await?;
-    Ok(epoch)
+    Ok(Ok(next))
+}
+
+fn epoch_sql(part: &str) -> String {
+    format!("SELECT epoch FROM forebay_position WHERE part = {part}")
 }
 
 /// Reads the row of a part that we hold. Nobody else can have moved it since the epoch was raised.

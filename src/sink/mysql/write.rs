@@ -36,21 +36,30 @@ enum Written {
     NotLoaded { ever: bool },
 }
 
-/// Commits a batch.
+/// Commits a batch, behind which the row has the epoch `next_epoch`.
 ///
 /// # Errors
 ///
 /// Of any kind; after anything but a transient one the session is outside of a transaction.
-pub(super) async fn commit(open: &mut Open, plan: &Plan, part: &str, batch: Batch<'_>) -> Result<(), SinkError> {
+pub(super) async fn commit(
+    open: &mut Open,
+    plan: &Plan,
+    part: &str,
+    batch: Batch<'_>,
+    next_epoch: i64,
+) -> Result<(), SinkError> {
+    let epochs = (open.epoch, next_epoch);
     let mut loads = open.loads && !batch.deliveries.is_empty();
     loop {
         let written = match plan {
             // LOAD DATA knows no other answer to a row that is there already than to replace all of it.
-            Plan::Table(table) if loads && table.conflict == Conflict::Error => load(open, table, part, &batch).await,
+            Plan::Table(table) if loads && table.conflict == Conflict::Error => {
+                load(open, table, part, &batch, epochs).await
+            }
             plan => {
                 // What does not fit is found before anything is begun.
                 let rows = encode(open, plan, batch.deliveries)?;
-                fence(&mut open.session, open.epoch, part, &batch).await?;
+                fence(&mut open.session, epochs, part, &batch).await?;
                 rows.write(open).await
             }
         };
@@ -72,9 +81,9 @@ pub(super) async fn commit(open: &mut Open, plan: &Plan, part: &str, batch: Batc
 }
 
 /// Begins the transaction and moves the position. The server ends it if we fall silent within.
-async fn fence(session: &mut Session, epoch: i64, part: &str, batch: &Batch<'_>) -> Result<(), SinkError> {
+async fn fence(session: &mut Session, epochs: (i64, i64), part: &str, batch: &Batch<'_>) -> Result<(), SinkError> {
     let silence = session.silence_seconds;
-    let update = fence_sql(epoch, part, batch)?;
+    let update = fence_sql(epochs, part, batch)?;
     let mut sql = format!("SET wait_timeout = {silence}; START TRANSACTION; {update}");
     sql.push_str(&witnesses_sql(batch.witnesses));
     let statements = if batch.witnesses.is_empty() { 3 } else { 4 };
@@ -90,15 +99,15 @@ async fn fence(session: &mut Session, epoch: i64, part: &str, batch: &Batch<'_>)
     if moved == 1 && witnesses == batch.witnesses.len() {
         return Ok(());
     }
-    Err(fenced(session, epoch, part, batch).await)
+    Err(fenced(session, epochs.0, part, batch).await)
 }
 
-fn fence_sql(epoch: i64, part: &str, batch: &Batch<'_>) -> Result<String, SinkError> {
+fn fence_sql((epoch, next_epoch): (i64, i64), part: &str, batch: &Batch<'_>) -> Result<String, SinkError> {
     let narrow = |sequence: u64| {
         i64::try_from(sequence).map_err(|error| SinkError::Transient(format!("sequence {sequence}: {error}")))
     };
     let (after, through) = (narrow(batch.after)?, narrow(batch.through)?);
-    let beyond = batch.beyond.map(beyond_sql).unwrap_or_default();
+    let beyond = batch.beyond.map(|bytes| beyond_sql(bytes, next_epoch)).unwrap_or_default();
     Ok(format!(
         "UPDATE forebay_position SET position = {through}{beyond} \
          WHERE part = {} AND epoch = {epoch} AND position = {after}",
@@ -118,8 +127,8 @@ fn witnesses_sql(witnesses: &[Claim]) -> String {
 }
 
 /// What the fence sets besides, if the column is to hold these bytes, NULL for none.
-fn beyond_sql(bytes: &[u8]) -> String {
-    let mut sql = ", epoch = epoch + 1, beyond = ".to_owned();
+fn beyond_sql(bytes: &[u8], next_epoch: i64) -> String {
+    let mut sql = format!(", epoch = {next_epoch}, beyond = ");
     if bytes.is_empty() {
         sql.push_str("NULL");
     } else {
@@ -309,14 +318,20 @@ impl Rows {
 }
 
 /// Begins the transaction, moves the position, and has the rows loaded, which are encoded meanwhile.
-async fn load(open: &mut Open, table: &TablePlan, part: &str, batch: &Batch<'_>) -> Result<Written, SinkError> {
-    let Open { session, epoch, forms, .. } = open;
+async fn load(
+    open: &mut Open,
+    table: &TablePlan,
+    part: &str,
+    batch: &Batch<'_>,
+    epochs: (i64, i64),
+) -> Result<Written, SinkError> {
+    let Open { session, forms, .. } = open;
     let field = |value: &Value<'_>, number: usize, out: &mut Vec<u8>| {
         text::field(value, forms.get(number).copied().unwrap_or(Form::Text), out)
     };
     let (encoding, chunks) = encoding::encoder(table, batch.deliveries, message_bytes_max(session), field);
     let loading = async {
-        fence(session, *epoch, part, batch).await?;
+        fence(session, epochs, part, batch).await?;
         // The name is for the server's log alone: whatever it asks for, it gets these rows. With the character set `binary`
         // bytes are taken as they are, which in columns of UTF-8 is text.
         let sql = format!(

@@ -5,11 +5,12 @@ use std::time::Duration;
 use tokio_postgres::types::{Kind, Type};
 use tokio_postgres::{Client, Error, Statement};
 
-use super::super::Part;
 use super::super::mapping::{Plan, TablePlan};
-use super::super::statement::{named, quoted};
+use super::super::statement::{literal, named, quoted};
+use super::super::{Part, SinkError};
 use super::session::{APPLICATION_NAME, Session, describe, is_lock_timeout};
 use super::text::Form;
+use super::transient;
 use crate::config::Conflict;
 
 /// How forebay's own table is created.
@@ -63,30 +64,36 @@ pub(super) async fn take_over(
     plan: &Plan,
     part: &Part,
     patience: Duration,
-) -> Result<(Open, PositionRow), String> {
+) -> Result<(Open, PositionRow), SinkError> {
     let client = &session.client;
+    let (statement, merge, forms) = prepare(client, plan).await.map_err(transient)?;
+    let raised = match raise_epoch(client, part, patience).await {
+        Err(error) if is_lock_timeout(&error) => {
+            client.batch_execute("ROLLBACK").await.map_err(|error| transient(describe(&error)))?;
+            end_predecessor(client, &part.id).await.map_err(transient)?;
+            raise_epoch(client, part, patience).await
+        }
+        settled => settled,
+    };
+    let epoch = raised.map_err(|error| transient(describe(&error)))??;
+    part.hold(epoch);
+    // A predecessor that is stuck in a transaction would have kept the lock for this.
+    let has_beyond = add_beyond(client, part.reorders).await.map_err(transient)?;
+    let row = position_row(client, &part.id, epoch, has_beyond).await.map_err(transient)?;
+    Ok((Open { session, epoch, statement, merge, forms }, row))
+}
+
+/// Creates what is missing, and prepares what batches need.
+async fn prepare(client: &Client, plan: &Plan) -> Result<(Statement, Option<Statement>, Vec<Form>), String> {
     create_missing(client, "forebay_position", POSITION_TABLE).await?;
-    let (statement, merge, forms) = match plan {
-        Plan::Table(table) => prepare_copy(client, table).await?,
+    match plan {
+        Plan::Table(table) => prepare_copy(client, table).await,
         Plan::Statement(statement) => {
             let statement = client.prepare(&statement.sql).await.map_err(|error| describe(&error))?;
             let forms = statement.params().iter().map(form).collect();
-            (statement, None, forms)
+            Ok((statement, None, forms))
         }
-    };
-    let epoch = match raise_epoch(client, &part.id, patience).await {
-        Err(error) if is_lock_timeout(&error) => {
-            client.batch_execute("ROLLBACK").await.map_err(|error| describe(&error))?;
-            end_predecessor(client, &part.id).await?;
-            raise_epoch(client, &part.id, patience).await
-        }
-        settled => settled,
     }
-    .map_err(|error| describe(&error))?;
-    // A predecessor that is stuck in a transaction would have kept the lock for this.
-    let has_beyond = add_beyond(client, part.reorders).await?;
-    let row = position_row(client, &part.id, epoch, has_beyond).await?;
-    Ok((Open { session, epoch, statement, merge, forms }, row))
 }
 
 /// Creates a table unless it exists. It is looked for first, because a role that may use
@@ -181,21 +188,34 @@ fn form(kind: &Type) -> Form {
 
 /// The COMMIT is a message of its own: if we are given up on before it, the server rolls
 /// back and an attempt of the past cannot raise the epoch over a later one's.
-async fn raise_epoch(client: &Client, part: &str, patience: Duration) -> Result<i64, Error> {
+async fn raise_epoch(client: &Client, part: &Part, patience: Duration) -> Result<Result<i64, SinkError>, Error> {
     let ms = patience.as_millis().clamp(1, 0x7fff_ffff);
-    client.batch_execute(&format!("BEGIN; SET LOCAL lock_timeout = {ms}")).await?;
-    client
-        .execute(
-            "INSERT INTO forebay_position (part, epoch, position) VALUES ($1, 0, 0) ON CONFLICT DO NOTHING",
-            &[&part],
-        )
-        .await?;
-    let row = client
-        .query_one("UPDATE forebay_position SET epoch = epoch + 1 WHERE part = $1 RETURNING epoch", &[&part])
-        .await?;
-    let epoch = row.try_get(0)?;
+    let row = literal(&part.id);
+    let begin = format!(
+        "BEGIN; SET LOCAL lock_timeout = {ms}; \
+         INSERT INTO forebay_position (part, epoch, position) VALUES ({row}, 0, 0) ON CONFLICT DO NOTHING"
+    );
+    client.batch_execute(&begin).await?;
+    let epoch = "SELECT epoch FROM forebay_position WHERE part = $1";
+    let found = client.query_one(&format!("{epoch} FOR UPDATE"), &[&part.id]).await?.try_get(0)?;
+    let first = match part.first() {
+        None => found,
+        // A statement of its own, so that it sees what was committed while the lock was waited for.
+        Some(first) => match client.query_opt(epoch, &[&first]).await? {
+            None => 0,
+            Some(row) => row.try_get(0)?,
+        },
+    };
+    let next = match part.succeed(found, first) {
+        Ok(next) => next,
+        Err(refused) => {
+            client.batch_execute("ROLLBACK").await?;
+            return Ok(Err(refused));
+        }
+    };
+    client.batch_execute(&format!("UPDATE forebay_position SET epoch = {next} WHERE part = {row}")).await?;
     client.batch_execute("COMMIT").await?;
-    Ok(epoch)
+    Ok(Ok(next))
 }
 
 /// Whether the table of positions has the column `beyond`; those of earlier versions lack it.

@@ -30,19 +30,25 @@ enum Rows<'a> {
     Statements(Parameters),
 }
 
-/// Commits a batch.
+/// Commits a batch, behind which the row has the epoch `next_epoch`.
 ///
 /// # Errors
 ///
 /// Of any kind; after anything but a transient one the session is outside of a transaction.
-pub(super) async fn commit(open: &Open, plan: &Plan, part: &str, batch: Batch<'_>) -> Result<(), SinkError> {
+pub(super) async fn commit(
+    open: &Open,
+    plan: &Plan,
+    part: &str,
+    batch: Batch<'_>,
+    next_epoch: i64,
+) -> Result<(), SinkError> {
     let rows = match plan {
         _ if batch.deliveries.is_empty() => Rows::Nothing,
         Plan::Table(table) => Rows::Copy(table),
         Plan::Statement(plan) => Rows::Statements(Parameters::encode(plan, &open.forms, batch.deliveries)?),
     };
     let client = &open.session.client;
-    let fence = fence_sql(open.epoch, part, &batch)?;
+    let fence = fence_sql((open.epoch, next_epoch), part, &batch)?;
     let moved = async { client.simple_query(&fence).await.map(|messages| rows_of(&messages)) };
     match rows {
         Rows::Copy(table) => {
@@ -84,12 +90,12 @@ pub(super) async fn commit(open: &Open, plan: &Plan, part: &str, batch: Batch<'_
 }
 
 /// BEGIN and fence as one message of the simple protocol: if either fails, neither has happened.
-fn fence_sql(epoch: i64, part: &str, batch: &Batch<'_>) -> Result<String, SinkError> {
+fn fence_sql((epoch, next_epoch): (i64, i64), part: &str, batch: &Batch<'_>) -> Result<String, SinkError> {
     let narrow = |sequence: u64| {
         i64::try_from(sequence).map_err(|error| SinkError::Transient(format!("sequence {sequence}: {error}")))
     };
     let (after, through) = (narrow(batch.after)?, narrow(batch.through)?);
-    let beyond = batch.beyond.map(beyond_sql).unwrap_or_default();
+    let beyond = batch.beyond.map(|bytes| beyond_sql(bytes, next_epoch)).unwrap_or_default();
     let part = literal(part);
     Ok(format!(
         "BEGIN; UPDATE forebay_position SET position = {through}{beyond} \
@@ -109,11 +115,11 @@ fn witnesses_sql(witnesses: &[Claim]) -> String {
 }
 
 /// What the fence sets besides, if the column is to hold these bytes, NULL for none.
-fn beyond_sql(bytes: &[u8]) -> String {
+fn beyond_sql(bytes: &[u8], next_epoch: i64) -> String {
     if bytes.is_empty() {
-        return ", epoch = epoch + 1, beyond = NULL".to_owned();
+        return format!(", epoch = {next_epoch}, beyond = NULL");
     }
-    let mut sql = ", epoch = epoch + 1, beyond = '\\x".to_owned();
+    let mut sql = format!(", epoch = {next_epoch}, beyond = '\\x");
     sql.reserve(2 * bytes.len() + 1);
     sql.extend(text::hex_digits(bytes));
     sql.push('\'');

@@ -5,14 +5,15 @@ use redis::{Cmd, Value};
 use super::commands::{Command, Word};
 use crate::record::Sequence;
 
-/// Takes a part over if its epoch is still the one that was seen; returns nothing if it is not.
+/// Takes a part over if its epoch, and that of the queue's first row, are still those that were seen; returns nothing if they are not.
 const TAKE_OVER: &str = "\
 local key, prefix = KEYS[1], ARGV[1]
-if (redis.call('HGET', key, prefix .. 'epoch') or '') ~= ARGV[2] then return {} end
+local seen = redis.call('HMGET', key, prefix .. 'epoch', ARGV[2])
+if (seen[1] or '') ~= ARGV[3] or (seen[2] or '') ~= ARGV[4] then return {} end
 redis.call('HSETNX', key, prefix .. 'position', '0')
 redis.call('HSETNX', key, prefix .. 'beyond', '')
-redis.call('HINCRBY', key, prefix .. 'epoch', 1)
-return redis.call('HMGET', key, prefix .. 'epoch', prefix .. 'position', prefix .. 'beyond')
+redis.call('HSET', key, prefix .. 'epoch', ARGV[5])
+return redis.call('HMGET', key, prefix .. 'position', prefix .. 'beyond')
 ";
 
 /// What stands before the witnesses in the arguments of a batch.
@@ -114,10 +115,17 @@ pub(super) enum Outcome {
     },
 }
 
-/// The request that takes a part over whose epoch is `seen`, empty if it has none.
-pub(super) fn take_over(key: &str, prefix: &str, seen: &str) -> Cmd {
+/// The epochs of a part and of the queue's first row that were seen, as text; empty for one that is not there.
+#[derive(Debug)]
+pub(super) struct Seen {
+    pub(super) own: String,
+    pub(super) first: String,
+}
+
+/// The request that takes a part over with an epoch, if what was seen is still so; `first` is the field of the first row's epoch.
+pub(super) fn take_over(row: &super::Row, first: &str, seen: &Seen, epoch: i64) -> Cmd {
     let mut request = redis::cmd("EVAL");
-    request.arg(TAKE_OVER).arg(1).arg(key).arg(prefix).arg(seen);
+    request.arg(TAKE_OVER).arg(1).arg(&row.key).arg(&row.prefix).arg(first).arg(&seen.own).arg(&seen.first).arg(epoch);
     request
 }
 
@@ -148,7 +156,6 @@ pub(super) fn dry_run(commands: &[Command], row: &super::Row) -> Cmd {
         format!("'HKEYS', {key}"),
         format!("'HSET', {key}, {field}, '0'"),
         format!("'HSETNX', {key}, {field}, '0'"),
-        format!("'HINCRBY', {key}, {field}, '1'"),
         format!("'HDEL', {key}, {field}"),
     ];
     let theirs = commands.iter().map(words);
@@ -166,7 +173,7 @@ pub(super) fn dry_run(commands: &[Command], row: &super::Row) -> Cmd {
 }
 
 /// How many of the answers of [`dry_run`] are about forebay's own commands.
-pub(super) const DRY_RUN_OWN: usize = 7;
+pub(super) const DRY_RUN_OWN: usize = 6;
 
 /// A command's words as Lua's arguments.
 fn words(command: &Command) -> String {
