@@ -149,7 +149,7 @@ fn several_writers_of_one_file_tear_and_join_no_lines() {
     let mut arrived: Vec<_> = lines.into_iter().map(|line| arrival(line).unwrap().body).collect();
     arrived.sort();
     let twice = wanted.iter().flat_map(|body| [body, body]);
-    assert!(arrived.iter().eq(twice.map(|body| body.as_bytes())), "{} lines", arrived.len());
+    assert!(arrived.iter().eq(twice.map(String::as_bytes)), "{} lines", arrived.len());
 }
 
 /// A pipe cannot be synced, which is no reason not to write to it.
