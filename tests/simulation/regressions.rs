@@ -195,8 +195,8 @@ fn a_database_that_was_set_back_gets_what_the_journal_still_has() {
     site.crash(false, &database);
     database.lock().unwrap().set_back();
     site.start(&configs, &sizes, &database);
-    // A few more than before: a start asks for the lanes of its queue as well.
-    for _ in 0..210 {
+    // More than before: a start asks for the lanes of its queue as well, and whoever reads ahead gives a turn away first.
+    for _ in 0..420 {
         site.process.as_mut().unwrap().run_maintenance();
         site.process.as_mut().unwrap().run_drain(0);
         site.pass(10_000_000, &database);
