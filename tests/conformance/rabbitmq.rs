@@ -64,6 +64,8 @@ impl Station for RabbitMq {
 
     fn bring_back(&mut self) {
         self.server().restart();
+        // A broker that is killed a moment after it has said yes to a queue may not have written it down.
+        self.server.make_queue(&self.queue, &FieldTable::default());
     }
 }
 
