@@ -13,7 +13,7 @@ fn plan(directory: &Path) -> BulkPlan {
     BulkPlan {
         forebay: program::forebay(),
         concurrency: None,
-        records: 5_000,
+        records: 20_000,
         batch_records: 50,
         rounds: 1,
         directory: directory.to_path_buf(),

@@ -25,25 +25,39 @@ const CHUNKS_AHEAD_MAX: usize = 64;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Abandoned;
 
+/// What a server takes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bounds {
+    /// Bytes of a chunk.
+    pub(super) message_bytes_max: usize,
+    /// Bytes of all rows of several records, which are halved beyond it.
+    pub(super) batch_bytes_max: usize,
+}
+
+impl Bounds {
+    /// Those of a server that takes everything.
+    pub(super) const NONE: Self = Self { message_bytes_max: usize::MAX, batch_bytes_max: usize::MAX };
+}
+
 /// Chunks on their way from the encoder to whoever sends them.
 pub(super) type Chunks = mpsc::Receiver<Result<Bytes, Abandoned>>;
 
 /// Encodes the rows of a batch when polled, and where the chunks of them come out. The future says how many rows they are;
-/// `field` appends a value, given the number of its column. No chunk has more bytes than `message_bytes_max`.
-///
+/// `field` appends a value, given the number of its column. ///
 /// # Errors
 ///
-/// The future's is [`SinkError::Permanent`] if a record has no rows by its mapping, or a value fits its column in no way.
+/// The future's is [`SinkError::Permanent`] if a record has no rows by its mapping, a value fits its column in no way, or the rows are
+/// more than `bounds` allow.
 pub(super) fn encoder<U: Display>(
     table: &TablePlan,
     deliveries: &[Delivery<'_>],
-    message_bytes_max: usize,
+    bounds: Bounds,
     field: impl Fn(&Value<'_>, usize, &mut Vec<u8>) -> Result<(), U>,
 ) -> (impl Future<Output = Result<u64, SinkError>>, Chunks) {
     let (sender, chunks) = mpsc::channel(CHUNKS_AHEAD_MAX);
-    let chunks_in = ChunksIn { sender, message_bytes_max: message_bytes_max.clamp(1, CHUNK_BYTES_MAX) };
+    let chunks_in = ChunksIn { sender, message_bytes_max: bounds.message_bytes_max.clamp(1, CHUNK_BYTES_MAX) };
     let encoding = async move {
-        let encoded = encode_rows(table, deliveries, field, &chunks_in).await;
+        let encoded = encode_rows(table, deliveries, bounds.batch_bytes_max, field, &chunks_in).await;
         if encoded.is_err() {
             // Whoever takes nothing any more needs no word.
             let _ = chunks_in.sender.send(Err(Abandoned)).await;
@@ -78,19 +92,22 @@ pub(super) async fn beside<T>(
 async fn encode_rows<U: Display>(
     table: &TablePlan,
     deliveries: &[Delivery<'_>],
+    batch_bytes_max: usize,
     field: impl Fn(&Value<'_>, usize, &mut Vec<u8>) -> Result<(), U>,
     chunks: &ChunksIn,
 ) -> Result<u64, SinkError> {
-    // The request that all rows wait for leaves first; it may be another task that sends it.
+    // The request that all rows wait for should leave first; it may be another task that sends it.
     yield_now().await;
     let mut chunk = Vec::with_capacity(2 * CHUNK_BYTES);
-    let mut count = 0;
+    let (mut count, mut bytes) = (0, 0);
     for delivery in deliveries {
         let rows = table.mapping.rows(delivery)?;
         for index in 0..rows.len() {
             append_row(table, delivery, &rows.row(index)?, &field, &mut chunk)?;
             count += 1;
             if chunk.len() >= CHUNK_BYTES {
+                bytes += chunk.len();
+                refuse_large(bytes, batch_bytes_max, deliveries)?;
                 chunks.send(std::mem::replace(&mut chunk, Vec::with_capacity(2 * CHUNK_BYTES))).await;
                 yield_now().await;
             }
@@ -139,6 +156,14 @@ impl ChunksIn {
             }
         }
     }
+}
+
+/// Refuses a batch of several records whose rows become more bytes than that, so that it is halved.
+pub(super) fn refuse_large(bytes: usize, bytes_max: usize, deliveries: &[Delivery<'_>]) -> Result<(), SinkError> {
+    if bytes <= bytes_max || deliveries.len() < 2 {
+        return Ok(());
+    }
+    Err(SinkError::Permanent { message: format!("the rows of these records take more than {bytes_max} bytes") })
 }
 
 /// Says that a value fits its column, or parameter, in no way.

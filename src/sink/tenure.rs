@@ -18,7 +18,9 @@
 //!   to write is the copy's.
 //! - More, with another owner: a stranger has taken over since, for none but our own writes could keep our owner.
 //!
-//! Two processes draw the same owner once in 2²⁰ pairs. Then the older one is not refused here, and is fenced by its first batch.
+//! Two processes draw the same owner once in 2²⁰ pairs. Then the older one is refused here only if it has never tried to write an
+//! epoch that high; otherwise it takes over once more. So it does where a database was set back, and another process has then
+//! taken over at a count that is not above H. Nothing is doubled: both then halt at the position that has moved.
 //!
 //! **Before the first take-over is known to have gone through**, nothing is ours yet but attempts, which have our owner. Besides
 //! those, and the epoch that was there at the first of them, a batch of the predecessor may have raised that, one that waited
@@ -136,6 +138,15 @@ impl State {
             Self::Held { epoch, .. } => epoch,
         }
     }
+
+    /// The epoch below which the row was set back under us. Before the first success no lane speaks for anything yet, and positions
+    /// decide.
+    fn held(self) -> Option<i64> {
+        match self {
+            Self::New | Self::Trying { .. } => None,
+            Self::Held { epoch, .. } => Some(epoch),
+        }
+    }
 }
 
 impl Part {
@@ -148,17 +159,14 @@ impl Part {
     /// be written then.
     pub fn succeed(&self, found: i64, first: i64) -> Result<i64, SinkError> {
         let mut state = self.tenure.state();
-        let known = if self.is_first() { Some(state.known()) } else { self.tenure.others().get(&self.id).copied() };
+        let known = if self.is_first() { state.held() } else { self.tenure.others().get(&self.id).copied() };
         if let Some(known) = known.filter(|known| self.reorders && found < *known) {
             return Err(SinkError::Fenced(format!(
-                "{} had come to epoch {known}, the sink says epoch {found}",
+                "{} had come to epoch {known}, the sink says epoch {found}: the database was set back",
                 self.id
             )));
         }
-        if state.is_strangers(self.tenure.owner, first) {
-            let (row, known) = (self.first().unwrap_or(&self.id), state.known());
-            return Err(SinkError::Fenced(format!("{row}: we knew of epoch {known}, the sink says epoch {first}")));
-        }
+        self.refuse_strangers(*state, first)?;
         let count = (found >> OWNER_BITS) + 1;
         let next = count.checked_mul(COUNT_STEP).map(|count| count | self.tenure.owner);
         let next =
@@ -167,6 +175,25 @@ impl Part {
             *state = state.attempted(found, next);
         }
         Ok(next)
+    }
+
+    /// Whether the queue is still this process's to take over, as far as the epoch of its first row says, which may have changed by
+    /// the time of a write: for what is to be done to others before one.
+    ///
+    /// # Errors
+    ///
+    /// [`SinkError::Fenced`] if another process has taken the queue over since this one has.
+    pub fn look_at_first(&self, first: i64) -> Result<(), SinkError> {
+        let state = *self.tenure.state();
+        self.refuse_strangers(state, first)
+    }
+
+    fn refuse_strangers(&self, state: State, first: i64) -> Result<(), SinkError> {
+        if !state.is_strangers(self.tenure.owner, first) {
+            return Ok(());
+        }
+        let (row, known) = (self.first().unwrap_or(&self.id), state.known());
+        Err(SinkError::Fenced(format!("{row}: we knew of epoch {known}, the sink says epoch {first}")))
     }
 
     /// Its row has this epoch, as is known to us: a take-over or a batch has gone through.

@@ -73,6 +73,8 @@ pub(super) async fn take_over(
     let raised = match raise_epoch(&mut session, part, patience).await {
         Err(failure) if failure.is_lock_timeout() => {
             session.run("ROLLBACK").await.map_err(failed)?;
+            // Whoever is about to be refused must not end the session of the one that holds the queue.
+            part.look_at_first(first_epoch(&mut session, part).await.map_err(failed)?)?;
             end_predecessors(&mut session, &part.id, &name).await.map_err(transient)?;
             raise_epoch(&mut session, part, patience).await
         }
@@ -172,7 +174,7 @@ async fn raise_epoch(
     let found = session.one(&epoch_sql(&row)).await?;
     let first = match part.first() {
         None => found,
-        Some(first) => session.rows(&epoch_sql(&quoted_text(first))).await?.pop().unwrap_or_default(),
+        Some(_) => first_epoch(session, part).await?,
     };
     let next = match part.succeed(found, first) {
         Ok(next) => next,
@@ -187,6 +189,12 @@ async fn raise_epoch(
     );
     session.run(&settle).await?;
     Ok(Ok(next))
+}
+
+/// The epoch of the queue's first row, 0 if it is not there, without waiting for anybody.
+async fn first_epoch(session: &mut Session, part: &Part) -> Result<i64, Failure> {
+    let first = part.first().unwrap_or(&part.id);
+    Ok(session.rows(&epoch_sql(&quoted_text(first))).await?.pop().unwrap_or_default())
 }
 
 fn epoch_sql(part: &str) -> String {

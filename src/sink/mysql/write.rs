@@ -1,6 +1,6 @@
 //! One transaction: fence, rows, position and what is beyond it.
 
-use super::super::encoding;
+use super::super::encoding::{self, Bounds};
 use super::super::mapping::{Plan, StatementPlan, TablePlan, Value};
 use super::super::{Batch, Claim, Delivery, SinkError};
 use super::session::{Failure, Session, row};
@@ -24,8 +24,8 @@ const CHANGED: [u16; 11] = [1048, 1264, 1265, 1292, 1300, 1364, 1365, 1366, 1406
 /// A warning that says nothing of a value: MySQL 8 would like `VALUES()` in `ON DUPLICATE KEY UPDATE` to be written otherwise, in a way
 /// that MariaDB does not know.
 const DEPRECATED: u16 = 1287;
-/// Bytes of SQL that are made of several records before any is sent. A batch that has more is halved: rows that share a large value
-/// can be far more than the bodies that they are made of.
+/// Bytes of rows that are made of several records. A batch that has more is halved: rows that share a large value can be far more
+/// than the bodies that they are made of.
 const BATCH_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// How the rows of a batch went.
@@ -200,7 +200,7 @@ fn encode_inserts(
         let rows = table.mapping.rows(delivery)?;
         for index in 0..rows.len() {
             let start = sql.len();
-            bounded(bytes + start, deliveries)?;
+            encoding::refuse_large(bytes + start, BATCH_BYTES_MAX, deliveries)?;
             sql.push_str(if start == head.len() { "(" } else { ",(" });
             for (number, (value, form)) in rows.row(index)?.iter().zip(forms).enumerate() {
                 if number > 0 {
@@ -242,7 +242,7 @@ fn encode_statements(
             let sql = filled(plan, forms, delivery, &rows.row(index)?)?;
             fits(delivery, sql.len(), limit)?;
             bytes += sql.len();
-            bounded(bytes, deliveries)?;
+            encoding::refuse_large(bytes, BATCH_BYTES_MAX, deliveries)?;
             match chunks.last_mut() {
                 Some((chunk, count)) if *count < PIPELINED_MAX && chunk.len() + sql.len() <= limit.min(CHUNK_BYTES) => {
                     chunk.push_str(&sql);
@@ -275,14 +275,6 @@ fn filled(
     sql.push_str(&plan.sql[copied..]);
     sql.push_str("\n;SHOW WARNINGS;");
     Ok(sql)
-}
-
-/// Refuses a batch of several records that becomes too much to be held at once, so that it is halved.
-fn bounded(bytes: usize, deliveries: &[Delivery<'_>]) -> Result<(), SinkError> {
-    if bytes <= BATCH_BYTES_MAX || deliveries.len() < 2 {
-        return Ok(());
-    }
-    Err(SinkError::Permanent { message: format!("the rows of these records take more than {BATCH_BYTES_MAX} bytes") })
 }
 
 fn fits(delivery: &Delivery<'_>, bytes: usize, limit: usize) -> Result<(), SinkError> {
@@ -329,7 +321,8 @@ async fn load(
     let field = |value: &Value<'_>, number: usize, out: &mut Vec<u8>| {
         text::field(value, forms.get(number).copied().unwrap_or(Form::Text), out)
     };
-    let (encoding, chunks) = encoding::encoder(table, batch.deliveries, message_bytes_max(session), field);
+    let bounds = Bounds { message_bytes_max: message_bytes_max(session), batch_bytes_max: BATCH_BYTES_MAX };
+    let (encoding, chunks) = encoding::encoder(table, batch.deliveries, bounds, field);
     let loading = async {
         fence(session, epochs, part, batch).await?;
         // The name is for the server's log alone: whatever it asks for, it gets these rows. With the character set `binary`

@@ -13,6 +13,8 @@ use super::text::Form;
 use super::transient;
 use crate::config::Conflict;
 
+/// The statement that reads the epoch of a row.
+const EPOCH: &str = "SELECT epoch FROM forebay_position WHERE part = $1";
 /// How forebay's own table is created.
 pub(super) const POSITION_TABLE: &str = "CREATE TABLE IF NOT EXISTS forebay_position \
     (part text PRIMARY KEY, epoch bigint NOT NULL, position bigint NOT NULL, beyond bytea)";
@@ -70,6 +72,9 @@ pub(super) async fn take_over(
     let raised = match raise_epoch(client, part, patience).await {
         Err(error) if is_lock_timeout(&error) => {
             client.batch_execute("ROLLBACK").await.map_err(|error| transient(describe(&error)))?;
+            // Whoever is about to be refused must not end the session of the one that holds the queue.
+            let first = first_epoch(client, part).await.map_err(|error| transient(describe(&error)))?;
+            part.look_at_first(first)?;
             end_predecessor(client, &part.id).await.map_err(transient)?;
             raise_epoch(client, part, patience).await
         }
@@ -186,6 +191,12 @@ fn form(kind: &Type) -> Form {
     }
 }
 
+/// The epoch of the queue's first row, 0 if it is not there, without waiting for anybody.
+async fn first_epoch(client: &Client, part: &Part) -> Result<i64, Error> {
+    let first = part.first().unwrap_or(&part.id);
+    client.query_opt(EPOCH, &[&first]).await?.map_or(Ok(0), |row| row.try_get(0))
+}
+
 /// The COMMIT is a message of its own: if we are given up on before it, the server rolls
 /// back and an attempt of the past cannot raise the epoch over a later one's.
 async fn raise_epoch(client: &Client, part: &Part, patience: Duration) -> Result<Result<i64, SinkError>, Error> {
@@ -196,15 +207,11 @@ async fn raise_epoch(client: &Client, part: &Part, patience: Duration) -> Result
          INSERT INTO forebay_position (part, epoch, position) VALUES ({row}, 0, 0) ON CONFLICT DO NOTHING"
     );
     client.batch_execute(&begin).await?;
-    let epoch = "SELECT epoch FROM forebay_position WHERE part = $1";
-    let found = client.query_one(&format!("{epoch} FOR UPDATE"), &[&part.id]).await?.try_get(0)?;
+    let found = client.query_one(&format!("{EPOCH} FOR UPDATE"), &[&part.id]).await?.try_get(0)?;
     let first = match part.first() {
         None => found,
         // A statement of its own, so that it sees what was committed while the lock was waited for.
-        Some(first) => match client.query_opt(epoch, &[&first]).await? {
-            None => 0,
-            Some(row) => row.try_get(0)?,
-        },
+        Some(_) => first_epoch(client, part).await?,
     };
     let next = match part.succeed(found, first) {
         Ok(next) => next,

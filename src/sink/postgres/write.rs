@@ -11,7 +11,7 @@ use futures_sink::Sink as _;
 use tokio_postgres::types::{Format, IsNull, ToSql, Type, to_sql_checked};
 use tokio_postgres::{Client, CopyInSink, Error, SimpleQueryMessage};
 
-use super::super::encoding::{self, Abandoned, Chunks};
+use super::super::encoding::{self, Abandoned, Bounds, Chunks};
 use super::super::mapping::{Mapping, Plan, StatementPlan, TablePlan, Value};
 use super::super::statement::literal;
 use super::super::{Batch, Claim, Delivery, SinkError};
@@ -53,7 +53,7 @@ pub(super) async fn commit(
     match rows {
         Rows::Copy(table) => {
             let field = |value: &Value<'_>, number, out: &mut Vec<u8>| copy_field(&open.forms, value, number, out);
-            let (encoding, chunks) = encoding::encoder(table, batch.deliveries, usize::MAX, field);
+            let (encoding, chunks) = encoding::encoder(table, batch.deliveries, Bounds::NONE, field);
             let copying = async {
                 // COPY is announced together with the fence. That is safe: it writes nothing before its data are complete.
                 let (moved, copy) = zip(moved, client.copy_in::<_, Bytes>(&open.statement)).await;
