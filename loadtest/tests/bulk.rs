@@ -13,8 +13,8 @@ fn plan(directory: &Path) -> BulkPlan {
     BulkPlan {
         forebay: program::forebay(),
         concurrency: None,
-        records: 20_000,
-        batch_records: 50,
+        records: 5_000,
+        batch_records: 10,
         rounds: 1,
         directory: directory.to_path_buf(),
     }
