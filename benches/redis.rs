@@ -124,7 +124,9 @@ async fn deliver(server: &RedisServer, tickets: &[String], body: &[u8], argument
         let deliveries: Vec<_> =
             (after + 1..).zip(tickets).map(|(sequence, ticket)| Delivery { sequence, record, ticket }).collect();
         let through = after + tickets.len() as u64;
-        sink.commit(Batch { after, through, beyond: None, deliveries: &deliveries, witnesses: &[] }).await.unwrap();
+        sink.commit(Batch { after, through, beyond: None, deliveries: &deliveries, witnesses: &[], ahead: None })
+            .await
+            .unwrap();
         after = through;
     }
 }

@@ -151,6 +151,9 @@ pub const BATCH_RECORDS_MAX: u64 = 10_000;
 pub const BATCH_BYTES_MAX: u64 = 4 * MIB;
 /// Time for which due records are gathered into one transaction, in milliseconds of the rate.
 pub const BATCH_LINGER_MS_MAX: u64 = 5;
+/// Bytes of the rows of the next transaction that are encoded while the sink works on the one before (fixed): more are
+/// encoded when it is their turn.
+pub const ENCODED_AHEAD_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Bytes of what is delivered beyond a queue's position, encoded for its row in the sink (fixed): they are
 /// written anew with every transaction that changes them.
 pub const BEYOND_BYTES_MAX: usize = 1024 * 1024;

@@ -74,7 +74,7 @@ const CRC_FROM: usize = 8;
 const _: () = assert!(RECORD_HEADER_BYTES == 48);
 
 /// The parts of a record, borrowed from wherever its bytes lie.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Record<'a> {
     /// Microseconds since the Unix epoch.
     pub received_at_us: u64,

@@ -154,7 +154,8 @@ pub async fn deliver<B: AsRef<[u8]>>(
     let mut beyond = Vec::new();
     then.encode_beyond(&mut beyond);
     let beyond = (!then.is_in_order()).then_some(beyond.as_slice());
-    sink.commit(Batch { after, through: then.through(), beyond, deliveries: &deliveries, witnesses: &[] }).await
+    sink.commit(Batch { after, through: then.through(), beyond, deliveries: &deliveries, witnesses: &[], ahead: None })
+        .await
 }
 
 /// Commits records behind `after`, in order.

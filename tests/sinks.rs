@@ -123,6 +123,7 @@ pub async fn commit<B: AsRef<[u8]>>(sink: &mut dyn Sink, after: Sequence, bodies
         beyond: None,
         deliveries: &deliveries,
         witnesses: &[],
+        ahead: None,
     })
     .await
 }

@@ -2,20 +2,22 @@
 
 use forebay::config::{Conflict, Source, Target};
 use forebay::record::Record;
+use forebay::sink::encoded::Encoder;
 use forebay::sink::mapping::{Plan, TablePlan};
-use forebay::sink::postgres::{Form, copy_rows};
+use forebay::sink::postgres::table_encoder;
 use forebay::sink::{Delivery, Dialect};
+use tokio_postgres::types::Type;
 
 use super::{QUEUE, configuration};
 
 /// A ticket is about as long as this.
 pub const TICKET: &str = "orders-1f4a-0123456789abcdef";
 
-/// A table of PostgreSQL's and how its columns take their values.
+/// A table of PostgreSQL's.
 pub struct Table {
     /// Where the values come from.
     pub plan: TablePlan,
-    forms: Vec<Form>,
+    encoder: Encoder,
 }
 
 impl Table {
@@ -23,10 +25,10 @@ impl Table {
     #[must_use]
     pub fn created() -> Self {
         let target = &configuration().queues[QUEUE].sink.target;
-        Self { plan: plan(target), forms: vec![Form::Plain, Form::Plain, Form::Plain, Form::Plain, Form::Hex] }
+        Self::new(target, &[Type::TEXT, Type::TIMESTAMPTZ, Type::TEXT, Type::TEXT, Type::BYTEA])
     }
 
-    /// A table of the user's, filled from the orders' JSON.
+    /// A table of the user's, filled from the orders' JSON; the server takes such a `numeric` as text alone.
     #[must_use]
     pub fn of_pointers() -> Self {
         let pointers = ["/order_id", "/customer/id", "/customer/country", "/amount_cents", "/note"];
@@ -37,16 +39,21 @@ impl Table {
             rows: None,
             conflict: Conflict::Error,
         };
-        Self { plan: plan(&target), forms: vec![Form::Plain; pointers.len()] }
+        Self::new(&target, &[Type::TEXT, Type::TEXT, Type::TEXT, Type::NUMERIC, Type::TEXT])
     }
 
-    /// The text of COPY for these deliveries; returns its length.
+    fn new(target: &Target, types: &[Type]) -> Self {
+        let plan = plan(target);
+        Self { encoder: table_encoder(plan.clone(), types), plan }
+    }
+
+    /// What COPY is told of these deliveries; returns its length.
     #[must_use]
     pub fn encode(&self, deliveries: &[Delivery<'_>]) -> usize {
         // The sink sends rows away chunk by chunk, so its memory does not grow with the batch.
         let mut out = Vec::with_capacity(deliveries.iter().map(|delivery| 2 * delivery.record.body.len() + 128).sum());
         for delivery in deliveries {
-            copy_rows(&self.plan, &self.forms, delivery, &mut out).unwrap();
+            self.encoder.append(delivery, &mut out).unwrap();
         }
         out.len()
     }

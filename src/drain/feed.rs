@@ -296,6 +296,12 @@ impl Taken {
             .map(|(sequence, span)| (*sequence, Record::decode(&self.bytes[span.clone()]).map(|(record, _)| record)))
     }
 
+    /// How many bytes they have.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
     /// How many records there are.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -1,5 +1,8 @@
 //! A lot: records that are ready to be delivered, with the memory that holds them.
 
+// One that only queued the task again would not let the runtime look at its sockets.
+use tokio::task::yield_now;
+
 use super::feed::{Feed, FeedError, Taken};
 use super::pacer::Pace;
 use super::scheduler::Scheduler;
@@ -8,6 +11,8 @@ use crate::config;
 use crate::queue::Queue;
 use crate::rate::Rate;
 use crate::record::Sequence;
+use crate::sink::Delivery;
+use crate::sink::encoded::{Encoded, Encoder, Encoding, RECORDS_A_TURN};
 
 /// Records that are ready to be delivered.
 #[derive(Default)]
@@ -15,12 +20,15 @@ pub(super) struct Lot {
     pub(super) taken: Taken,
     /// The ticket of each.
     pub(super) tickets: Vec<String>,
+    /// The first of them, as the sink sends them.
+    pub(super) encoded: Encoded,
 }
 
 impl Lot {
     pub(super) fn clear(&mut self) {
         self.taken.clear();
         self.tickets.clear();
+        self.encoded = Encoded::default();
     }
 
     /// Takes what a window has picked.
@@ -42,6 +50,7 @@ impl Lot {
         through: Sequence,
     ) -> Result<(), FeedError> {
         self.tickets.clear();
+        self.encoded = Encoded::default();
         feed.take(count, bytes_max, through, &mut self.taken).await?;
         for sequence in self.taken.sequences() {
             self.tickets.push(queue.tickets.ticket(sequence).to_string());
@@ -65,10 +74,28 @@ impl Lot {
             return;
         }
         // The batch that is on its way leaves first.
-        tokio::task::yield_now().await;
+        yield_now().await;
         if self.take(feed, queue, count, batch.bytes_max, delivered + count).await.is_err() {
             // The error is found again, and dealt with, when it is this batch's turn.
             self.clear();
         }
+    }
+
+    /// Encodes its records for the sink, until all are or `is_over`. What of it is to be sent, if at all, is found out when it is.
+    pub(super) async fn encode(&mut self, encoder: Encoder, mut is_over: impl FnMut() -> bool) {
+        let mut encoding = Encoding::new(encoder, self.taken.bytes());
+        for (count, ((sequence, record), ticket)) in self.taken.records().zip(&self.tickets).enumerate() {
+            if count % RECORDS_A_TURN == 0 {
+                yield_now().await;
+                if is_over() {
+                    break;
+                }
+            }
+            let Ok(record) = record else { break };
+            if !encoding.add(&Delivery { sequence, record, ticket }) {
+                break;
+            }
+        }
+        self.encoded = encoding.finish();
     }
 }

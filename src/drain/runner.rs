@@ -266,17 +266,26 @@ impl<S: Scheduler> Runner<S> {
         let InFlight { keys, .. } = self.dispatcher.finish(lane);
         self.release(&keys);
         self.spare = lot;
+        self.spare.clear();
         self.publish_window();
     }
 
-    /// Reads the next batch of a queue in strict order while the one before it is being delivered.
+    /// Reads the next batch of a queue in strict order while the one before it is being delivered, and encodes it as far as there is
+    /// time for that.
     async fn look_ahead(&mut self) {
-        if self.reordering.is_none() {
-            let (pace, batch) = {
-                let course = &self.shared.state().course;
-                (course.pace, course.told.shaping.batch.clone())
-            };
-            self.ahead.look(&mut self.feed, &self.queue, pace, &batch).await;
+        if self.reordering.is_some() {
+            return;
+        }
+        let (pace, batch, encoder) = {
+            let state = &self.shared.state();
+            (state.course.pace, state.course.told.shaping.batch.clone(), state.encoder.clone())
+        };
+        self.ahead.look(&mut self.feed, &self.queue, pace, &batch).await;
+        if let Some(encoder) = encoder
+            && !self.ahead.taken.is_empty()
+        {
+            let dispatcher = &self.dispatcher;
+            self.ahead.encode(encoder, || dispatcher.has_done()).await;
         }
     }
 

@@ -1,8 +1,9 @@
 //! The rows of a batch as lines of text, encoded in chunks while the server works on those that it has.
 
-use std::fmt::Display;
+use std::fmt::{Debug, Display};
 use std::future::{Future, poll_fn};
 use std::pin::pin;
+use std::sync::Arc;
 use std::task::Poll;
 
 use bytes::Bytes;
@@ -10,8 +11,9 @@ use tokio::sync::mpsc;
 // One that only queued the task again would not let the runtime look at its sockets.
 use tokio::task::yield_now;
 
+use super::encoded::{Ahead, Encode};
 use super::mapping::{TablePlan, Value};
-use super::{Delivery, SinkError};
+use super::{Batch, Delivery, SinkError};
 
 /// Bytes of a chunk with which it is sent. The server begins with the first one, so that should not be long in coming.
 const CHUNK_BYTES: usize = 16 * 1024;
@@ -42,22 +44,91 @@ impl Bounds {
 /// Chunks on their way from the encoder to whoever sends them.
 pub(super) type Chunks = mpsc::Receiver<Result<Bytes, Abandoned>>;
 
-/// Encodes the rows of a batch when polled, and where the chunks of them come out. The future says how many rows they are;
-/// `field` appends a value, given the number of its column. ///
+/// How the rows of a table are written.
+pub(super) trait RowFormat: Debug + Send + Sync {
+    /// What keeps a value from being written.
+    type Unfit: Display;
+
+    /// What stands before the first row, if there is a batch at all.
+    const HEAD: &'static [u8] = b"";
+    /// What stands behind the last one.
+    const TAIL: &'static [u8] = b"";
+
+    /// Appends a row.
+    ///
+    /// # Errors
+    ///
+    /// The number of the first column whose value cannot be written, and why; `out` then ends anywhere.
+    fn append(&self, row: &[Value<'_>], out: &mut Vec<u8>) -> Result<(), (usize, Self::Unfit)>;
+}
+
+/// Appends a row as a line: fields with tabs between them.
+///
+/// # Errors
+///
+/// Those of `field`, with the number of the column.
+pub(super) fn append_line<U>(
+    row: &[Value<'_>],
+    field: impl Fn(&Value<'_>, usize, &mut Vec<u8>) -> Result<(), U>,
+    out: &mut Vec<u8>,
+) -> Result<(), (usize, U)> {
+    for (number, value) in row.iter().enumerate() {
+        if number > 0 {
+            out.push(b'\t');
+        }
+        field(value, number, out).map_err(|why| (number, why))?;
+    }
+    out.push(b'\n');
+    Ok(())
+}
+
+/// Encodes the rows of records for a table.
+#[derive(Debug)]
+pub(super) struct TableEncoder<F> {
+    table: Arc<TablePlan>,
+    format: F,
+}
+
+impl<F: RowFormat> TableEncoder<F> {
+    pub(super) fn new(table: Arc<TablePlan>, format: F) -> Self {
+        Self { table, format }
+    }
+
+    fn append_row(&self, delivery: &Delivery<'_>, row: &[Value<'_>], out: &mut Vec<u8>) -> Result<(), SinkError> {
+        let appended = self.format.append(row, out);
+        appended.map_err(|(column, why)| {
+            let name = self.table.columns.get(column).map_or("", |(name, _)| name);
+            unfit(delivery, name, &why)
+        })
+    }
+}
+
+impl<F: RowFormat> Encode for TableEncoder<F> {
+    fn append(&self, delivery: &Delivery<'_>, out: &mut Vec<u8>) -> Result<u64, SinkError> {
+        let rows = self.table.mapping.rows(delivery)?;
+        (0..rows.len()).try_for_each(|index| self.append_row(delivery, &rows.row(index)?, out))?;
+        Ok(rows.len() as u64)
+    }
+}
+
+/// Encodes the rows of a batch when polled, but for those that there are already, and where the chunks of all of them come out. The
+/// future says how many rows they are.
+///
 /// # Errors
 ///
 /// The future's is [`SinkError::Permanent`] if a record has no rows by its mapping, a value fits its column in no way, or the rows are
 /// more than `bounds` allow.
-pub(super) fn encoder<U: Display>(
-    table: &TablePlan,
-    deliveries: &[Delivery<'_>],
+pub(super) fn encoder<F: RowFormat>(
+    encoder: &Arc<TableEncoder<F>>,
+    batch: &Batch<'_>,
     bounds: Bounds,
-    field: impl Fn(&Value<'_>, usize, &mut Vec<u8>) -> Result<(), U>,
 ) -> (impl Future<Output = Result<u64, SinkError>>, Chunks) {
     let (sender, chunks) = mpsc::channel(CHUNKS_AHEAD_MAX);
     let chunks_in = ChunksIn { sender, message_bytes_max: bounds.message_bytes_max.clamp(1, CHUNK_BYTES_MAX) };
+    let ahead = batch.ahead.filter(|ahead| ahead.is_by(encoder));
+    let deliveries = batch.deliveries;
     let encoding = async move {
-        let encoded = encode_rows(table, deliveries, bounds.batch_bytes_max, field, &chunks_in).await;
+        let encoded = encode_rows(encoder, deliveries, ahead, bounds.batch_bytes_max, &chunks_in).await;
         if encoded.is_err() {
             // Whoever takes nothing any more needs no word.
             let _ = chunks_in.sender.send(Err(Abandoned)).await;
@@ -89,54 +160,41 @@ pub(super) async fn beside<T>(
     .await
 }
 
-async fn encode_rows<U: Display>(
-    table: &TablePlan,
+async fn encode_rows<F: RowFormat>(
+    encoder: &TableEncoder<F>,
     deliveries: &[Delivery<'_>],
+    ahead: Option<Ahead<'_>>,
     batch_bytes_max: usize,
-    field: impl Fn(&Value<'_>, usize, &mut Vec<u8>) -> Result<(), U>,
     chunks: &ChunksIn,
 ) -> Result<u64, SinkError> {
     // The request that all rows wait for should leave first; it may be another task that sends it.
     yield_now().await;
-    let mut chunk = Vec::with_capacity(2 * CHUNK_BYTES);
-    let (mut count, mut bytes) = (0, 0);
-    for delivery in deliveries {
-        let rows = table.mapping.rows(delivery)?;
+    let (mut rest, mut count, mut bytes) = (deliveries, 0, 0);
+    let mut chunk = F::HEAD.to_vec();
+    if let Some(ahead) = ahead {
+        rest = deliveries.get(ahead.records()..).unwrap_or_default();
+        count = ahead.rows();
+        bytes = ahead.bytes().len();
+        refuse_large(bytes, batch_bytes_max, deliveries)?;
+        chunks.send(std::mem::take(&mut chunk).into()).await;
+        chunks.send(ahead.bytes()).await;
+    }
+    for delivery in rest {
+        let rows = encoder.table.mapping.rows(delivery)?;
         for index in 0..rows.len() {
-            append_row(table, delivery, &rows.row(index)?, &field, &mut chunk)?;
+            encoder.append_row(delivery, &rows.row(index)?, &mut chunk)?;
             count += 1;
             if chunk.len() >= CHUNK_BYTES {
                 bytes += chunk.len();
                 refuse_large(bytes, batch_bytes_max, deliveries)?;
-                chunks.send(std::mem::replace(&mut chunk, Vec::with_capacity(2 * CHUNK_BYTES))).await;
+                chunks.send(std::mem::replace(&mut chunk, Vec::with_capacity(2 * CHUNK_BYTES)).into()).await;
                 yield_now().await;
             }
         }
     }
-    chunks.send(chunk).await;
+    chunk.extend_from_slice(F::TAIL);
+    chunks.send(chunk.into()).await;
     Ok(count)
-}
-
-/// Appends a row as a line: fields with tabs between them.
-///
-/// # Errors
-///
-/// [`SinkError::Permanent`] if a value fits its column in no way.
-pub(super) fn append_row<U: Display>(
-    table: &TablePlan,
-    delivery: &Delivery<'_>,
-    row: &[Value<'_>],
-    field: impl Fn(&Value<'_>, usize, &mut Vec<u8>) -> Result<(), U>,
-    out: &mut Vec<u8>,
-) -> Result<(), SinkError> {
-    for (number, value) in row.iter().enumerate() {
-        if number > 0 {
-            out.push(b'\t');
-        }
-        field(value, number, out).map_err(|why| unfit(delivery, &table.columns[number].0, &why))?;
-    }
-    out.push(b'\n');
-    Ok(())
 }
 
 /// Where the encoder puts its chunks.
@@ -147,8 +205,7 @@ struct ChunksIn {
 
 impl ChunksIn {
     /// A piece may end anywhere: servers join them. Whoever hears that nobody takes them any more is about to be dropped.
-    async fn send(&self, chunk: Vec<u8>) {
-        let mut rest = Bytes::from(chunk);
+    async fn send(&self, mut rest: Bytes) {
         while !rest.is_empty() {
             let piece = rest.split_to(rest.len().min(self.message_bytes_max));
             if self.sender.send(Ok(piece)).await.is_err() {

@@ -192,7 +192,7 @@ mod tests {
         };
         let delivery = |sequence: &Sequence| Delivery { sequence: *sequence, record, ticket: "" };
         let deliveries: Vec<_> = sequences.iter().map(delivery).collect();
-        sink.commit(Batch { after, through, beyond: None, deliveries: &deliveries, witnesses: &[] }).await
+        sink.commit(Batch { after, through, beyond: None, deliveries: &deliveries, witnesses: &[], ahead: None }).await
     }
 
     fn refusal(sequence: Sequence) -> Result<(), SinkError> {

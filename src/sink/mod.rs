@@ -21,6 +21,7 @@
 //!
 //! One file is one sink, and one line of the [`REGISTRY`] makes it known.
 
+pub mod encoded;
 mod encoding;
 mod file;
 #[cfg(feature = "http")]
@@ -45,6 +46,7 @@ use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use self::encoded::{Ahead, Encoder};
 use self::tenure::Tenure;
 use crate::config::{self, SinkKind};
 use crate::limits::RETRY_AFTER_MS_MAX;
@@ -85,6 +87,8 @@ pub struct Batch<'a> {
     pub deliveries: &'a [Delivery<'a>],
     /// Rows that this one speaks of too: unless each of them has come at least as far, nothing is committed.
     pub witnesses: &'a [Claim],
+    /// What there is already of the first deliveries, as this sink or another one sends them.
+    pub ahead: Option<Ahead<'a>>,
 }
 
 /// A part that is held, and the epoch that its row has reached: it never falls, unless the database is set back.
@@ -148,6 +152,11 @@ pub trait Sink: Send {
 
     /// What is held since [`take_over`](Self::take_over); `None` before that and after a transient error.
     fn claim(&self) -> Option<Claim>;
+
+    /// What encodes records as the next [`commit`](Self::commit) sends them, if that can be done ahead of it.
+    fn encoder(&self) -> Option<Encoder> {
+        None
+    }
 
     /// Commits a batch: fence, rows, position and what is beyond it, in one transaction.
     fn commit<'a>(&'a mut self, batch: Batch<'a>) -> SinkFuture<'a, ()>;

@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use self::session::{Failure, Session};
 use self::takeover::Open;
+use super::encoded::Encoder;
 use super::mapping::Plan;
 use super::statement::Dialect;
 use super::{Batch, Claim, Driver, Part, Sink, SinkError, SinkFuture, lane_numbers, progress_of};
@@ -145,6 +146,10 @@ impl Sink for Mysql {
 
     fn claim(&self) -> Option<Claim> {
         self.open.as_ref().map(|open| Claim { part: self.part.id.as_str().into(), epoch: open.epoch })
+    }
+
+    fn encoder(&self) -> Option<Encoder> {
+        self.open.as_ref()?.loader.clone().map(|loader| loader as Encoder)
     }
 
     fn commit<'a>(&'a mut self, batch: Batch<'a>) -> SinkFuture<'a, ()> {

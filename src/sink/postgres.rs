@@ -5,10 +5,13 @@
 //! is known to have held are rows and COMMIT sent, together: if a row is refused, the
 //! transaction has failed by then and PostgreSQL turns the COMMIT into a rollback.
 //!
+//! COPY is told binary values where all of a table's columns take them and all of a batch's values have such a form, and text otherwise.
+//!
 //! While a call runs the session belongs to its future. A future that is dropped, or
 //! that ends in a transient error, takes the connection with it, so nothing half-open
 //! is ever continued.
 
+mod binary;
 mod check;
 mod columns;
 mod session;
@@ -17,18 +20,22 @@ mod text;
 mod tls;
 mod write;
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use tokio_postgres::types::Type;
+
+use self::binary::Tuples;
 use self::session::Session;
-use self::takeover::Open;
-use super::mapping::Plan;
+use self::takeover::{Open, Work};
+use self::text::Lines;
+use super::encoded::Encoder;
+use super::encoding::TableEncoder;
+use super::mapping::{Plan, TablePlan};
 use super::statement::Dialect;
 use super::{Batch, Claim, Driver, Part, Sink, SinkError, SinkFuture, lane_numbers, progress_of};
 use crate::config::{self, SinkKind, Takes, UrlRule};
 use crate::progress::Progress;
-
-pub use self::text::Form;
-pub use self::write::copy_rows;
 
 pub(super) static DRIVER: Driver = Driver { kind: &KIND, open: |sink, part, _| Box::new(Postgres::new(sink, part)) };
 
@@ -104,7 +111,7 @@ impl Postgres {
         let plan = self.plan.as_ref().map_err(|why| transient(why.clone()))?;
         let mut open = self.open.take().ok_or_else(|| transient("commit before take_over".to_owned()))?;
         let next_epoch = self.part.epoch_behind(&batch, open.epoch);
-        let committing = write::commit(&open, plan, &self.part.id, batch, next_epoch);
+        let committing = write::commit(&mut open, plan, &self.part.id, batch, next_epoch);
         let outcome = within(self.commit_timeout, committing).await?;
         if outcome.is_ok() {
             open.epoch = next_epoch;
@@ -149,12 +156,29 @@ impl Sink for Postgres {
         self.open.as_ref().map(|open| Claim { part: self.part.id.as_str().into(), epoch: open.epoch })
     }
 
+    fn encoder(&self) -> Option<Encoder> {
+        match &self.open.as_ref()?.work {
+            Work::Copy(copy) => Some(copy.encoder()),
+            Work::Statement(..) => None,
+        }
+    }
+
     fn commit<'a>(&'a mut self, batch: Batch<'a>) -> SinkFuture<'a, ()> {
         Box::pin(self.commit_batch(batch))
     }
 
     fn check(&mut self) -> SinkFuture<'_, Vec<String>> {
         Box::pin(async { Ok(self.problems().await) })
+    }
+}
+
+/// What encodes rows for a table whose columns have these types.
+#[must_use]
+pub fn table_encoder(table: TablePlan, types: &[Type]) -> Encoder {
+    let table = Arc::new(table);
+    match Tuples::new(types) {
+        Some(tuples) => Arc::new(TableEncoder::new(table, tuples)),
+        None => Arc::new(TableEncoder::new(table, Lines::new(types))),
     }
 }
 

@@ -251,7 +251,7 @@ mod tests {
     }
 
     fn raising() -> Batch<'static> {
-        Batch { after: 0, through: 0, beyond: Some(&[]), deliveries: &[], witnesses: &[] }
+        Batch { after: 0, through: 0, beyond: Some(&[]), deliveries: &[], witnesses: &[], ahead: None }
     }
 
     #[test]

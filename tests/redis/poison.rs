@@ -252,6 +252,7 @@ async fn deliver_anywhere(
         beyond: Some(&beyond),
         deliveries: &deliveries,
         witnesses: &[],
+        ahead: None,
     })
     .await
 }

@@ -95,7 +95,7 @@ fn a_replayed_batch_and_an_older_owner_are_fenced() {
         assert!(is_fenced(&commit::<&str>(&mut *older, 4, &[]).await));
         let mut other = stage.sink_of("q/2");
         assert_eq!(other.take_over().await, at(0), "another directory's queue");
-        let empty = Batch { after: 4, through: 9, beyond: None, deliveries: &[], witnesses: &[] };
+        let empty = Batch { after: 4, through: 9, beyond: None, deliveries: &[], witnesses: &[], ahead: None };
         assert_eq!(younger.commit(empty).await, Ok(()));
         assert!(is_fenced(&younger.commit(empty).await));
         assert_eq!(younger.take_over().await, at(9));
@@ -130,7 +130,7 @@ fn position_and_what_is_beyond_it_move_with_the_rows() {
         assert!(twin.claim().unwrap().epoch > claim.epoch);
         assert!(is_fenced(&sink.take_over().await.map(|_| ())), "the older one must not take over once more");
         let all: [(u64, &str); 0] = [];
-        let empty = Batch { after: 1, through: 9, beyond: Some(&[]), deliveries: &[], witnesses: &[] };
+        let empty = Batch { after: 1, through: 9, beyond: Some(&[]), deliveries: &[], witnesses: &[], ahead: None };
         assert_eq!(twin.commit(empty).await, Ok(()));
         assert_eq!(deliver(&mut *twin, 9, &all, &progress(9, &[])).await, Ok(()));
         assert_eq!(twin.take_over().await, at(9));
@@ -164,7 +164,7 @@ fn what_is_beyond_may_take_all_its_bytes_and_must_make_sense() {
 
 /// Moves the position by an empty batch that raises the epoch.
 async fn step(sink: &mut dyn Sink, after: u64, witnesses: &[Claim]) -> Result<(), SinkError> {
-    sink.commit(Batch { after, through: after + 1, beyond: Some(&[]), deliveries: &[], witnesses }).await
+    sink.commit(Batch { after, through: after + 1, beyond: Some(&[]), deliveries: &[], witnesses, ahead: None }).await
 }
 
 #[test]

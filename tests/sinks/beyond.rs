@@ -38,6 +38,7 @@ async fn deliver(sink: &mut dyn Sink, after: Sequence, ids: &[u64], then: &Progr
         beyond: Some(&beyond),
         deliveries: &deliveries,
         witnesses: &[],
+        ahead: None,
     })
     .await
 }

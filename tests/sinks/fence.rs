@@ -54,11 +54,14 @@ pub fn an_empty_batch_moves_the_position(database: &Database) {
     database.runtime.block_on(async {
         assert_eq!(sink.take_over().await, at(0));
         assert_eq!(
-            sink.commit(Batch { after: 0, through: 9, beyond: None, deliveries: &[], witnesses: &[] }).await,
+            sink.commit(Batch { after: 0, through: 9, beyond: None, deliveries: &[], witnesses: &[], ahead: None })
+                .await,
             Ok(())
         );
         assert!(is_fenced(
-            &sink.commit(Batch { after: 0, through: 9, beyond: None, deliveries: &[], witnesses: &[] }).await
+            &sink
+                .commit(Batch { after: 0, through: 9, beyond: None, deliveries: &[], witnesses: &[], ahead: None })
+                .await
         ));
         assert_eq!(sink.take_over().await, at(9));
     });

@@ -7,7 +7,7 @@ use crate::{ORDERS, at, is_fenced, orders};
 
 /// Moves the position by an empty batch that raises the epoch.
 async fn step(sink: &mut dyn Sink, after: u64, witnesses: &[Claim]) -> Result<(), SinkError> {
-    sink.commit(Batch { after, through: after + 1, beyond: Some(&[]), deliveries: &[], witnesses }).await
+    sink.commit(Batch { after, through: after + 1, beyond: Some(&[]), deliveries: &[], witnesses, ahead: None }).await
 }
 
 pub fn lanes_are_those_that_have_a_row(database: &Database) {

@@ -294,7 +294,14 @@ fn a_lane_does_not_wait_for_the_row_of_another() {
         second.take_over().await.unwrap();
         let claims: [Claim; 2] = [first.claim().unwrap(), second.claim().unwrap()];
         let mut observer = mysql(&database.url).await;
-        let step = |witness| Batch { after: 0, through: 1, beyond: Some(&[]), deliveries: &[], witnesses: witness };
+        let step = |witness| Batch {
+            after: 0,
+            through: 1,
+            beyond: Some(&[]),
+            deliveries: &[],
+            witnesses: witness,
+            ahead: None,
+        };
         let mut on_its_way = first.commit(step(&claims[1..]));
         until_it_locks(&mut on_its_way, &mut observer).await;
         assert_eq!(second.commit(step(&claims[..1])).await, Ok(()));

@@ -17,6 +17,7 @@ use crate::drain::scheduler::Scheduler;
 use crate::planted::{Bug, is_planted};
 use crate::progress::Progress;
 use crate::record::{Record, Sequence};
+use crate::sink::encoded::{Ahead, Encoded};
 use crate::sink::{Batch, Delivery, SinkError};
 
 /// What the dead letter says of a record that stands for a lost one.
@@ -25,6 +26,7 @@ const LOST_REASON: &str = "lost: the disk had damaged the record's bytes, and `f
 /// A lot on its way, without those of its records that are not to be sent.
 struct Load<'a> {
     taken: &'a Taken,
+    encoded: &'a Encoded,
     deliveries: Vec<Delivery<'a>>,
     /// Where in the lot each delivery stands, from 0.
     places: Vec<usize>,
@@ -60,6 +62,14 @@ impl Load<'_> {
 
     fn of(&self, span: Span) -> &[Delivery<'_>] {
         &self.deliveries[span.from..span.to]
+    }
+
+    /// What is encoded already of a span: of the first records that follow each other, with none between them that is not sent.
+    fn encoded(&self, span: Span) -> Option<Ahead<'_>> {
+        let places = &self.places[span.from..span.to];
+        let first = *places.first()?;
+        let following = places.iter().zip(first..).take_while(|(place, next)| *place == next).count();
+        self.encoded.part(first, following)
     }
 }
 
@@ -157,7 +167,7 @@ impl<S: Scheduler> Lane<S> {
     }
 
     /// What of a lot is to be sent; `None` if a stop came first.
-    async fn load<'a>(&mut self, Lot { taken, tickets }: &'a Lot) -> Result<Option<Load<'a>>, DrainError> {
+    async fn load<'a>(&mut self, Lot { taken, tickets, encoded }: &'a Lot) -> Result<Option<Load<'a>>, DrainError> {
         let (mut deliveries, mut places) = (Vec::with_capacity(taken.len()), Vec::with_capacity(taken.len()));
         let (mut unwanted, now_us) = (Vec::new(), self.shared.platform.unix_us());
         let progress = self.shared.progress();
@@ -177,7 +187,7 @@ impl<S: Scheduler> Lane<S> {
             }
         }
         let is_dropped = self.drop_unwanted(&unwanted).await;
-        Ok(is_dropped.then_some(Load { taken, deliveries, places }))
+        Ok(is_dropped.then_some(Load { taken, encoded, deliveries, places }))
     }
 
     /// Drops records that nobody wants any more; `false` if a stop came before it was on disk.
@@ -269,6 +279,7 @@ impl<S: Scheduler> Lane<S> {
             beyond: (!is_in_order).then_some(&beyond),
             deliveries: load.of(span),
             witnesses: &self.witnesses(),
+            ahead: load.encoded(span),
         };
         let began_ns = self.shared.platform.monotonic_ns();
         self.shared.note_in_flight(true);
@@ -277,7 +288,7 @@ impl<S: Scheduler> Lane<S> {
         let now_ns = self.shared.platform.monotonic_ns();
         let error = match committed {
             Ok(()) => {
-                self.note_claim();
+                self.note_session();
                 self.shared.state().course.adaptive.committed(now_ns - began_ns, now_ns);
                 self.delivered(load, span, &known, next);
                 return Ok(Attempt::Committed);

@@ -131,6 +131,11 @@ impl<S: Scheduler> Dispatcher<S> {
         self.done.try_recv().ok()
     }
 
+    /// Whether a lane has done something.
+    pub(super) fn has_done(&self) -> bool {
+        !self.done.is_empty()
+    }
+
     /// What a lane does next. Nothing is lost by a wait that is given up.
     pub(super) async fn next_done(&mut self) -> Done<S> {
         match self.done.recv().await {

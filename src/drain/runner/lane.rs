@@ -97,7 +97,7 @@ impl<S: Scheduler> Lane<S> {
             Err(fenced @ SinkError::Fenced(_)) => return Err(DrainError::Fenced(fenced)),
             Err(error) => return Ok(Some(Err(error))),
         }
-        lane.note_claim();
+        lane.note_session();
         Ok(self.vouch().await?.map(|vouched| vouched.map(|()| lane)))
     }
 
@@ -129,7 +129,7 @@ impl<S: Scheduler> Lane<S> {
         loop {
             let error = match self.sink.take_over().await {
                 Ok(progress) => {
-                    self.note_claim();
+                    self.note_session();
                     return Ok(Some(progress));
                 }
                 Err(fenced @ SinkError::Fenced(_)) => return Err(DrainError::Fenced(fenced)),
@@ -142,10 +142,14 @@ impl<S: Scheduler> Lane<S> {
         }
     }
 
-    /// Keeps in mind how far its row has come.
-    pub(super) fn note_claim(&self) {
-        if let (Some(claim), Some(known)) = (self.sink.claim(), self.shared.state().claims.get_mut(self.number)) {
+    /// Keeps in mind how far its row has come, and what its sink encodes with.
+    pub(super) fn note_session(&self) {
+        let mut state = self.shared.state();
+        if let (Some(claim), Some(known)) = (self.sink.claim(), state.claims.get_mut(self.number)) {
             *known = Some(claim);
+        }
+        if self.number == 0 {
+            state.encoder = self.sink.encoder();
         }
     }
 
@@ -177,11 +181,12 @@ impl<S: Scheduler> Lane<S> {
             beyond: (!is_in_order).then_some(&beyond),
             deliveries: &[],
             witnesses: &self.witnesses(),
+            ahead: None,
         };
         match self.sink.commit(batch).await {
             Ok(()) => {
                 self.said = known;
-                self.note_claim();
+                self.note_session();
                 Ok(Spoken::All)
             }
             Err(fenced @ SinkError::Fenced(_)) => Err(DrainError::Fenced(fenced)),

@@ -176,7 +176,14 @@ impl<S: Scheduler> Runner<S> {
     async fn send(&mut self, letter: &Redelivery, position: u64, number: u64) -> Result<Sent, RedriveError> {
         let Some((sink, at)) = &mut self.redrive.sink else { return Ok(Sent::Undecided) };
         let delivery = letter.delivery();
-        let batch = Batch { after: position, through: number, beyond: None, deliveries: &[delivery], witnesses: &[] };
+        let batch = Batch {
+            after: position,
+            through: number,
+            beyond: None,
+            deliveries: &[delivery],
+            witnesses: &[],
+            ahead: None,
+        };
         let error = match sink.commit(batch).await {
             Ok(()) => {
                 *at = number;

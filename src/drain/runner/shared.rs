@@ -13,6 +13,7 @@ use crate::drain::scheduler::Scheduler;
 use crate::limits::WALL_CLOCK_LOOK_MS;
 use crate::progress::Progress;
 use crate::queue::{DrainState, Instructions, Outlet, Queue};
+use crate::sink::encoded::Encoder;
 use crate::sink::{Claim, SinkError};
 
 /// What a runner and its lanes share. They are polled by one task, so nobody ever waits for the lock; it is not held where
@@ -34,6 +35,8 @@ pub(super) struct State {
     /// The row of each lane, as it was last known; of those that have ended too, since the others still speak for what they
     /// delivered.
     pub(super) claims: Vec<Option<Claim>>,
+    /// What the first lane's sink encodes records with, if it can ahead of their batch.
+    pub(super) encoder: Option<Encoder>,
     /// The sink has asked to be left alone until then, by whichever lane or redrive it was told.
     pub(super) alone_until_ns: u64,
     /// Transactions that are being committed.
@@ -78,7 +81,8 @@ impl<S: Scheduler> Shared<S> {
     ) -> Self {
         let course = Course::new(&outlet, platform.monotonic_ns(), platform.unix_us());
         let (meter, progress) = (Meter::default(), Arc::new(Progress::up_to(0)));
-        let state = State { course, meter, progress, claims: vec![None; lanes], alone_until_ns: 0, in_flight: 0 };
+        let claims = vec![None; lanes];
+        let state = State { course, meter, progress, claims, encoder: None, alone_until_ns: 0, in_flight: 0 };
         Self { platform, queue, outlet, dead_letters, state: Mutex::new(state) }
     }
 

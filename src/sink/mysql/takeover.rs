@@ -1,10 +1,12 @@
 //! Taking a part over: forebay's own tables, the epoch, and a predecessor that doesn't let go.
 
 use std::hash::Hasher as _;
+use std::sync::Arc;
 use std::time::Duration;
 
 use siphasher::sip128::{Hasher128 as _, SipHasher13};
 
+use super::super::encoding::TableEncoder;
 use super::super::mapping::{Plan, StatementPlan, TablePlan, given_type};
 use super::super::{Part, SinkError};
 use super::columns::{
@@ -12,7 +14,7 @@ use super::columns::{
     tables_without_transactions, unique_keys,
 };
 use super::session::{Failure, Session, seconds};
-use super::text::{Form, TimeShape, quoted_text};
+use super::text::{Form, Lines, TimeShape, quoted_text};
 use super::transient;
 use crate::config::{Assignment, Conflict};
 use crate::value::ValueType;
@@ -34,9 +36,12 @@ pub(super) struct Open {
     pub(super) epoch: i64,
     /// How each column or parameter takes its values.
     pub(super) forms: Vec<Form>,
-    /// Whether rows go by LOAD DATA.
-    pub(super) loads: bool,
+    /// What encodes rows for LOAD DATA, if they go by it.
+    pub(super) loader: Option<Loader>,
 }
+
+/// Encodes rows for LOAD DATA.
+pub(super) type Loader = Arc<TableEncoder<Lines>>;
 
 /// What the row of the part holds.
 pub(super) struct PositionRow {
@@ -64,7 +69,7 @@ pub(super) async fn take_over(
     part: &Part,
     patience: Duration,
 ) -> Result<(Open, PositionRow), SinkError> {
-    let (forms, loads) = look(&mut session, plan).await.map_err(transient)?;
+    let (forms, loader) = look(&mut session, plan).await.map_err(transient)?;
     // A successor knows by it which sessions are those of a forebay that has held this part. A server that has no such
     // locks only leaves it to wait for them.
     let failed = |failure: Failure| transient(failure.to_string());
@@ -85,16 +90,16 @@ pub(super) async fn take_over(
     // A predecessor that is stuck in a transaction would have kept the lock for this.
     let has_beyond = add_beyond(&mut session, part.reorders).await.map_err(transient)?;
     let row = position_row(&mut session, &part.id, epoch, has_beyond).await.map_err(transient)?;
-    Ok((Open { session, epoch, forms, loads }, row))
+    Ok((Open { session, epoch, forms, loader }, row))
 }
 
 /// Creates what is missing, and looks at what batches are to write to.
-async fn look(session: &mut Session, plan: &Plan) -> Result<(Vec<Form>, bool), String> {
+async fn look(session: &mut Session, plan: &Plan) -> Result<(Vec<Form>, Option<Loader>), String> {
     create_missing(session, "forebay_position", POSITION_TABLE).await?;
     refuse_engine(session, None, "forebay_position", "forebay_position").await?;
     match plan {
         Plan::Table(table) => look_at_table(session, table).await,
-        Plan::Statement(statement) => Ok((look_at_statement(session, statement).await?, false)),
+        Plan::Statement(statement) => Ok((look_at_statement(session, statement).await?, None)),
     }
 }
 
@@ -120,7 +125,7 @@ async fn refuse_engine(session: &mut Session, schema: Option<&str>, name: &str, 
     }
 }
 
-async fn look_at_table(session: &mut Session, table: &TablePlan) -> Result<(Vec<Form>, bool), String> {
+async fn look_at_table(session: &mut Session, table: &TablePlan) -> Result<(Vec<Form>, Option<Loader>), String> {
     if table.created {
         create_missing(session, &table.quoted, &created_table_sql(table)).await?;
     }
@@ -136,7 +141,13 @@ async fn look_at_table(session: &mut Session, table: &TablePlan) -> Result<(Vec<
         }
     }
     let (forms, loads) = columns::forms(table, &found)?;
-    Ok((forms, loads && session.loads_local))
+    // LOAD DATA knows no other answer to a row that is there already than to replace all of it.
+    let loads = loads && session.loads_local && table.conflict == Conflict::Error;
+    let loader = loads.then(|| {
+        let lines = Lines { forms: forms.clone() };
+        Arc::new(TableEncoder::new(Arc::new(table.clone()), lines))
+    });
+    Ok((forms, loader))
 }
 
 async fn look_at_statement(session: &mut Session, plan: &StatementPlan) -> Result<Vec<Form>, String> {

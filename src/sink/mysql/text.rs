@@ -7,6 +7,7 @@ use std::borrow::Cow;
 
 use jiff::Timestamp;
 
+use super::super::encoding::{RowFormat, append_line};
 use super::super::mapping::Value;
 
 const HEX: &[u8; 16] = b"0123456789abcdef";
@@ -79,6 +80,23 @@ pub(super) fn literal(value: &Value<'_>, form: Form, out: &mut String) -> Result
         },
     }
     Ok(())
+}
+
+/// Rows whose columns take their values so; a column without a form is text.
+#[derive(Debug)]
+pub(super) struct Lines {
+    pub(super) forms: Vec<Form>,
+}
+
+impl RowFormat for Lines {
+    type Unfit = Unfit;
+
+    fn append(&self, row: &[Value<'_>], out: &mut Vec<u8>) -> Result<(), (usize, Unfit)> {
+        let field = |value: &Value<'_>, number: usize, out: &mut Vec<u8>| {
+            field(value, self.forms.get(number).copied().unwrap_or(Form::Text), out)
+        };
+        append_line(row, field, out)
+    }
 }
 
 /// Appends a field of LOAD DATA, without the tab or newline that ends it.

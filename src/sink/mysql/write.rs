@@ -6,7 +6,6 @@ use super::super::{Batch, Claim, Delivery, SinkError};
 use super::session::{Failure, Session, row};
 use super::takeover::Open;
 use super::text::{self, Form, quoted_text};
-use crate::config::Conflict;
 
 /// Statements that are on their way at once.
 const PIPELINED_MAX: usize = 256;
@@ -49,13 +48,10 @@ pub(super) async fn commit(
     next_epoch: i64,
 ) -> Result<(), SinkError> {
     let epochs = (open.epoch, next_epoch);
-    let mut loads = open.loads && !batch.deliveries.is_empty();
+    let mut loads = open.loader.is_some() && !batch.deliveries.is_empty();
     loop {
         let written = match plan {
-            // LOAD DATA knows no other answer to a row that is there already than to replace all of it.
-            Plan::Table(table) if loads && table.conflict == Conflict::Error => {
-                load(open, table, part, &batch, epochs).await
-            }
+            Plan::Table(table) if loads => load(open, table, part, &batch, epochs).await,
             plan => {
                 // What does not fit is found before anything is begun.
                 let rows = encode(open, plan, batch.deliveries)?;
@@ -68,7 +64,9 @@ pub(super) async fn commit(
             // LOCAL makes the server leave out what it should refuse. INSERT tells what is wrong.
             Ok(Written::NotLoaded { ever }) => {
                 roll_back(&mut open.session).await?;
-                open.loads = !ever;
+                if ever {
+                    open.loader = None;
+                }
                 loads = false;
             }
             Err(error @ SinkError::Permanent { .. }) => {
@@ -317,12 +315,10 @@ async fn load(
     batch: &Batch<'_>,
     epochs: (i64, i64),
 ) -> Result<Written, SinkError> {
-    let Open { session, forms, .. } = open;
-    let field = |value: &Value<'_>, number: usize, out: &mut Vec<u8>| {
-        text::field(value, forms.get(number).copied().unwrap_or(Form::Text), out)
-    };
+    let Open { session, loader, .. } = open;
+    let Some(encoder) = loader else { return Ok(Written::NotLoaded { ever: true }) };
     let bounds = Bounds { message_bytes_max: message_bytes_max(session), batch_bytes_max: BATCH_BYTES_MAX };
-    let (encoding, chunks) = encoding::encoder(table, batch.deliveries, bounds, field);
+    let (encoding, chunks) = encoding::encoder(encoder, batch, bounds);
     let loading = async {
         fence(session, epochs, part, batch).await?;
         // The name is for the server's log alone: whatever it asks for, it gets these rows. With the character set `binary`

@@ -1,15 +1,17 @@
 //! Taking a part over: forebay's own tables, the epoch, and a predecessor that doesn't let go.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio_postgres::types::{Kind, Type};
-use tokio_postgres::{Client, Error, Statement};
+use tokio_postgres::{Client, Column, Error, Statement};
 
+use super::super::encoding::TableEncoder;
 use super::super::mapping::{Plan, TablePlan};
 use super::super::statement::{literal, named, quoted};
 use super::super::{Part, SinkError};
+use super::binary::Tuples;
 use super::session::{APPLICATION_NAME, Session, describe, is_lock_timeout};
-use super::text::Form;
+use super::text::{Form, Lines, form};
 use super::transient;
 use crate::config::Conflict;
 
@@ -33,12 +35,25 @@ const ADD_BEYOND_LOCK_MS_MAX: u64 = 1_000;
 pub(super) struct Open {
     pub(super) session: Session,
     pub(super) epoch: i64,
-    /// COPY or the user's statement, prepared.
-    pub(super) statement: Statement,
-    /// What moves the rows of a COPY from the session's table into the user's, if a conflict is no error.
+    pub(super) work: Work,
+}
+
+/// What is prepared for each batch.
+pub(super) enum Work {
+    Copy(CopyWork),
+    /// The user's statement, and how each parameter takes its values.
+    Statement(Statement, Vec<Form>),
+}
+
+/// Rows of a table by COPY.
+pub(super) struct CopyWork {
+    pub(super) text: (Statement, Arc<TableEncoder<Lines>>),
+    /// None if a column takes no binary values.
+    pub(super) binary: Option<(Statement, Arc<TableEncoder<Tuples>>)>,
+    /// What moves the rows from the session's table into the user's, if a conflict is no error.
     pub(super) merge: Option<Statement>,
-    /// How each column or parameter takes its values.
-    pub(super) forms: Vec<Form>,
+    /// So many batches go as text, because one before them had a value that has no binary form.
+    pub(super) text_batches: u32,
 }
 
 /// What the row of the part holds.
@@ -68,7 +83,7 @@ pub(super) async fn take_over(
     patience: Duration,
 ) -> Result<(Open, PositionRow), SinkError> {
     let client = &session.client;
-    let (statement, merge, forms) = prepare(client, plan).await.map_err(transient)?;
+    let work = prepare(client, plan).await.map_err(transient)?;
     let raised = match raise_epoch(client, part, patience).await {
         Err(error) if is_lock_timeout(&error) => {
             client.batch_execute("ROLLBACK").await.map_err(|error| transient(describe(&error)))?;
@@ -85,18 +100,18 @@ pub(super) async fn take_over(
     // A predecessor that is stuck in a transaction would have kept the lock for this.
     let has_beyond = add_beyond(client, part.reorders).await.map_err(transient)?;
     let row = position_row(client, &part.id, epoch, has_beyond).await.map_err(transient)?;
-    Ok((Open { session, epoch, statement, merge, forms }, row))
+    Ok((Open { session, epoch, work }, row))
 }
 
 /// Creates what is missing, and prepares what batches need.
-async fn prepare(client: &Client, plan: &Plan) -> Result<(Statement, Option<Statement>, Vec<Form>), String> {
+async fn prepare(client: &Client, plan: &Plan) -> Result<Work, String> {
     create_missing(client, "forebay_position", POSITION_TABLE).await?;
     match plan {
-        Plan::Table(table) => prepare_copy(client, table).await,
+        Plan::Table(table) => Ok(Work::Copy(prepare_copy(client, table).await?)),
         Plan::Statement(statement) => {
             let statement = client.prepare(&statement.sql).await.map_err(|error| describe(&error))?;
             let forms = statement.params().iter().map(form).collect();
-            Ok((statement, None, forms))
+            Ok(Work::Statement(statement, forms))
         }
     }
 }
@@ -125,14 +140,13 @@ pub(super) async fn exists(client: &Client, quoted: &str) -> Result<bool, Error>
     client.query_one("SELECT to_regclass($1) IS NOT NULL", &[&quoted]).await?.try_get(0)
 }
 
-async fn prepare_copy(client: &Client, table: &TablePlan) -> Result<(Statement, Option<Statement>, Vec<Form>), String> {
+async fn prepare_copy(client: &Client, table: &TablePlan) -> Result<CopyWork, String> {
     if table.created {
         create_missing(client, &table.quoted, &created_table_sql(table)).await?;
     }
     // A SELECT is prepared for the columns' types, and is never run.
     let select = format!("SELECT {} FROM {}", table.quoted_columns(), table.quoted);
     let columns = client.prepare(&select).await.map_err(|error| describe(&error))?;
-    let forms = columns.columns().iter().map(|column| form(column.type_())).collect();
     let merge = match merge_sql(table) {
         None => None,
         Some(sql) => {
@@ -145,7 +159,17 @@ async fn prepare_copy(client: &Client, table: &TablePlan) -> Result<(Statement, 
     let target = if merge.is_some() { STAGING_TABLE } else { &table.quoted };
     let copy = format!("COPY {target} ({}) FROM STDIN", table.quoted_columns());
     let statement = client.prepare(&copy).await.map_err(|error| describe(&error))?;
-    Ok((statement, merge, forms))
+    let types = || columns.columns().iter().map(Column::type_);
+    let table = Arc::new(table.clone());
+    let text = (statement, Arc::new(TableEncoder::new(Arc::clone(&table), Lines::new(types()))));
+    let binary = match Tuples::new(types()) {
+        None => None,
+        Some(tuples) => {
+            let statement = client.prepare(&format!("{copy} BINARY")).await.map_err(|error| describe(&error))?;
+            Some((statement, Arc::new(TableEncoder::new(table, tuples))))
+        }
+    };
+    Ok(CopyWork { text, binary, merge, text_batches: 0 })
 }
 
 /// What makes the session's own table, with the columns' types and no constraint. WITH NO DATA reads nothing, so it asks for no
@@ -180,15 +204,6 @@ fn merge_sql(table: &TablePlan) -> Option<String> {
         }
     };
     Some(format!("INSERT INTO {name} ({columns}) {rows}{conflict}"))
-}
-
-/// How values of a type are written.
-fn form(kind: &Type) -> Form {
-    match kind.kind() {
-        Kind::Domain(base) => form(base),
-        _ if *kind == Type::BYTEA => Form::Hex,
-        _ => Form::Plain,
-    }
 }
 
 /// The epoch of the queue's first row, 0 if it is not there, without waiting for anybody.

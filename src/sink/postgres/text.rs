@@ -3,13 +3,16 @@
 //! Everything is sent as text, so that the server's own input functions turn it
 //! into the column's type and refuse what doesn't fit.
 
+use tokio_postgres::types::{Kind, Type};
+
+use super::super::encoding::{RowFormat, append_line};
 use super::super::mapping::Value;
 
 const HEX: &[u8; 16] = b"0123456789abcdef";
 
 /// How a column or a parameter takes its values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Form {
+pub(super) enum Form {
     /// As they are; every type but one.
     Plain,
     /// `bytea`: hexadecimal behind `\x`.
@@ -25,6 +28,38 @@ pub(super) enum Unfit {
     /// Text has to be UTF-8.
     #[error("it is not UTF-8, so PostgreSQL keeps it only in a bytea column")]
     NotUtf8,
+}
+
+/// Rows whose columns take their values so.
+#[derive(Debug)]
+pub(super) struct Lines {
+    forms: Vec<Form>,
+}
+
+impl Lines {
+    pub(super) fn new<'t>(types: impl IntoIterator<Item = &'t Type>) -> Self {
+        Self { forms: types.into_iter().map(form).collect() }
+    }
+}
+
+impl RowFormat for Lines {
+    type Unfit = Unfit;
+
+    fn append(&self, row: &[Value<'_>], out: &mut Vec<u8>) -> Result<(), (usize, Unfit)> {
+        let field = |value: &Value<'_>, number: usize, out: &mut Vec<u8>| {
+            copy_field(value, self.forms.get(number).copied().unwrap_or(Form::Plain), out)
+        };
+        append_line(row, field, out)
+    }
+}
+
+/// How values of a type are written.
+pub(super) fn form(kind: &Type) -> Form {
+    match kind.kind() {
+        Kind::Domain(base) => form(base),
+        _ if *kind == Type::BYTEA => Form::Hex,
+        _ => Form::Plain,
+    }
 }
 
 /// Appends a field of a COPY row, without the tab or newline that ends it.

@@ -4,31 +4,29 @@ use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::ops::Range;
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use futures_lite::future::{poll_once, zip};
 use futures_sink::Sink as _;
 use tokio_postgres::types::{Format, IsNull, ToSql, Type, to_sql_checked};
-use tokio_postgres::{Client, CopyInSink, Error, SimpleQueryMessage};
+use tokio_postgres::{Client, CopyInSink, Error, SimpleQueryMessage, Statement};
 
-use super::super::encoding::{self, Abandoned, Bounds, Chunks};
-use super::super::mapping::{Mapping, Plan, StatementPlan, TablePlan, Value};
+use super::super::encoded::{self, Ahead, Encoder};
+use super::super::encoding::{self, Abandoned, Bounds, Chunks, RowFormat, TableEncoder};
+use super::super::mapping::{Mapping, Plan, StatementPlan};
 use super::super::statement::literal;
 use super::super::{Batch, Claim, Delivery, SinkError};
 use super::session::{describe, is_permanent};
-use super::takeover::Open;
+use super::takeover::{CopyWork, Open, Work};
 use super::text::{self, Form};
 
 /// Statements that are on their way at once.
 const PIPELINED_MAX: usize = 256;
 
-/// What goes over the wire for a batch. Parameters of statements are encoded before the transaction begins; the rows
-/// of a COPY on the way, while the server works on those that it has.
-enum Rows<'a> {
-    Nothing,
-    Copy(&'a TablePlan),
-    Statements(Parameters),
-}
+/// Batches that go as text behind one with a value that has no binary form: others may have such values too, and whichever
+/// has one was encoded in vain.
+const TEXT_BATCHES: u32 = 63;
 
 /// Commits a batch, behind which the row has the epoch `next_epoch`.
 ///
@@ -36,72 +34,150 @@ enum Rows<'a> {
 ///
 /// Of any kind; after anything but a transient one the session is outside of a transaction.
 pub(super) async fn commit(
-    open: &Open,
+    open: &mut Open,
     plan: &Plan,
     part: &str,
     batch: Batch<'_>,
     next_epoch: i64,
 ) -> Result<(), SinkError> {
-    let rows = match plan {
-        _ if batch.deliveries.is_empty() => Rows::Nothing,
-        Plan::Table(table) => Rows::Copy(table),
-        Plan::Statement(plan) => Rows::Statements(Parameters::encode(plan, &open.forms, batch.deliveries)?),
-    };
+    let fence = Fence { part, batch, epoch: open.epoch, next_epoch };
     let client = &open.session.client;
-    let fence = fence_sql((open.epoch, next_epoch), part, &batch)?;
-    let moved = async { client.simple_query(&fence).await.map(|messages| rows_of(&messages)) };
-    match rows {
-        Rows::Copy(table) => {
-            let field = |value: &Value<'_>, number, out: &mut Vec<u8>| copy_field(&open.forms, value, number, out);
-            let (encoding, chunks) = encoding::encoder(table, batch.deliveries, Bounds::NONE, field);
-            let copying = async {
-                // COPY is announced together with the fence. That is safe: it writes nothing before its data are complete.
-                let (moved, copy) = zip(moved, client.copy_in::<_, Bytes>(&open.statement)).await;
-                if moved.map_err(|error| transient(&error))? != 1 {
-                    drop(copy);
-                    return Err(fenced(open, part, &batch).await);
-                }
-                let copy = copy.map_err(|error| transient(&error))?;
-                let finish = zip(merge(open), client.batch_execute("COMMIT"));
-                let (sent, (merged, commit)) = zip(send(chunks, copy), finish).await;
-                match sent {
-                    Ok(sent) => settle(client, (sent.and(merged), commit)).await,
-                    // The server was told that the COPY fails, so the COMMIT behind it was a rollback.
-                    Err(Abandoned) => commit.map_err(|error| transient(&error)),
-                }
-            };
-            let (encoded, copied) = encoding::beside(encoding, copying).await;
-            // Whether a value was unfit matters once the server is known to have nothing of the batch.
-            copied.and(encoded.transpose().map(drop))
-        }
-        Rows::Statements(parameters) => {
-            if moved.await.map_err(|error| transient(&error))? != 1 {
-                return Err(fenced(open, part, &batch).await);
-            }
-            settle(client, execute_all(open, &parameters).await).await
-        }
-        Rows::Nothing => {
-            if moved.await.map_err(|error| transient(&error))? != 1 {
-                return Err(fenced(open, part, &batch).await);
-            }
+    match (&mut open.work, plan) {
+        _ if batch.deliveries.is_empty() => {
+            fence.move_position(client).await?;
             settle(client, (Ok(()), client.batch_execute("COMMIT").await)).await
+        }
+        (Work::Copy(work), _) => copy(client, work, fence).await,
+        (Work::Statement(statement, forms), Plan::Statement(plan)) => {
+            // Parameters of statements are encoded before the transaction begins.
+            let parameters = Parameters::encode(plan, forms, batch.deliveries)?;
+            fence.move_position(client).await?;
+            settle(client, execute_all(client, statement, &parameters).await).await
+        }
+        (Work::Statement(..), Plan::Table(_)) => {
+            Err(SinkError::Transient("a table, for which a statement was prepared".to_owned()))
         }
     }
 }
 
-/// BEGIN and fence as one message of the simple protocol: if either fails, neither has happened.
-fn fence_sql((epoch, next_epoch): (i64, i64), part: &str, batch: &Batch<'_>) -> Result<String, SinkError> {
-    let narrow = |sequence: u64| {
-        i64::try_from(sequence).map_err(|error| SinkError::Transient(format!("sequence {sequence}: {error}")))
+impl CopyWork {
+    /// The encoder of the next batch.
+    pub(super) fn encoder(&self) -> Encoder {
+        match &self.binary {
+            Some((_, encoder)) if self.text_batches == 0 => Arc::clone(encoder) as Encoder,
+            _ => Arc::clone(&self.text.1) as Encoder,
+        }
+    }
+}
+
+/// The rows of a batch by COPY, as binary values if all of them have such a form. That is known before anything is sent: rows that
+/// are sent again as text would be more than the rate allows.
+async fn copy(client: &Client, work: &mut CopyWork, fence: Fence<'_>) -> Result<(), SinkError> {
+    let merge = work.merge.as_ref();
+    if let Some((statement, encoder)) = &work.binary
+        && work.text_batches == 0
+    {
+        let records = fence.batch.deliveries.len();
+        let is_whole = |ahead: &Ahead<'_>| ahead.is_by(encoder) && ahead.records() == records;
+        let encoded;
+        let ahead = match fence.batch.ahead.filter(is_whole) {
+            Some(ahead) => Some(ahead),
+            None => {
+                encoded = encoded::whole(Arc::clone(encoder) as Encoder, &fence.batch).await;
+                encoded.as_ref().and_then(|encoded| encoded.part(0, records))
+            }
+        };
+        if ahead.is_some() {
+            let batch = Batch { ahead, ..fence.batch };
+            return copy_as(client, (statement, merge), encoder, &Fence { batch, ..fence }).await;
+        }
+        work.text_batches = TEXT_BATCHES;
+    }
+    work.text_batches = work.text_batches.saturating_sub(1);
+    let (statement, encoder) = &work.text;
+    copy_as(client, (statement, merge), encoder, &fence).await
+}
+
+/// The same with one of the formats; what is not encoded yet is while the server works on the rows that it has.
+async fn copy_as<F: RowFormat>(
+    client: &Client,
+    (statement, merge): (&Statement, Option<&Statement>),
+    encoder: &Arc<TableEncoder<F>>,
+    fence: &Fence<'_>,
+) -> Result<(), SinkError> {
+    let sql = fence.sql()?;
+    let (encoding, chunks) = encoding::encoder(encoder, &fence.batch, Bounds::NONE);
+    let copying = async {
+        // COPY is announced together with the fence. That is safe: it writes nothing before its data are complete.
+        let moved = async { client.simple_query(&sql).await.map(|messages| rows_of(&messages)) };
+        let (moved, copy) = zip(moved, client.copy_in::<_, Bytes>(statement)).await;
+        if moved.map_err(|error| transient(&error))? != 1 {
+            drop(copy);
+            return Err(fence.failed(client).await);
+        }
+        let copy = copy.map_err(|error| transient(&error))?;
+        let finish = zip(run_merge(client, merge), client.batch_execute("COMMIT"));
+        let (sent, (merged, commit)) = zip(send(chunks, copy), finish).await;
+        match sent {
+            Ok(sent) => settle(client, (sent.and(merged), commit)).await,
+            // The server was told that the COPY fails, so the COMMIT behind it was a rollback.
+            Err(Abandoned) => commit.map_err(|error| transient(&error)),
+        }
     };
-    let (after, through) = (narrow(batch.after)?, narrow(batch.through)?);
-    let beyond = batch.beyond.map(|bytes| beyond_sql(bytes, next_epoch)).unwrap_or_default();
-    let part = literal(part);
-    Ok(format!(
-        "BEGIN; UPDATE forebay_position SET position = {through}{beyond} \
-         WHERE part = {part} AND epoch = {epoch} AND position = {after}{}",
-        witnesses_sql(batch.witnesses)
-    ))
+    let (encoded, copied) = encoding::beside(encoding, copying).await;
+    // Whether a value was unfit matters once the server is known to have nothing of the batch.
+    copied.and(encoded.transpose().map(drop))
+}
+
+/// The first statement of a transaction, which moves the position.
+#[derive(Clone, Copy)]
+struct Fence<'a> {
+    part: &'a str,
+    batch: Batch<'a>,
+    epoch: i64,
+    next_epoch: i64,
+}
+
+impl Fence<'_> {
+    /// Begins the transaction and moves the position.
+    async fn move_position(&self, client: &Client) -> Result<(), SinkError> {
+        let messages = client.simple_query(&self.sql()?).await.map_err(|error| transient(&error))?;
+        if rows_of(&messages) == 1 { Ok(()) } else { Err(self.failed(client).await) }
+    }
+
+    /// BEGIN and fence as one message of the simple protocol: if either fails, neither has happened.
+    fn sql(&self) -> Result<String, SinkError> {
+        let narrow = |sequence: u64| {
+            i64::try_from(sequence).map_err(|error| SinkError::Transient(format!("sequence {sequence}: {error}")))
+        };
+        let Self { batch, epoch, next_epoch, .. } = self;
+        let (after, through) = (narrow(batch.after)?, narrow(batch.through)?);
+        let beyond = batch.beyond.map(|bytes| beyond_sql(bytes, *next_epoch)).unwrap_or_default();
+        let part = literal(self.part);
+        Ok(format!(
+            "BEGIN; UPDATE forebay_position SET position = {through}{beyond} \
+             WHERE part = {part} AND epoch = {epoch} AND position = {after}{}",
+            witnesses_sql(batch.witnesses)
+        ))
+    }
+
+    /// What is there instead of what it asks for.
+    async fn failed(&self, client: &Client) -> SinkError {
+        if let Err(error) = client.batch_execute("ROLLBACK").await {
+            return transient(&error);
+        }
+        let Self { part, batch, epoch, .. } = self;
+        let found = client.query_opt("SELECT epoch, position FROM forebay_position WHERE part = $1", &[part]).await;
+        let found =
+            found.and_then(|row| row.map(|row| Ok((row.try_get::<_, i64>(0)?, row.try_get::<_, i64>(1)?))).transpose());
+        let found = match found {
+            Err(error) => return transient(&error),
+            Ok(None) => "the sink knows no such part".to_owned(),
+            Ok(Some((epoch, position))) => format!("the sink says epoch {epoch} at position {position}"),
+        };
+        let lanes = if batch.witnesses.is_empty() { "" } else { ", or a lane of this queue was set back" };
+        SinkError::Fenced(format!("{part}: we hold epoch {epoch} at position {}, {found}{lanes}", batch.after))
+    }
 }
 
 /// What the fence asks for besides: that the rows of these are as far as they were.
@@ -139,23 +215,6 @@ fn transient(error: &Error) -> SinkError {
     SinkError::Transient(describe(error))
 }
 
-async fn fenced(open: &Open, part: &str, batch: &Batch<'_>) -> SinkError {
-    let client = &open.session.client;
-    if let Err(error) = client.batch_execute("ROLLBACK").await {
-        return transient(&error);
-    }
-    let found = client.query_opt("SELECT epoch, position FROM forebay_position WHERE part = $1", &[&part]).await;
-    let found =
-        found.and_then(|row| row.map(|row| Ok((row.try_get::<_, i64>(0)?, row.try_get::<_, i64>(1)?))).transpose());
-    let found = match found {
-        Err(error) => return transient(&error),
-        Ok(None) => "the sink knows no such part".to_owned(),
-        Ok(Some((epoch, position))) => format!("the sink says epoch {epoch} at position {position}"),
-    };
-    let lanes = if batch.witnesses.is_empty() { "" } else { ", or a lane of this queue was set back" };
-    SinkError::Fenced(format!("{part}: we hold epoch {} at position {}, {found}{lanes}", open.epoch, batch.after))
-}
-
 /// What rows and COMMIT came to. A failed row comes first: the COMMIT was then a rollback,
 /// or was never sent.
 async fn settle(client: &Client, (rows, commit): (Result<(), Error>, Result<(), Error>)) -> Result<(), SinkError> {
@@ -172,9 +231,9 @@ async fn settle(client: &Client, (rows, commit): (Result<(), Error>, Result<(), 
 }
 
 /// Puts the rows of a COPY into the user's table, if it went into a table of the session's.
-async fn merge(open: &Open) -> Result<(), Error> {
-    match &open.merge {
-        Some(merge) => open.session.client.execute(merge, &[]).await.map(|_| ()),
+async fn run_merge(client: &Client, merge: Option<&Statement>) -> Result<(), Error> {
+    match merge {
+        Some(merge) => client.execute(merge, &[]).await.map(|_| ()),
         None => Ok(()),
     }
 }
@@ -194,26 +253,6 @@ async fn send(mut chunks: Chunks, copy: CopyInSink<Bytes>) -> Result<Result<(), 
         }
     }
     Ok(copy.finish().await.map(drop))
-}
-
-/// Appends the rows of a record as COPY's text. `forms` are those of the columns; a column without one is plain.
-///
-/// # Errors
-///
-/// [`SinkError::Permanent`] if a record has no rows by its mapping, or a value has no text form.
-pub fn copy_rows(
-    table: &TablePlan,
-    forms: &[Form],
-    delivery: &Delivery<'_>,
-    out: &mut Vec<u8>,
-) -> Result<(), SinkError> {
-    let rows = table.mapping.rows(delivery)?;
-    let field = |value: &Value<'_>, number, out: &mut Vec<u8>| copy_field(forms, value, number, out);
-    (0..rows.len()).try_for_each(|index| encoding::append_row(table, delivery, &rows.row(index)?, field, out))
-}
-
-fn copy_field(forms: &[Form], value: &Value<'_>, number: usize, out: &mut Vec<u8>) -> Result<(), text::Unfit> {
-    text::copy_field(value, forms.get(number).copied().unwrap_or(Form::Plain), out)
 }
 
 /// The parameters of a batch's statements, row after row.
@@ -290,8 +329,11 @@ type Sent<'a> = Pin<Box<dyn Future<Output = Result<u64, Error>> + Send + 'a>>;
 /// Runs the statement for every row, and COMMIT behind the last. A future sends its message
 /// when it is first polled; the answers come in the order of the messages, so only the
 /// oldest is ever waited for.
-async fn execute_all(open: &Open, parameters: &Parameters) -> (Result<(), Error>, Result<(), Error>) {
-    let client = &open.session.client;
+async fn execute_all(
+    client: &Client,
+    statement: &Statement,
+    parameters: &Parameters,
+) -> (Result<(), Error>, Result<(), Error>) {
     let mut sent: VecDeque<Sent<'_>> = VecDeque::new();
     for row in 0..parameters.count {
         if sent.len() >= PIPELINED_MAX
@@ -300,7 +342,7 @@ async fn execute_all(open: &Open, parameters: &Parameters) -> (Result<(), Error>
         {
             return (Err(error), Ok(()));
         }
-        let mut next: Sent<'_> = Box::pin(client.execute_raw(&open.statement, parameters.row(row)));
+        let mut next: Sent<'_> = Box::pin(client.execute_raw(statement, parameters.row(row)));
         match poll_once(&mut next).await {
             None => sent.push_back(next),
             Some(Ok(_)) => {}

@@ -1,0 +1,222 @@
+//! Records as a sink sends them, encoded before they are a batch: while the sink works on the batch before theirs.
+//!
+//! This saves time and decides nothing. A sink takes only what its own encoder has made, encodes the rest of the batch itself,
+//! and whatever is wrong with a record comes to light when it does so.
+
+use std::fmt::Debug;
+use std::ptr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+// One that only queued the task again would not let the runtime look at its sockets.
+use tokio::task::yield_now;
+
+use super::{Batch, Delivery, SinkError};
+use crate::limits::ENCODED_AHEAD_BYTES_MAX;
+
+/// Records that are encoded before other tasks get a turn.
+pub const RECORDS_A_TURN: usize = 64;
+
+/// How a sink encodes records, each by itself.
+pub trait Encode: Debug + Send + Sync {
+    /// Appends what is sent of a record, and returns how many rows that is.
+    ///
+    /// # Errors
+    ///
+    /// [`SinkError::Permanent`] if it cannot be encoded; `out` then ends anywhere.
+    fn append(&self, delivery: &Delivery<'_>, out: &mut Vec<u8>) -> Result<u64, SinkError>;
+}
+
+/// An encoder of a session's: another session, to which the table may look different, has another one.
+pub type Encoder = Arc<dyn Encode>;
+
+/// The first records of a lot, encoded; at most [`ENCODED_AHEAD_BYTES_MAX`] bytes.
+#[derive(Debug, Default)]
+pub struct Encoded {
+    by: Option<Encoder>,
+    bytes: Bytes,
+    ends: Vec<End>,
+}
+
+/// Where a record ends.
+#[derive(Clone, Copy, Debug, Default)]
+struct End {
+    bytes: usize,
+    /// Rows up to there.
+    rows: u64,
+}
+
+/// The beginning of what will be [`Encoded`].
+#[derive(Debug)]
+pub struct Encoding {
+    by: Encoder,
+    bytes: Vec<u8>,
+    ends: Vec<End>,
+}
+
+/// What there is of the first records of a batch.
+#[derive(Clone, Copy, Debug)]
+pub struct Ahead<'a> {
+    encoded: &'a Encoded,
+    /// Its first record's place in the lot.
+    first: usize,
+    records: usize,
+}
+
+impl Encoding {
+    /// Nothing yet, of records with so many bytes.
+    #[must_use]
+    pub fn new(by: Encoder, records_bytes: usize) -> Self {
+        // Rows have about as many bytes as their records.
+        let bytes = (records_bytes + records_bytes / 4).min(ENCODED_AHEAD_BYTES_MAX);
+        Self { by, bytes: Vec::with_capacity(bytes), ends: Vec::new() }
+    }
+
+    /// Encodes the next record of the lot; `false` if it cannot be, or would make it too much, and so none behind it either.
+    pub fn add(&mut self, delivery: &Delivery<'_>) -> bool {
+        let before = self.ends.last().copied().unwrap_or_default();
+        match self.by.append(delivery, &mut self.bytes) {
+            Ok(rows) if self.bytes.len() <= ENCODED_AHEAD_BYTES_MAX => {
+                self.ends.push(End { bytes: self.bytes.len(), rows: before.rows + rows });
+                true
+            }
+            Ok(_) | Err(_) => {
+                self.bytes.truncate(before.bytes);
+                false
+            }
+        }
+    }
+
+    /// Takes what there is ahead, before anything else is added; returns of how many records.
+    fn take(&mut self, ahead: Ahead<'_>) -> usize {
+        let before = ahead.encoded.end_before(ahead.first);
+        let ends = ahead.encoded.ends.iter().skip(ahead.first).take(ahead.records);
+        self.ends = ends.map(|end| End { bytes: end.bytes - before.bytes, rows: end.rows - before.rows }).collect();
+        self.bytes.extend_from_slice(&ahead.bytes());
+        ahead.records
+    }
+
+    /// Ends it.
+    #[must_use]
+    pub fn finish(self) -> Encoded {
+        Encoded { by: Some(self.by), bytes: self.bytes.into(), ends: self.ends }
+    }
+}
+
+/// A batch that its encoder encodes as a whole, whatever of it is there already; `None` if a record cannot be encoded, or all are too
+/// much. Other tasks get their turns meanwhile.
+pub async fn whole(by: Encoder, batch: &Batch<'_>) -> Option<Encoded> {
+    let bytes = batch.deliveries.iter().map(|delivery| delivery.record.body.len()).sum();
+    let mut encoding = Encoding::new(by, bytes);
+    let ahead = batch.ahead.filter(|ahead| ahead.is_by(&encoding.by));
+    let rest = ahead.map_or(0, |ahead| encoding.take(ahead));
+    for (count, delivery) in batch.deliveries.get(rest..)?.iter().enumerate() {
+        if !encoding.add(delivery) {
+            return None;
+        }
+        if count % RECORDS_A_TURN == RECORDS_A_TURN - 1 {
+            yield_now().await;
+        }
+    }
+    Some(encoding.finish())
+}
+
+impl Encoded {
+    /// What there is of `records` that follow each other in the lot from the place `first` on; `None` for nothing.
+    #[must_use]
+    pub fn part(&self, first: usize, records: usize) -> Option<Ahead<'_>> {
+        let records = records.min(self.ends.len().saturating_sub(first));
+        (records > 0).then_some(Ahead { encoded: self, first, records })
+    }
+
+    /// The end of the record before a place.
+    fn end_before(&self, place: usize) -> End {
+        place.checked_sub(1).and_then(|last| self.ends.get(last)).copied().unwrap_or_default()
+    }
+}
+
+impl Ahead<'_> {
+    /// Whether this encoder has made it.
+    #[must_use]
+    pub fn is_by<E: Encode + ?Sized>(&self, encoder: &Arc<E>) -> bool {
+        self.encoded.by.as_ref().is_some_and(|by| ptr::addr_eq(Arc::as_ptr(by), Arc::as_ptr(encoder)))
+    }
+
+    /// Of how many records it is; at least one.
+    #[must_use]
+    pub fn records(&self) -> usize {
+        self.records
+    }
+
+    /// How many rows they are.
+    #[must_use]
+    pub fn rows(&self) -> u64 {
+        self.encoded.end_before(self.first + self.records).rows - self.encoded.end_before(self.first).rows
+    }
+
+    /// What is sent of them.
+    #[must_use]
+    pub fn bytes(&self) -> Bytes {
+        let (start, end) = (self.encoded.end_before(self.first), self.encoded.end_before(self.first + self.records));
+        self.encoded.bytes.slice(start.bytes..end.bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::Record;
+
+    /// As many rows as the body has letters; none of an empty one.
+    #[derive(Debug)]
+    struct Bodies;
+
+    impl Encode for Bodies {
+        fn append(&self, delivery: &Delivery<'_>, out: &mut Vec<u8>) -> Result<u64, SinkError> {
+            out.extend_from_slice(delivery.record.body);
+            match delivery.record.body.len() {
+                0 => Err(SinkError::Permanent { message: "empty".to_owned() }),
+                rows => Ok(rows as u64),
+            }
+        }
+    }
+
+    fn encoded(by: &Encoder, bodies: &[&[u8]]) -> Encoded {
+        let mut encoding = Encoding::new(Arc::clone(by), 0);
+        let delivery = |body| Delivery { sequence: 1, record: Record { body, ..Record::default() }, ticket: "" };
+        let _ = bodies.iter().all(|body| encoding.add(&delivery(body)));
+        encoding.finish()
+    }
+
+    #[test]
+    fn any_records_that_follow_each_other_are_a_part() {
+        let by: Encoder = Arc::new(Bodies);
+        let encoded = encoded(&by, &[b"a", b"bc", b"def", b"", b"g"]);
+        let part = |first, records| {
+            let ahead = encoded.part(first, records)?;
+            assert!(ahead.is_by(&by));
+            Some((ahead.bytes().to_vec(), ahead.records(), ahead.rows()))
+        };
+        assert_eq!(part(0, 2), Some((b"abc".to_vec(), 2, 3)));
+        assert_eq!(part(1, 2), Some((b"bcdef".to_vec(), 2, 5)));
+        // The fourth cannot be encoded, and so none behind it is.
+        assert_eq!(part(1, 4), Some((b"bcdef".to_vec(), 2, 5)));
+        assert_eq!((part(3, 2), part(0, 0), part(9, 1)), (None, None, None));
+    }
+
+    #[test]
+    fn what_another_encoder_has_made_is_not_ones_own() {
+        let by: Encoder = Arc::new(Bodies);
+        let other: Encoder = Arc::new(Bodies);
+        let encoded = encoded(&by, &[b"a"]);
+        assert!(encoded.part(0, 1).is_some_and(|ahead| ahead.is_by(&by) && !ahead.is_by(&other)));
+    }
+
+    #[test]
+    fn it_has_a_bound() {
+        let by: Encoder = Arc::new(Bodies);
+        let large = vec![b'a'; ENCODED_AHEAD_BYTES_MAX / 2];
+        let encoded = encoded(&by, &[&large, &large, b"a"]);
+        assert_eq!(encoded.part(0, 3).map(|ahead| (ahead.records(), ahead.bytes().len())), Some((2, 2 * large.len())));
+    }
+}
