@@ -17,6 +17,8 @@ use crate::journal::segment_file::{BatchReader, ReadError};
 use crate::record::{Record, RecordError, Sequence};
 use crate::sync::Consumer;
 
+/// Bytes of records that are copied from a segment at a time, in whole batches: to have a thread do it costs as much as several batches.
+const COLD_BYTES: usize = 1024 * 1024;
 /// Records that are taken before other tasks of the drain get a turn.
 const RECORDS_A_TURN: usize = 128;
 
@@ -26,9 +28,9 @@ pub struct Feed<S: Scheduler = System> {
     hot: Consumer<u8>,
     hot_header: Option<BatchHeader>,
     cold: Cold<S>,
-    /// The records of the batch that is being handed out.
+    /// The records of the batches that are being handed out.
     batch: Vec<u8>,
-    /// How much of it was handed out.
+    /// How much of them was handed out.
     taken: usize,
     /// The sequence of the next record.
     next: Sequence,
@@ -108,7 +110,7 @@ impl<S: Scheduler> Feed<S> {
         self.batch.clear();
         self.taken = 0;
         self.next = next;
-        self.load().await?;
+        self.load(next).await?;
         Ok(self.next_byte)
     }
 
@@ -148,7 +150,7 @@ impl<S: Scheduler> Feed<S> {
     ) -> Result<(), FeedError> {
         taken.clear();
         while self.next <= through && (taken.spans.len() as u64) < records_max {
-            let ready = if self.taken == self.batch.len() { self.load().await } else { Ok(()) };
+            let ready = if self.taken == self.batch.len() { self.load(through).await } else { Ok(()) };
             let length = match ready.and_then(|()| self.decode().map(|(_, length)| length)) {
                 Ok(length) => length,
                 // What is readable goes on its way first; the error is found again at the next call.
@@ -180,11 +182,11 @@ impl<S: Scheduler> Feed<S> {
         self.next_byte += length as u64;
     }
 
-    /// Loads the batch that holds `next` and moves within it to that record.
-    async fn load(&mut self) -> Result<(), FeedError> {
+    /// Loads the batch that holds `next`, maybe with others behind it up to `through`, and moves within it to that record.
+    async fn load(&mut self, through: Sequence) -> Result<(), FeedError> {
         let first = match self.load_hot() {
             Some(header) => header,
-            None => self.load_cold().await?,
+            None => self.load_cold(through).await?,
         };
         let wanted = self.next;
         self.taken = 0;
@@ -224,7 +226,7 @@ impl<S: Scheduler> Feed<S> {
         self.hot_header
     }
 
-    async fn load_cold(&mut self) -> Result<BatchHeader, FeedError> {
+    async fn load_cold(&mut self, through: Sequence) -> Result<BatchHeader, FeedError> {
         let mut batch = std::mem::take(&mut self.batch);
         let catalogue = Arc::clone(&self.cold.catalogue);
         let empty = Cold { platform: self.platform.clone(), catalogue, reader: None, at: 0 };
@@ -232,7 +234,7 @@ impl<S: Scheduler> Feed<S> {
         let wanted = self.next;
         // Reading a segment takes milliseconds, in which other queues have departures to keep.
         let read = self.platform.blocking(move || {
-            let result = cold.read(wanted, &mut batch);
+            let result = cold.read(wanted, through, &mut batch);
             (cold, batch, result)
         });
         let (cold, batch, result) = read.await.ok_or(FeedError::Cancelled)?;
@@ -243,8 +245,9 @@ impl<S: Scheduler> Feed<S> {
 }
 
 impl<S: Scheduler> Cold<S> {
-    /// Reads the batch that holds `wanted` into `batch`.
-    fn read(&mut self, wanted: Sequence, batch: &mut Vec<u8>) -> Result<BatchHeader, FeedError> {
+    /// Reads the batch that holds `wanted` into `batch`, and others behind it: as long as the last one does not reach `through`,
+    /// up to which everything is durable, the segment goes on, and it is not enough yet. Returns the first one's header.
+    fn read(&mut self, wanted: Sequence, through: Sequence, batch: &mut Vec<u8>) -> Result<BatchHeader, FeedError> {
         loop {
             let segment = self.catalogue.find(wanted).ok_or(FeedError::Missing(wanted))?;
             let failed = |error: ReadError| FeedError::Segment { path: segment.path.display().to_string(), error };
@@ -265,6 +268,12 @@ impl<S: Scheduler> Cold<S> {
             if found {
                 batch.clear();
                 batch.extend_from_slice(records);
+                while self.at <= through && segment.sealed_next != Some(self.at) && batch.len() < COLD_BYTES {
+                    // If it cannot be read, that is found again when it is wanted.
+                    let Ok((next, records)) = reader.next_batch() else { break };
+                    batch.extend_from_slice(records);
+                    self.at = next.next_sequence();
+                }
             }
             // At the end of a sealed segment the next record is in another file.
             let at_end = segment.sealed_next == Some(self.at);

@@ -75,7 +75,7 @@ impl Lot {
         }
         // The batch that is on its way leaves first.
         yield_now().await;
-        if self.take(feed, queue, count, batch.bytes_max, delivered + count).await.is_err() {
+        if self.take(feed, queue, count, batch.bytes_max, durable).await.is_err() {
             // The error is found again, and dealt with, when it is this batch's turn.
             self.clear();
         }

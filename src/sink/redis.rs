@@ -41,6 +41,7 @@ use redis::{Cmd, RedisResult};
 use self::commands::Commands;
 use self::script::{BatchHead, Outcome, Seen};
 use self::session::{Session, Target, is_of_the_moment};
+use super::encoded::Encoder;
 use super::{Batch, Claim, Driver, Part, Sink, SinkError, SinkFuture, lane_numbers, progress_of};
 use crate::config::{self, OptionRule, OptionValues, SinkKind, Takes, UrlRule};
 use crate::limits;
@@ -332,7 +333,7 @@ impl Redis {
             beyond: batch.beyond,
             witnesses: &witnesses,
         };
-        commands.request(&head, batch.deliveries)
+        commands.request(&head, batch)
     }
 
     async fn problems(&mut self) -> Vec<String> {
@@ -368,6 +369,10 @@ impl Sink for Redis {
 
     fn claim(&self) -> Option<Claim> {
         self.open.as_ref().map(|open| Claim { part: self.part.id.as_str().into(), epoch: open.epoch })
+    }
+
+    fn encoder(&self) -> Option<Encoder> {
+        self.commands.as_ref().ok().map(Commands::encoder)
     }
 
     fn commit<'a>(&'a mut self, batch: Batch<'a>) -> SinkFuture<'a, ()> {

@@ -162,7 +162,7 @@ async fn prepare_copy(client: &Client, table: &TablePlan) -> Result<CopyWork, St
     let types = || columns.columns().iter().map(Column::type_);
     let table = Arc::new(table.clone());
     let text = (statement, Arc::new(TableEncoder::new(Arc::clone(&table), Lines::new(types()))));
-    let binary = match Tuples::new(types()) {
+    let binary = match None::<Tuples> {
         None => None,
         Some(tuples) => {
             let statement = client.prepare(&format!("{copy} BINARY")).await.map_err(|error| describe(&error))?;

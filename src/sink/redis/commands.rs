@@ -1,12 +1,15 @@
 //! The commands that each record runs: which may be, and what is sent for a batch.
 
+use std::sync::Arc;
+
 use redis::Cmd;
 
 use super::script::{self, BatchHead};
 use crate::config::{Piece, Source, Template};
 use crate::limits::{REDIS_BATCH_BYTES_MAX, REDIS_BATCH_VALUES_MAX, REDIS_COMMAND_WORDS_MAX, REDIS_COMMANDS_MAX};
+use crate::sink::encoded::{Encode, Encoder};
 use crate::sink::mapping::TextPlan;
-use crate::sink::{Delivery, SinkError};
+use crate::sink::{Batch, Delivery, SinkError};
 
 /// What stands for a value of the record where there is no record.
 const SAMPLE: &str = "1";
@@ -37,14 +40,12 @@ const REFUSED: [(&str, &str); 4] = [
 pub(super) struct Commands {
     list: Vec<Command>,
     /// The values of a record, each once.
-    values: TextPlan,
+    values: Arc<Values>,
     /// What they could be.
     samples: Vec<String>,
     script: String,
     /// Redis' name for the script.
     hash: String,
-    /// The hash with the position, which no value may name.
-    own_key: String,
 }
 
 /// A command.
@@ -91,8 +92,13 @@ impl Commands {
         let script = script::batch(&list, values.len(), &list_id);
         let hash = redis::Script::new(&script).get_hash().to_owned();
         let samples = values.iter().map(|word| text(word, queue, Some(SAMPLE)).unwrap_or_default()).collect();
-        let values = TextPlan::new(&values, queue);
-        Ok(Self { list, values, samples, script, hash, own_key: own_key.to_owned() })
+        let values = Arc::new(Values { plan: TextPlan::new(&values, queue), own_key: own_key.to_owned() });
+        Ok(Self { list, values, samples, script, hash })
+    }
+
+    /// What encodes the values of records.
+    pub(super) fn encoder(&self) -> Encoder {
+        Arc::clone(&self.values) as Encoder
     }
 
     pub(super) fn list(&self) -> &[Command] {
@@ -122,7 +128,9 @@ impl Commands {
     ///
     /// [`SinkError::Permanent`] if a record has no such values, or if they are too many for one request: the caller parts a batch
     /// that is refused, and those of one record never are.
-    pub(super) fn request(&self, head: &BatchHead<'_>, deliveries: &[Delivery<'_>]) -> Result<Cmd, SinkError> {
+    pub(super) fn request(&self, head: &BatchHead<'_>, batch: &Batch<'_>) -> Result<Cmd, SinkError> {
+        let deliveries = batch.deliveries;
+        let ahead = batch.ahead.filter(|ahead| ahead.is_by(&self.values));
         let values = deliveries.len() * self.samples.len();
         if deliveries.len() > 1 && values > REDIS_BATCH_VALUES_MAX {
             return Err(too_many(&format!("{values} values ({REDIS_BATCH_VALUES_MAX} may be)")));
@@ -131,21 +139,19 @@ impl Commands {
         // Most values are a part of the body, or of about the length of a ticket.
         let bytes = deliveries.iter().map(|delivery| delivery.record.body.len()).sum::<usize>() + values * 32;
         let mut request = head.request(&self.hash, &sequences, values, bytes);
-        let (mut buffer, mut bytes, mut names_position) = (Vec::new(), 0, false);
-        for delivery in deliveries {
-            self.values.each_text(delivery, &mut buffer, |text| {
-                bytes += text.len();
-                names_position |= text == self.own_key.as_bytes();
-                request.arg(text);
-            })?;
-            if names_position {
-                let (sequence, key) = (delivery.sequence, &self.own_key);
-                let message = format!("record {sequence}: a value is {key}, which is where forebay keeps its position");
-                return Err(SinkError::Permanent { message });
-            }
+        let mut encoded = Vec::new();
+        if let Some(ahead) = ahead {
+            put(&ahead.bytes(), &mut request);
+        }
+        let mut bytes = ahead.map_or(0, |ahead| ahead.bytes().len());
+        for delivery in deliveries.get(ahead.map_or(0, |ahead| ahead.records())..).unwrap_or_default() {
+            encoded.clear();
+            self.values.append(delivery, &mut encoded)?;
+            bytes += encoded.len();
             if deliveries.len() > 1 && bytes > REDIS_BATCH_BYTES_MAX {
                 return Err(too_many(&format!("values with more than {REDIS_BATCH_BYTES_MAX} bytes")));
             }
+            put(&encoded, &mut request);
         }
         Ok(request)
     }
@@ -160,6 +166,41 @@ impl Commands {
             _ => format!("; commands 1 to {done} were carried out before, and are not repeated"),
         };
         format!("record {sequence}: command {number} ({name}): {why}{behind}")
+    }
+}
+
+/// The values that the commands of a record get.
+#[derive(Debug)]
+pub(super) struct Values {
+    plan: TextPlan,
+    /// The hash with the position, which no value may name.
+    own_key: String,
+}
+
+/// A value is its length and its bytes.
+impl Encode for Values {
+    fn append(&self, delivery: &Delivery<'_>, out: &mut Vec<u8>) -> Result<u64, SinkError> {
+        let (mut buffer, mut names_position) = (Vec::new(), false);
+        self.plan.each_text(delivery, &mut buffer, |text| {
+            names_position |= text == self.own_key.as_bytes();
+            out.extend_from_slice(&text.len().to_ne_bytes());
+            out.extend_from_slice(text);
+        })?;
+        if names_position {
+            let (sequence, key) = (delivery.sequence, &self.own_key);
+            let message = format!("record {sequence}: a value is {key}, which is where forebay keeps its position");
+            return Err(SinkError::Permanent { message });
+        }
+        Ok(1)
+    }
+}
+
+/// Adds encoded values to a request.
+fn put(mut values: &[u8], request: &mut Cmd) {
+    while let Some((length, rest)) = values.split_first_chunk() {
+        let Some((text, rest)) = rest.split_at_checked(usize::from_ne_bytes(*length)) else { return };
+        request.arg(text);
+        values = rest;
     }
 }
 
