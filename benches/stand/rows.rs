@@ -28,7 +28,7 @@ impl Table {
         Self::new(target, &[Type::TEXT, Type::TIMESTAMPTZ, Type::TEXT, Type::TEXT, Type::BYTEA])
     }
 
-    /// A table of the user's, filled from the orders' JSON; the server takes such a `numeric` as text alone.
+    /// A table of the user's, filled from the orders' JSON.
     #[must_use]
     pub fn of_pointers() -> Self {
         let pointers = ["/order_id", "/customer/id", "/customer/country", "/amount_cents", "/note"];
@@ -39,7 +39,7 @@ impl Table {
             rows: None,
             conflict: Conflict::Error,
         };
-        Self::new(&target, &[Type::TEXT, Type::TEXT, Type::TEXT, Type::NUMERIC, Type::TEXT])
+        Self::new(&target, &[Type::TEXT, Type::TEXT, Type::TEXT, Type::INT8, Type::TEXT])
     }
 
     fn new(target: &Target, types: &[Type]) -> Self {

@@ -8,10 +8,8 @@ use std::ptr;
 use std::sync::Arc;
 
 use bytes::Bytes;
-// One that only queued the task again would not let the runtime look at its sockets.
-use tokio::task::yield_now;
 
-use super::{Batch, Delivery, SinkError};
+use super::{Delivery, SinkError};
 use crate::limits::ENCODED_AHEAD_BYTES_MAX;
 
 /// Records that are encoded before other tasks get a turn.
@@ -87,38 +85,11 @@ impl Encoding {
         }
     }
 
-    /// Takes what there is ahead, before anything else is added; returns of how many records.
-    fn take(&mut self, ahead: Ahead<'_>) -> usize {
-        let before = ahead.encoded.end_before(ahead.first);
-        let ends = ahead.encoded.ends.iter().skip(ahead.first).take(ahead.records);
-        self.ends = ends.map(|end| End { bytes: end.bytes - before.bytes, rows: end.rows - before.rows }).collect();
-        self.bytes.extend_from_slice(&ahead.bytes());
-        ahead.records
-    }
-
     /// Ends it.
     #[must_use]
     pub fn finish(self) -> Encoded {
         Encoded { by: Some(self.by), bytes: self.bytes.into(), ends: self.ends }
     }
-}
-
-/// A batch that its encoder encodes as a whole, whatever of it is there already; `None` if a record cannot be encoded, or all are too
-/// much. Other tasks get their turns meanwhile.
-pub async fn whole(by: Encoder, batch: &Batch<'_>) -> Option<Encoded> {
-    let bytes = batch.deliveries.iter().map(|delivery| delivery.record.body.len()).sum();
-    let mut encoding = Encoding::new(by, bytes);
-    let ahead = batch.ahead.filter(|ahead| ahead.is_by(&encoding.by));
-    let rest = ahead.map_or(0, |ahead| encoding.take(ahead));
-    for (count, delivery) in batch.deliveries.get(rest..)?.iter().enumerate() {
-        if !encoding.add(delivery) {
-            return None;
-        }
-        if count % RECORDS_A_TURN == RECORDS_A_TURN - 1 {
-            yield_now().await;
-        }
-    }
-    Some(encoding.finish())
 }
 
 impl Encoded {

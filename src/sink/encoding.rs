@@ -49,11 +49,6 @@ pub(super) trait RowFormat: Debug + Send + Sync {
     /// What keeps a value from being written.
     type Unfit: Display;
 
-    /// What stands before the first row, if there is a batch at all.
-    const HEAD: &'static [u8] = b"";
-    /// What stands behind the last one.
-    const TAIL: &'static [u8] = b"";
-
     /// Appends a row.
     ///
     /// # Errors
@@ -80,6 +75,20 @@ pub(super) fn append_line<U>(
     }
     out.push(b'\n');
     Ok(())
+}
+
+/// The first byte that means something, of which there are few. A step's bytes are looked at together, which compilers make a few
+/// instructions of.
+pub(super) fn find_special(bytes: &[u8], is_special: impl Fn(u8) -> bool) -> Option<usize> {
+    const STEP_BYTES: usize = 32;
+    let find = |bytes: &[u8]| bytes.iter().position(|byte| is_special(*byte));
+    let (steps, rest) = bytes.as_chunks::<STEP_BYTES>();
+    for (number, step) in steps.iter().enumerate() {
+        if step.iter().fold(false, |any, byte| any | is_special(*byte)) {
+            return find(step).map(|place| number * STEP_BYTES + place);
+        }
+    }
+    find(rest).map(|place| bytes.len() - rest.len() + place)
 }
 
 /// Encodes the rows of records for a table.
@@ -170,13 +179,12 @@ async fn encode_rows<F: RowFormat>(
     // The request that all rows wait for should leave first; it may be another task that sends it.
     yield_now().await;
     let (mut rest, mut count, mut bytes) = (deliveries, 0, 0);
-    let mut chunk = F::HEAD.to_vec();
+    let mut chunk = Vec::with_capacity(2 * CHUNK_BYTES);
     if let Some(ahead) = ahead {
         rest = deliveries.get(ahead.records()..).unwrap_or_default();
         count = ahead.rows();
         bytes = ahead.bytes().len();
         refuse_large(bytes, batch_bytes_max, deliveries)?;
-        chunks.send(std::mem::take(&mut chunk).into()).await;
         chunks.send(ahead.bytes()).await;
     }
     for delivery in rest {
@@ -192,7 +200,6 @@ async fn encode_rows<F: RowFormat>(
             }
         }
     }
-    chunk.extend_from_slice(F::TAIL);
     chunks.send(chunk.into()).await;
     Ok(count)
 }

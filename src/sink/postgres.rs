@@ -5,13 +5,10 @@
 //! is known to have held are rows and COMMIT sent, together: if a row is refused, the
 //! transaction has failed by then and PostgreSQL turns the COMMIT into a rollback.
 //!
-//! COPY is told binary values where all of a table's columns take them and all of a batch's values have such a form, and text otherwise.
-//!
 //! While a call runs the session belongs to its future. A future that is dropped, or
 //! that ends in a transient error, takes the connection with it, so nothing half-open
 //! is ever continued.
 
-mod binary;
 mod check;
 mod columns;
 mod session;
@@ -25,7 +22,6 @@ use std::time::Duration;
 
 use tokio_postgres::types::Type;
 
-use self::binary::Tuples;
 use self::session::Session;
 use self::takeover::{Open, Work};
 use self::text::Lines;
@@ -111,7 +107,7 @@ impl Postgres {
         let plan = self.plan.as_ref().map_err(|why| transient(why.clone()))?;
         let mut open = self.open.take().ok_or_else(|| transient("commit before take_over".to_owned()))?;
         let next_epoch = self.part.epoch_behind(&batch, open.epoch);
-        let committing = write::commit(&mut open, plan, &self.part.id, batch, next_epoch);
+        let committing = write::commit(&open, plan, &self.part.id, batch, next_epoch);
         let outcome = within(self.commit_timeout, committing).await?;
         if outcome.is_ok() {
             open.epoch = next_epoch;
@@ -158,7 +154,7 @@ impl Sink for Postgres {
 
     fn encoder(&self) -> Option<Encoder> {
         match &self.open.as_ref()?.work {
-            Work::Copy(copy) => Some(copy.encoder()),
+            Work::Copy(copy) => Some(Arc::clone(&copy.encoder) as Encoder),
             Work::Statement(..) => None,
         }
     }
@@ -175,11 +171,7 @@ impl Sink for Postgres {
 /// What encodes rows for a table whose columns have these types.
 #[must_use]
 pub fn table_encoder(table: TablePlan, types: &[Type]) -> Encoder {
-    let table = Arc::new(table);
-    match Tuples::new(types) {
-        Some(tuples) => Arc::new(TableEncoder::new(table, tuples)),
-        None => Arc::new(TableEncoder::new(table, Lines::new(types))),
-    }
+    Arc::new(TableEncoder::new(Arc::new(table), Lines::new(types)))
 }
 
 fn transient(message: String) -> SinkError {

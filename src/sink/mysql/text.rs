@@ -7,7 +7,7 @@ use std::borrow::Cow;
 
 use jiff::Timestamp;
 
-use super::super::encoding::{RowFormat, append_line};
+use super::super::encoding::{RowFormat, append_line, find_special};
 use super::super::mapping::Value;
 
 const HEX: &[u8; 16] = b"0123456789abcdef";
@@ -193,8 +193,9 @@ pub(super) fn hex(bytes: &[u8], out: &mut String) {
 
 /// Appends `bytes` with a backslash before whatever means something to LOAD DATA.
 fn escape(bytes: &[u8], out: &mut Vec<u8>) {
+    let is_special = |byte: u8| (byte == b'\t') | (byte == b'\n') | (byte == b'\\') | (byte == 0);
     let mut rest = bytes;
-    while let Some(length) = rest.iter().position(|byte| matches!(byte, b'\t' | b'\n' | b'\\' | 0)) {
+    while let Some(length) = find_special(rest, is_special) {
         out.extend_from_slice(&rest[..length]);
         out.push(b'\\');
         out.push(match rest[length] {

@@ -9,7 +9,6 @@ use super::super::encoding::TableEncoder;
 use super::super::mapping::{Plan, TablePlan};
 use super::super::statement::{literal, named, quoted};
 use super::super::{Part, SinkError};
-use super::binary::Tuples;
 use super::session::{APPLICATION_NAME, Session, describe, is_lock_timeout};
 use super::text::{Form, Lines, form};
 use super::transient;
@@ -47,13 +46,10 @@ pub(super) enum Work {
 
 /// Rows of a table by COPY.
 pub(super) struct CopyWork {
-    pub(super) text: (Statement, Arc<TableEncoder<Lines>>),
-    /// None if a column takes no binary values.
-    pub(super) binary: Option<(Statement, Arc<TableEncoder<Tuples>>)>,
+    pub(super) statement: Statement,
+    pub(super) encoder: Arc<TableEncoder<Lines>>,
     /// What moves the rows from the session's table into the user's, if a conflict is no error.
     pub(super) merge: Option<Statement>,
-    /// So many batches go as text, because one before them had a value that has no binary form.
-    pub(super) text_batches: u32,
 }
 
 /// What the row of the part holds.
@@ -159,17 +155,9 @@ async fn prepare_copy(client: &Client, table: &TablePlan) -> Result<CopyWork, St
     let target = if merge.is_some() { STAGING_TABLE } else { &table.quoted };
     let copy = format!("COPY {target} ({}) FROM STDIN", table.quoted_columns());
     let statement = client.prepare(&copy).await.map_err(|error| describe(&error))?;
-    let types = || columns.columns().iter().map(Column::type_);
-    let table = Arc::new(table.clone());
-    let text = (statement, Arc::new(TableEncoder::new(Arc::clone(&table), Lines::new(types()))));
-    let binary = match None::<Tuples> {
-        None => None,
-        Some(tuples) => {
-            let statement = client.prepare(&format!("{copy} BINARY")).await.map_err(|error| describe(&error))?;
-            Some((statement, Arc::new(TableEncoder::new(table, tuples))))
-        }
-    };
-    Ok(CopyWork { text, binary, merge, text_batches: 0 })
+    let lines = Lines::new(columns.columns().iter().map(Column::type_));
+    let encoder = Arc::new(TableEncoder::new(Arc::new(table.clone()), lines));
+    Ok(CopyWork { statement, encoder, merge })
 }
 
 /// What makes the session's own table, with the columns' types and no constraint. WITH NO DATA reads nothing, so it asks for no

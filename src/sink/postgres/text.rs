@@ -5,7 +5,7 @@
 
 use tokio_postgres::types::{Kind, Type};
 
-use super::super::encoding::{RowFormat, append_line};
+use super::super::encoding::{RowFormat, append_line, find_special};
 use super::super::mapping::Value;
 
 const HEX: &[u8; 16] = b"0123456789abcdef";
@@ -126,9 +126,9 @@ pub(super) fn hex_digits(bytes: &[u8]) -> impl Iterator<Item = char> {
 /// Appends `bytes` with a backslash before whatever means something to COPY, and every
 /// other control character in octal, so that a row is one printable line.
 fn escape(bytes: &[u8], out: &mut Vec<u8>) {
-    let special = |byte: &u8| *byte < b' ' || *byte == b'\\' || *byte == 0x7f;
+    let is_special = |byte: u8| (byte < b' ') | (byte == b'\\') | (byte == 0x7f);
     let mut rest = bytes;
-    while let Some(length) = rest.iter().position(special) {
+    while let Some(length) = find_special(rest, is_special) {
         out.extend_from_slice(&rest[..length]);
         match rest[length] {
             b'\\' => out.extend_from_slice(b"\\\\"),

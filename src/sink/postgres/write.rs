@@ -4,7 +4,6 @@ use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::ops::Range;
 use std::pin::{Pin, pin};
-use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use futures_lite::future::{poll_once, zip};
@@ -12,8 +11,7 @@ use futures_sink::Sink as _;
 use tokio_postgres::types::{Format, IsNull, ToSql, Type, to_sql_checked};
 use tokio_postgres::{Client, CopyInSink, Error, SimpleQueryMessage, Statement};
 
-use super::super::encoded::{self, Ahead, Encoder};
-use super::super::encoding::{self, Abandoned, Bounds, Chunks, RowFormat, TableEncoder};
+use super::super::encoding::{self, Abandoned, Bounds, Chunks};
 use super::super::mapping::{Mapping, Plan, StatementPlan};
 use super::super::statement::literal;
 use super::super::{Batch, Claim, Delivery, SinkError};
@@ -24,17 +22,13 @@ use super::text::{self, Form};
 /// Statements that are on their way at once.
 const PIPELINED_MAX: usize = 256;
 
-/// Batches that go as text behind one with a value that has no binary form: others may have such values too, and whichever
-/// has one was encoded in vain.
-const TEXT_BATCHES: u32 = 63;
-
 /// Commits a batch, behind which the row has the epoch `next_epoch`.
 ///
 /// # Errors
 ///
 /// Of any kind; after anything but a transient one the session is outside of a transaction.
 pub(super) async fn commit(
-    open: &mut Open,
+    open: &Open,
     plan: &Plan,
     part: &str,
     batch: Batch<'_>,
@@ -42,12 +36,12 @@ pub(super) async fn commit(
 ) -> Result<(), SinkError> {
     let fence = Fence { part, batch, epoch: open.epoch, next_epoch };
     let client = &open.session.client;
-    match (&mut open.work, plan) {
+    match (&open.work, plan) {
         _ if batch.deliveries.is_empty() => {
             fence.move_position(client).await?;
             settle(client, (Ok(()), client.batch_execute("COMMIT").await)).await
         }
-        (Work::Copy(work), _) => copy(client, work, fence).await,
+        (Work::Copy(work), _) => copy(client, work, &fence).await,
         (Work::Statement(statement, forms), Plan::Statement(plan)) => {
             // Parameters of statements are encoded before the transaction begins.
             let parameters = Parameters::encode(plan, forms, batch.deliveries)?;
@@ -60,63 +54,20 @@ pub(super) async fn commit(
     }
 }
 
-impl CopyWork {
-    /// The encoder of the next batch.
-    pub(super) fn encoder(&self) -> Encoder {
-        match &self.binary {
-            Some((_, encoder)) if self.text_batches == 0 => Arc::clone(encoder) as Encoder,
-            _ => Arc::clone(&self.text.1) as Encoder,
-        }
-    }
-}
-
-/// The rows of a batch by COPY, as binary values if all of them have such a form. That is known before anything is sent: rows that
-/// are sent again as text would be more than the rate allows.
-async fn copy(client: &Client, work: &mut CopyWork, fence: Fence<'_>) -> Result<(), SinkError> {
-    let merge = work.merge.as_ref();
-    if let Some((statement, encoder)) = &work.binary
-        && work.text_batches == 0
-    {
-        let records = fence.batch.deliveries.len();
-        let is_whole = |ahead: &Ahead<'_>| ahead.is_by(encoder) && ahead.records() == records;
-        let encoded;
-        let ahead = match fence.batch.ahead.filter(is_whole) {
-            Some(ahead) => Some(ahead),
-            None => {
-                encoded = encoded::whole(Arc::clone(encoder) as Encoder, &fence.batch).await;
-                encoded.as_ref().and_then(|encoded| encoded.part(0, records))
-            }
-        };
-        if ahead.is_some() {
-            let batch = Batch { ahead, ..fence.batch };
-            return copy_as(client, (statement, merge), encoder, &Fence { batch, ..fence }).await;
-        }
-        work.text_batches = TEXT_BATCHES;
-    }
-    work.text_batches = work.text_batches.saturating_sub(1);
-    let (statement, encoder) = &work.text;
-    copy_as(client, (statement, merge), encoder, &fence).await
-}
-
-/// The same with one of the formats; what is not encoded yet is while the server works on the rows that it has.
-async fn copy_as<F: RowFormat>(
-    client: &Client,
-    (statement, merge): (&Statement, Option<&Statement>),
-    encoder: &Arc<TableEncoder<F>>,
-    fence: &Fence<'_>,
-) -> Result<(), SinkError> {
+/// The rows of a batch by COPY, encoded on the way as far as they are not yet, while the server works on those that it has.
+async fn copy(client: &Client, work: &CopyWork, fence: &Fence<'_>) -> Result<(), SinkError> {
     let sql = fence.sql()?;
-    let (encoding, chunks) = encoding::encoder(encoder, &fence.batch, Bounds::NONE);
+    let (encoding, chunks) = encoding::encoder(&work.encoder, &fence.batch, Bounds::NONE);
     let copying = async {
         // COPY is announced together with the fence. That is safe: it writes nothing before its data are complete.
         let moved = async { client.simple_query(&sql).await.map(|messages| rows_of(&messages)) };
-        let (moved, copy) = zip(moved, client.copy_in::<_, Bytes>(statement)).await;
+        let (moved, copy) = zip(moved, client.copy_in::<_, Bytes>(&work.statement)).await;
         if moved.map_err(|error| transient(&error))? != 1 {
             drop(copy);
             return Err(fence.failed(client).await);
         }
         let copy = copy.map_err(|error| transient(&error))?;
-        let finish = zip(run_merge(client, merge), client.batch_execute("COMMIT"));
+        let finish = zip(merge(client, work), client.batch_execute("COMMIT"));
         let (sent, (merged, commit)) = zip(send(chunks, copy), finish).await;
         match sent {
             Ok(sent) => settle(client, (sent.and(merged), commit)).await,
@@ -130,7 +81,6 @@ async fn copy_as<F: RowFormat>(
 }
 
 /// The first statement of a transaction, which moves the position.
-#[derive(Clone, Copy)]
 struct Fence<'a> {
     part: &'a str,
     batch: Batch<'a>,
@@ -231,8 +181,8 @@ async fn settle(client: &Client, (rows, commit): (Result<(), Error>, Result<(), 
 }
 
 /// Puts the rows of a COPY into the user's table, if it went into a table of the session's.
-async fn run_merge(client: &Client, merge: Option<&Statement>) -> Result<(), Error> {
-    match merge {
+async fn merge(client: &Client, work: &CopyWork) -> Result<(), Error> {
+    match &work.merge {
         Some(merge) => client.execute(merge, &[]).await.map(|_| ()),
         None => Ok(()),
     }
