@@ -73,6 +73,8 @@ pub enum Bug {
     RecycleForMain,
     /// A restart takes each sink but the main one for a new one.
     BeginAnew,
+    /// What is encoded of a lot is sent from its beginning, whatever of it was to be sent.
+    SendFromStart,
     /// The bell is armed before producers can see whom it wakes.
     ArmWithoutRelease,
     /// The journal looks at the rings, and then arms the bell.
@@ -95,7 +97,7 @@ pub enum Bug {
 
 impl Bug {
     /// Those that the simulation must find.
-    pub const SIMULATED: [Self; 31] = [
+    pub const SIMULATED: [Self; 32] = [
         Self::AcknowledgeBeforeSync,
         Self::RetryFailedSync,
         Self::AcceptStaleBatch,
@@ -127,6 +129,7 @@ impl Bug {
         Self::HoldKeysFromStart,
         Self::RecycleForMain,
         Self::BeginAnew,
+        Self::SendFromStart,
     ];
 
     /// Those that loom's models must find.

@@ -6,6 +6,7 @@
 mod clients;
 mod disk;
 mod echo;
+mod encoder;
 mod extremes;
 mod invariants;
 mod ledger;

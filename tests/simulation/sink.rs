@@ -17,8 +17,10 @@ use forebay::planted::{Bug, is_planted};
 use forebay::progress::Progress;
 use forebay::queue::{Outlet, Queue};
 use forebay::rate::Rate;
+use forebay::sink::encoded::Encoder;
 use forebay::sink::{self, Batch, Claim, Sink, SinkError, SinkFuture, Subpart};
 
+use crate::encoder::{Rows, rows_of};
 use crate::machine::Machine;
 use crate::model::{Body, Model};
 use crate::pace::Pace;
@@ -305,10 +307,13 @@ impl Database {
         &mut self,
         (from, lane): (&Arc<Life>, usize),
         (epoch, next_epoch): (i64, i64),
-        batch: &Batch<'_>,
+        (batch, encoder): (&Batch<'_>, &Arc<Rows>),
         machine: &Machine,
     ) -> (u64, Fate, Duration) {
-        let rows: Vec<_> = batch.deliveries.iter().map(|d| (d.sequence, Body::read(d.record.body))).collect();
+        let (rows, are_ahead) = rows_of(encoder, batch);
+        if are_ahead {
+            self.model.see("encoded ahead");
+        }
         self.note_request(from);
         self.note_send(from, rows.len() as u64, machine.monotonic_ns());
         self.model.offered((from.site, from.part), &rows);
@@ -493,6 +498,8 @@ pub struct Connection {
     row: sink::Part,
     lane: usize,
     epoch: i64,
+    /// Another one after each take-over.
+    encoder: Arc<Rows>,
 }
 
 impl Connection {
@@ -512,7 +519,15 @@ impl Connection {
         let life = Arc::new(Life { number: shared.lives, site, part, tried_at: OnceLock::new(), queue, outlet });
         shared.begin_life(&life);
         drop(shared);
-        Self { database: Arc::clone(database), machine: machine.clone(), life, row, lane: 0, epoch: 0 }
+        Self {
+            database: Arc::clone(database),
+            machine: machine.clone(),
+            life,
+            row,
+            lane: 0,
+            epoch: 0,
+            encoder: Arc::new(Rows),
+        }
     }
 
     /// Opens the connections of the other lanes. Nobody redrives dead letters here.
@@ -522,7 +537,8 @@ impl Connection {
         Box::new(move |subpart| {
             let Subpart::Lane(lane) = subpart else { panic!("nobody has asked for a redrive") };
             let (database, machine, life) = (Arc::clone(&database), machine.clone(), Arc::clone(&life));
-            Box::new(Self { database, machine, life, row: first.subpart(subpart), lane: lane as usize, epoch: 0 })
+            let (row, lane, encoder) = (first.subpart(subpart), lane as usize, Arc::new(Rows));
+            Box::new(Self { database, machine, life, row, lane, epoch: 0, encoder })
         })
     }
 
@@ -539,6 +555,7 @@ impl Sink for Connection {
             self.machine.sleep(Duration::from_micros(latency_us)).await;
             let (epoch, progress) = self.database().take_over(&self.life, (&self.row, self.lane), &self.machine)?;
             self.epoch = epoch;
+            self.encoder = Arc::new(Rows);
             Ok(progress)
         })
     }
@@ -556,11 +573,16 @@ impl Sink for Connection {
         (self.epoch > 0).then(|| Claim { part: self.lane.to_string().into(), epoch: self.epoch })
     }
 
+    fn encoder(&self) -> Option<Encoder> {
+        Some(Arc::clone(&self.encoder) as Encoder)
+    }
+
     fn commit<'a>(&'a mut self, batch: Batch<'a>) -> SinkFuture<'a, ()> {
         Box::pin(async move {
             let next_epoch = self.row.epoch_behind(&batch, self.epoch);
             let epochs = (self.epoch, next_epoch);
-            let (number, fate, latency) = self.database().begin((&self.life, self.lane), epochs, &batch, &self.machine);
+            let (from, sent) = ((&self.life, self.lane), (&batch, &self.encoder));
+            let (number, fate, latency) = self.database().begin(from, epochs, sent, &self.machine);
             self.machine.sleep(latency).await;
             let outcome = self.database().finish(number, fate);
             if outcome.is_ok() {
