@@ -3,6 +3,8 @@
 //! Nothing here goes through a float or a tree: a number stays the text that it was, and is read digit by digit where its type
 //! asks for that. What a value becomes in a column is the database's decision.
 
+mod decimal;
+
 use std::borrow::Cow;
 
 use base64::Engine as _;
@@ -11,14 +13,12 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use jiff::Timestamp;
 use serde::de::IgnoredAny;
 
+use self::decimal::Decimal;
+
 /// The first microsecond of the year 1; databases disagree about what was before.
 const UNIX_US_MIN: i64 = -62_135_596_800_000_000;
 /// The last moment that is in the year 9999 in every time zone, to the second; behind that year RFC 3339 has no notation.
 const UNIX_US_MAX: i64 = 253_402_207_200_000_000;
-/// Digits of the longest integer of 64 bits.
-const INTEGER_DIGITS_MAX: i64 = 19;
-/// An exponent whose digits are beyond counting.
-const EXPONENT_FAR: i64 = i64::MAX / 4;
 
 /// Clients disagree about whether base64 is padded.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
@@ -299,57 +299,6 @@ pub fn is_number(text: &str) -> bool {
     Decimal::parse(text).is_some()
 }
 
-/// A number in JSON's notation, taken apart.
-struct Decimal<'t> {
-    is_negative: bool,
-    whole: &'t str,
-    fraction: &'t str,
-    exponent: i64,
-}
-
-impl<'t> Decimal<'t> {
-    fn parse(text: &'t str) -> Option<Self> {
-        let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-        let (mantissa, exponent) =
-            text.split_once(['e', 'E']).map_or((text, None), |(before, behind)| (before, Some(behind)));
-        let (is_negative, unsigned) = mantissa.strip_prefix('-').map_or((false, mantissa), |rest| (true, rest));
-        let (whole, fraction) =
-            unsigned.split_once('.').map_or((unsigned, None), |(before, behind)| (before, Some(behind)));
-        let is_sound = digits(whole) && (whole == "0" || !whole.starts_with('0')) && fraction.is_none_or(digits);
-        let exponent = match exponent {
-            None => 0,
-            Some(text) => {
-                let magnitude = text.strip_prefix(['+', '-']).unwrap_or(text);
-                let far = digits(magnitude).then_some(EXPONENT_FAR)?;
-                let exponent = magnitude.parse().unwrap_or(far).min(far);
-                if text.starts_with('-') { -exponent } else { exponent }
-            }
-        };
-        is_sound.then_some(Self { is_negative, whole, fraction: fraction.unwrap_or_default(), exponent })
-    }
-
-    /// This times 10 to the power of `shift` without what is behind the point, and whether there was nothing behind it; `None`
-    /// if that is beyond 64 bits.
-    fn scaled(&self, shift: i64) -> Option<(i64, bool)> {
-        let mut digits = self.whole.bytes().chain(self.fraction.bytes()).skip_while(|digit| *digit == b'0');
-        let leading = self.whole.len() + self.fraction.len() - digits.clone().count();
-        if digits.clone().next().is_none() {
-            return Some((0, true));
-        }
-        // Digits that stand before the point.
-        let point = i64::try_from(self.whole.len()).ok()? - i64::try_from(leading).ok()? + self.exponent + shift;
-        if point > INTEGER_DIGITS_MAX {
-            return None;
-        }
-        let mut value = 0_i128;
-        for _ in 0..point.max(0) {
-            value = value * 10 + i128::from(digits.next().unwrap_or(b'0') - b'0');
-        }
-        let value = if self.is_negative { -value } else { value };
-        Some((i64::try_from(value).ok()?, digits.all(|digit| digit == b'0')))
-    }
-}
-
 /// What a JSON string, quotes included, says.
 ///
 /// # Errors
@@ -496,17 +445,6 @@ mod tests {
                 format!("{sign}0.{padding}{digits}E+{}", zeros + digits.to_string().len()), format!("\"{integer}\"")] {
                 prop_assert_eq!(&said(Integer, &written), &wanted, "{}", written);
             }
-        }
-
-        #[test]
-        fn scaling_is_what_arithmetic_says(value in -1_000_000_000_i64..1_000_000_000, exponent in -12_i64..4, shift in 0_i64..7) {
-            let (scaled, is_exact) = Decimal::parse(&format!("{value}e{exponent}")).unwrap().scaled(shift).unwrap();
-            let power = exponent + shift;
-            let factor = 10_i128.pow(u32::try_from(power.abs()).unwrap());
-            let value = i128::from(value);
-            let wanted = if power < 0 { value / factor } else { value * factor };
-            prop_assert_eq!(i128::from(scaled), wanted);
-            prop_assert_eq!(is_exact, power >= 0 || value % factor == 0);
         }
 
         #[test]

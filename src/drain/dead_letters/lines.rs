@@ -256,6 +256,11 @@ pub(super) fn is_torn(line: &[u8], behind: &mut impl BufRead) -> io::Result<bool
     Ok(line.contains(&0) && behind.fill_buf()?.is_empty())
 }
 
+/// Where a line stands.
+pub(super) fn line_spot(line: &[u8], offset: u64) -> Spot {
+    Spot { offset, length: u32::try_from(line.len()).unwrap_or(u32::MAX) }
+}
+
 /// Finds the reason's JSON string in a line of ours.
 pub(super) fn reason_spot(line: &[u8], line_offset: u64) -> Spot {
     const BEFORE: &[u8] = b",\"reason\":";

@@ -4,8 +4,7 @@ use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::lines::{self, Event, Head};
-use super::{path, whole};
+use super::lines::{self, Event, Head, path};
 use crate::dead_letter_index::{DeadLetterIndex, LetterState};
 use crate::journal::platform::{Mode, Platform, RandomAccessFile};
 use crate::limits::EXPIRED_RANGES_MAX;
@@ -170,7 +169,7 @@ fn is_needed(index: &DeadLetterIndex, offset: u64, line: &[u8]) -> io::Result<bo
 pub(super) fn apply(index: &DeadLetterIndex, event: &Event, line: &[u8], offset: u64) -> io::Result<()> {
     match event {
         Event::File { last_number, .. } => index.take_numbers(*last_number),
-        Event::Edited { sequence, .. } => index.edit(*sequence, whole(line, offset)),
+        Event::Edited { sequence, .. } => index.edit(*sequence, lines::line_spot(line, offset)),
         Event::Redrive { first_number, sequences, rate, .. } => {
             let rate: Rate = rate.parse().map_err(|_| io::Error::other("a redrive has a rate that cannot be read"))?;
             index.redrive(*first_number, sequences, rate);
@@ -232,7 +231,7 @@ fn load<F: RandomAccessFile>(file: &F, index: &DeadLetterIndex) -> io::Result<Lo
         } else {
             serde_json::from_slice(line).map(|head: Head| {
                 if !is_planted(Bug::ForgetDeadLetters) {
-                    index.insert(head.sequence, whole(line, offset), lines::reason_spot(line, offset));
+                    index.insert(head.sequence, lines::line_spot(line, offset), lines::reason_spot(line, offset));
                 }
                 Ok(())
             })
