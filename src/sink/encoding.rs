@@ -128,16 +128,16 @@ impl<F: RowFormat> Encode for TableEncoder<F> {
 /// The future's is [`SinkError::Permanent`] if a record has no rows by its mapping, a value fits its column in no way, or the rows are
 /// more than `bounds` allow.
 pub(super) fn encoder<F: RowFormat>(
-    encoder: &Arc<TableEncoder<F>>,
+    by: &Arc<TableEncoder<F>>,
     batch: &Batch<'_>,
     bounds: Bounds,
 ) -> (impl Future<Output = Result<u64, SinkError>>, Chunks) {
     let (sender, chunks) = mpsc::channel(CHUNKS_AHEAD_MAX);
     let chunks_in = ChunksIn { sender, message_bytes_max: bounds.message_bytes_max.clamp(1, CHUNK_BYTES_MAX) };
-    let ahead = batch.ahead.filter(|ahead| ahead.is_by(encoder));
+    let ahead = batch.ahead.filter(|ahead| ahead.is_by(by));
     let deliveries = batch.deliveries;
     let encoding = async move {
-        let encoded = encode_rows(encoder, deliveries, ahead, bounds.batch_bytes_max, &chunks_in).await;
+        let encoded = encode_rows(by, deliveries, ahead, bounds.batch_bytes_max, &chunks_in).await;
         if encoded.is_err() {
             // Whoever takes nothing any more needs no word.
             let _ = chunks_in.sender.send(Err(Abandoned)).await;
@@ -170,7 +170,7 @@ pub(super) async fn beside<T>(
 }
 
 async fn encode_rows<F: RowFormat>(
-    encoder: &TableEncoder<F>,
+    by: &TableEncoder<F>,
     deliveries: &[Delivery<'_>],
     ahead: Option<Ahead<'_>>,
     batch_bytes_max: usize,
@@ -188,9 +188,9 @@ async fn encode_rows<F: RowFormat>(
         chunks.send(ahead.bytes()).await;
     }
     for delivery in rest {
-        let rows = encoder.table.mapping.rows(delivery)?;
+        let rows = by.table.mapping.rows(delivery)?;
         for index in 0..rows.len() {
-            encoder.append_row(delivery, &rows.row(index)?, &mut chunk)?;
+            by.append_row(delivery, &rows.row(index)?, &mut chunk)?;
             count += 1;
             if chunk.len() >= CHUNK_BYTES {
                 bytes += chunk.len();

@@ -191,9 +191,10 @@ pub(super) fn hex(bytes: &[u8], out: &mut String) {
     out.push('\'');
 }
 
-/// Appends `bytes` with a backslash before whatever means something to LOAD DATA.
+/// Appends `bytes` with a backslash before whatever means something to LOAD DATA, and before some that mean nothing, which it takes
+/// away again: two comparisons are all that is looked for.
 fn escape(bytes: &[u8], out: &mut Vec<u8>) {
-    let is_special = |byte: u8| (byte == b'\t') | (byte == b'\n') | (byte == b'\\') | (byte == 0);
+    let is_special = |byte: u8| byte <= b'\n' || byte == b'\\';
     let mut rest = bytes;
     while let Some(length) = find_special(rest, is_special) {
         out.extend_from_slice(&rest[..length]);

@@ -316,9 +316,9 @@ async fn load(
     epochs: (i64, i64),
 ) -> Result<Written, SinkError> {
     let Open { session, loader, .. } = open;
-    let Some(encoder) = loader else { return Ok(Written::NotLoaded { ever: true }) };
+    let Some(by) = loader else { return Ok(Written::NotLoaded { ever: true }) };
     let bounds = Bounds { message_bytes_max: message_bytes_max(session), batch_bytes_max: BATCH_BYTES_MAX };
-    let (encoding, chunks) = encoding::encoder(encoder, batch, bounds);
+    let (encoding, chunks) = encoding::encoder(by, batch, bounds);
     let loading = async {
         fence(session, epochs, part, batch).await?;
         // The name is for the server's log alone: whatever it asks for, it gets these rows. With the character set `binary`

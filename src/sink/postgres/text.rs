@@ -126,7 +126,7 @@ pub(super) fn hex_digits(bytes: &[u8]) -> impl Iterator<Item = char> {
 /// Appends `bytes` with a backslash before whatever means something to COPY, and every
 /// other control character in octal, so that a row is one printable line.
 fn escape(bytes: &[u8], out: &mut Vec<u8>) {
-    let is_special = |byte: u8| (byte < b' ') | (byte == b'\\') | (byte == 0x7f);
+    let is_special = |byte: u8| byte < b' ' || byte == b'\\' || byte == 0x7f;
     let mut rest = bytes;
     while let Some(length) = find_special(rest, is_special) {
         out.extend_from_slice(&rest[..length]);
