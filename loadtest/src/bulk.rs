@@ -50,6 +50,8 @@ pub struct BulkPlan {
     pub records: u64,
     /// Records of one batch of the drain's.
     pub batch_records: u64,
+    /// Records of the drain's that may leave at once; `None` for what forebay allows by itself.
+    pub burst: Option<u64>,
     /// How many rounds.
     pub rounds: usize,
     /// An existing directory on the disk that is meant.

@@ -15,6 +15,7 @@ fn plan(directory: &Path) -> BulkPlan {
         concurrency: None,
         records: 5_000,
         batch_records: 10,
+        burst: None,
         rounds: 1,
         directory: directory.to_path_buf(),
     }
@@ -83,4 +84,13 @@ fn the_processor_time_of_a_drain_is_told_by_thread() {
     assert_eq!(names, ["drain", "ingress", "journal", "others"]);
     assert!(figures.delivered_per_second > 0.0 && figures.forebay_percent > 0.0, "{figures}");
     assert_eq!(figures.server_percent, None);
+}
+
+/// As one that is larger than forebay takes shows, which says so.
+#[test]
+fn the_burst_of_a_drain_is_what_it_was_told() {
+    let directory = tempfile::tempdir().unwrap();
+    let plan = BulkPlan { burst: Some(1_000_000_001), ..plan(directory.path()) };
+    let error = measure_cpu(&plan, "file", 1000, Duration::from_secs(1)).unwrap_err().to_string();
+    assert!(error.contains("`queues.orders.burst` cannot be 1000000001"), "{error}");
 }

@@ -36,7 +36,8 @@ impl Server {
             None if destination.is_unordered() => "order = \"none\"\n".to_owned(),
             None => String::new(),
         };
-        let queue = format!("rate = \"{rate}\"\n{order}batch = {{ records_max = {} }}\n", plan.batch_records);
+        let burst = plan.burst.map(|burst| format!("burst = {burst}\n")).unwrap_or_default();
+        let queue = format!("rate = \"{rate}\"\n{burst}{order}batch = {{ records_max = {} }}\n", plan.batch_records);
         Self::start(plan, data, &queue, &destination.sink_toml())
     }
 

@@ -49,6 +49,9 @@ pub struct DrainArguments {
     #[arg(long, value_name = "RATE", value_parser = clap::value_parser!(u64).range(1..=1_000_000),
         conflicts_with_all = ["records", "rounds", "html"])]
     rate_per_s: Option<u64>,
+    /// Records that may leave at once at this rate (`burst`); by default what forebay allows by itself
+    #[arg(long, value_name = "RECORDS", value_parser = clap::value_parser!(u64).range(1..), requires = "rate_per_s")]
+    burst: Option<u64>,
     /// How long that is measured
     #[arg(long, value_name = "SECONDS", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=3600),
         requires = "rate_per_s")]
@@ -71,6 +74,7 @@ pub fn drain(arguments: &DrainArguments) -> Result<()> {
         concurrency: arguments.concurrency,
         records: arguments.records,
         batch_records: arguments.batch_records,
+        burst: arguments.burst,
         rounds: arguments.rounds,
         directory: scratch.path().canonicalize()?,
     };
