@@ -16,9 +16,11 @@ use std::time::Instant;
 use clap::Parser;
 use forebay::config::{self, Options, Target};
 use forebay::record::{Attributes, Record};
+use forebay::sink::encoded::{Encoded, Encoder, Encoding, RECORDS_A_TURN};
 use forebay::sink::{Batch, Delivery, KINDS, Part, open};
 use forebay_loadtest::beside::{self, Beside};
 use forebay_loadtest::report::Machine;
+use futures_lite::future::zip;
 use redis_server::RedisServer;
 
 const RECEIVED_AT: &str = "2023-11-14T22:13:20.000042Z";
@@ -119,16 +121,31 @@ async fn deliver(server: &RedisServer, tickets: &[String], body: &[u8], argument
         attributes: Attributes::NONE,
         body,
     };
-    let mut after = 0;
-    for tickets in tickets.chunks(arguments.batch as usize) {
-        let deliveries: Vec<_> =
-            (after + 1..).zip(tickets).map(|(sequence, ticket)| Delivery { sequence, record, ticket }).collect();
-        let through = after + tickets.len() as u64;
-        sink.commit(Batch { after, through, beyond: None, deliveries: &deliveries, witnesses: &[], ahead: None })
-            .await
-            .unwrap();
-        after = through;
+    let batches: Vec<Vec<_>> = {
+        let deliveries = (1..).zip(tickets).map(|(sequence, ticket)| Delivery { sequence, record, ticket });
+        deliveries.collect::<Vec<_>>().chunks(arguments.batch as usize).map(<[_]>::to_vec).collect()
+    };
+    let (mut after, mut encoded) = (0, Encoded::default());
+    for (number, deliveries) in batches.iter().enumerate() {
+        let through = after + deliveries.len() as u64;
+        let ahead = encoded.part(0, deliveries.len());
+        let encoder = sink.encoder().unwrap();
+        let batch = Batch { after, through, beyond: None, deliveries, witnesses: &[], ahead };
+        let next = encode(encoder, batches.get(number + 1).map_or(&[], Vec::as_slice));
+        let (committed, next) = zip(sink.commit(batch), next).await;
+        committed.unwrap();
+        (after, encoded) = (through, next);
     }
+}
+
+/// What the drain does while the sink works.
+async fn encode(encoder: Encoder, deliveries: &[Delivery<'_>]) -> Encoded {
+    let mut encoding = Encoding::new(encoder, deliveries.iter().map(|delivery| delivery.record.body.len()).sum());
+    for deliveries in deliveries.chunks(RECORDS_A_TURN) {
+        tokio::task::yield_now().await;
+        assert!(deliveries.iter().all(|delivery| encoding.add(delivery)));
+    }
+    encoding.finish()
 }
 
 fn pipe_in(server: &RedisServer, path: &Path) {
