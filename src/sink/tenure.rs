@@ -32,9 +32,10 @@
 //! lock of the other row is held. If it is ours then, whoever takes it over later comes to the other row after us. If
 //! somebody had come to the other row before us, the first row was theirs by then, and we see it.
 //!
-//! **A row that was set back** to before what this process knows of it is refused too if its queue may have lanes. The others go on
+//! **A row that was set back** to before what this process has held of it is refused too if its queue may have lanes. The others go on
 //! speaking for what was delivered as long as the row has the epoch that they know of, and take-overs whose answers are lost would
-//! raise it to that again. A queue of one row goes on if its position is where it was.
+//! raise it to that again. A queue of one row goes on if its position is where it was. Before the first take-over is known to have
+//! gone through, no lane speaks for anything, and any row is taken over as it is found, whatever an attempt has found before.
 //!
 //! Epochs of forebays before this have counts in their lowest bits too. Any number can be taken over by a process that starts, and the
 //! epoch behind it is above it. After 2⁴³ take-overs and batches a row can be taken over no more: 270 years of a thousand each second.
