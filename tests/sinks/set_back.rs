@@ -1,7 +1,7 @@
 //! A failover of PostgreSQL to a replica that has less, during the first take-over of a process or right behind it.
 
 use forebay::config::Target;
-use forebay::sink::{Batch, SinkError, Subpart};
+use forebay::sink::{Batch, Part, SinkError, Subpart};
 use tokio_postgres::Client;
 
 use crate::database::{Database, Kind, connect, part_of, sink_for};
@@ -18,15 +18,21 @@ const REFUSE_TAKE_OVERS: &str = "CREATE FUNCTION refuse() RETURNS trigger LANGUA
     $$ BEGIN RAISE EXCEPTION 'no take-over'; END $$; \
     CREATE TRIGGER refuse BEFORE UPDATE OF epoch ON forebay_position FOR EACH ROW EXECUTE FUNCTION refuse()";
 
-/// A database with a table that doubles would show in.
-fn database() -> (Database, Target) {
-    let database = Database::new(Kind::Postgres);
-    database.execute("CREATE TABLE arrivals (id serial, body text)");
-    (database, table("arrivals", &[("body", "$body")]))
+/// Begins anew, with a table that doubles would show in.
+fn begin(database: &Database) -> Target {
+    database.execute(
+        "DROP TABLE IF EXISTS forebay_position, replica, arrivals; CREATE TABLE arrivals (id serial, body text)",
+    );
+    table("arrivals", &[("body", "$body")])
 }
 
 fn arrivals(database: &Database) -> String {
     database.value("SELECT coalesce(string_agg(body, ' ' ORDER BY id), '') FROM arrivals")
+}
+
+/// The part of a process that has drawn this owner.
+fn part_with(owner: u64, reorders: bool) -> Part {
+    Part::new("q".to_owned(), None, "q/1".to_owned(), reorders, owner << 44)
 }
 
 fn says_set_back<T>(outcome: &Result<T, SinkError>) -> bool {
@@ -43,8 +49,9 @@ async fn until_waiting(observer: &Client, count: i64) {
 /// Nothing is ours yet, so that there is nothing to be lost: positions decide.
 #[test]
 fn a_row_that_was_set_back_before_the_first_take_over_has_gone_through_is_taken_over() {
+    let database = Database::new(Kind::Postgres);
     for (reorders, is_on_replica) in [(false, true), (false, false), (true, true), (true, false)] {
-        let (database, target) = database();
+        let target = begin(&database);
         let [mut predecessor, mut ours] = [(); 2].map(|()| database.sink_for(&part_of("q/1", reorders), &target));
         database.runtime.block_on(async {
             assert_eq!(predecessor.take_over().await, at(0));
@@ -74,8 +81,9 @@ fn a_row_that_was_set_back_before_the_first_take_over_has_gone_through_is_taken_
 /// table's lock meanwhile.
 #[test]
 fn a_row_that_was_set_back_before_its_position_was_read_halts_a_queue_with_lanes_only() {
+    let database = Database::new(Kind::Postgres);
     for reorders in [false, true] {
-        let (database, target) = database();
+        let target = begin(&database);
         let mut predecessor = database.sink_for(&part_of("q/1", reorders), &target);
         database.runtime.block_on(async {
             assert_eq!(predecessor.take_over().await, at(0));
@@ -119,8 +127,9 @@ fn a_row_that_was_set_back_before_its_position_was_read_halts_a_queue_with_lanes
 /// Whoever has been told its position finds the row set back by its next batch, or when it takes over once more.
 #[test]
 fn a_row_that_was_set_back_right_behind_the_first_take_over_doubles_nothing() {
+    let database = Database::new(Kind::Postgres);
     for (reorders, loses_its_connection) in [(false, false), (false, true), (true, false), (true, true)] {
-        let (database, target) = database();
+        let target = begin(&database);
         let part = part_of("q/1", reorders);
         let [mut predecessor, mut ours] =
             [part_of("q/1", reorders), part.clone()].map(|part| database.sink_for(&part, &target));
@@ -154,5 +163,65 @@ fn a_row_that_was_set_back_right_behind_the_first_take_over_doubles_nothing() {
             }
         });
         assert_eq!(arrivals(&database), if reorders { "a" } else { "a b" });
+    }
+}
+
+/// Two processes that have found the same row, of which the database has kept the later one's take-over alone: whose number is higher
+/// is chance, and must not count.
+#[test]
+fn whoever_takes_over_behind_a_failover_that_has_lost_ours_is_a_stranger() {
+    let database = Database::new(Kind::Postgres);
+    for (reorders, owners) in [(false, [2, 1]), (false, [1, 2]), (true, [2, 1]), (true, [1, 2])] {
+        let target = begin(&database);
+        let [mut older, mut younger] = owners.map(|owner| database.sink_for(&part_with(owner, reorders), &target));
+        database.runtime.block_on(async {
+            let mut predecessor = database.sink_for(&part_with(3, reorders), &target);
+            assert_eq!(predecessor.take_over().await, at(0));
+        });
+        database.execute(REPLICATE);
+        assert_eq!(database.runtime.block_on(older.take_over()), at(0));
+        database.execute(FAIL_OVER);
+        database.execute(END_SESSIONS);
+        database.runtime.block_on(async {
+            assert_eq!(younger.take_over().await, at(0));
+            // As far as the older one's batch would have come: it must not pass for that.
+            assert_eq!(commit(&mut *younger, 0, &["a"]).await, Ok(()));
+            assert!(is_transient(&commit(&mut *older, 0, &["of the older one"]).await));
+            let refused = older.take_over().await.map(drop);
+            assert!(is_fenced(&refused), "{refused:?}");
+            assert_eq!(commit(&mut *younger, 1, &["b"]).await, Ok(()));
+        });
+        assert_eq!(arrivals(&database), "a b");
+    }
+}
+
+/// A database that was set back further says of a stranger's epoch no more than of any that was there before ours.
+#[test]
+fn whoever_takes_over_where_more_was_lost_may_lose_the_queue_again_and_nothing_is_doubled() {
+    let database = Database::new(Kind::Postgres);
+    for reorders in [false, true] {
+        let target = begin(&database);
+        let [mut predecessor, mut older, mut younger] =
+            [(); 3].map(|()| database.sink_for(&part_of("q/1", reorders), &target));
+        assert_eq!(database.runtime.block_on(predecessor.take_over()), at(0));
+        database.execute("CREATE TABLE replica AS TABLE forebay_position WITH NO DATA");
+        assert_eq!(database.runtime.block_on(older.take_over()), at(0));
+        database.execute(FAIL_OVER);
+        database.execute(END_SESSIONS);
+        database.runtime.block_on(async {
+            assert_eq!(younger.take_over().await, at(0));
+            assert_eq!(commit(&mut *younger, 0, &["a"]).await, Ok(()));
+            let again = older.take_over().await;
+            if reorders {
+                assert!(says_set_back(&again), "{again:?}");
+                assert_eq!(commit(&mut *younger, 1, &["b"]).await, Ok(()));
+            } else {
+                assert_eq!(again, at(1), "which is not where it was");
+                assert!(is_fenced(&commit(&mut *older, 0, &["of the older one"]).await));
+                assert!(is_fenced(&commit(&mut *younger, 1, &["b"]).await));
+                assert!(is_fenced(&younger.take_over().await.map(drop)));
+            }
+        });
+        assert_eq!(arrivals(&database), if reorders { "a b" } else { "a" });
     }
 }
