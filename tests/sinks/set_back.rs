@@ -30,7 +30,7 @@ fn arrivals(database: &Database) -> String {
     database.value("SELECT coalesce(string_agg(body, ' ' ORDER BY id), '') FROM arrivals")
 }
 
-/// The part of a process that has drawn this owner.
+/// The part of a process that has drawn this owner, of which there are 20 bits.
 fn part_with(owner: u64, reorders: bool) -> Part {
     Part::new("q".to_owned(), None, "q/1".to_owned(), reorders, owner << 44)
 }
@@ -39,11 +39,11 @@ fn says_set_back<T>(outcome: &Result<T, SinkError>) -> bool {
     matches!(outcome, Err(SinkError::Fenced(why)) if why.contains("the database was set back"))
 }
 
-/// Waits until so many sessions of this database wait for a lock.
+/// Waits until so many sessions of this database wait for locks.
 async fn until_waiting(observer: &Client, count: i64) {
     let sql = "SELECT count(*) FROM pg_locks JOIN pg_stat_activity USING (pid) \
         WHERE NOT granted AND datname = current_database()";
-    while observer.query_one(sql, &[]).await.unwrap().get::<_, i64>(0) != count {}
+    while observer.query_one(sql, &[]).await.unwrap().get::<_, i64>(0) < count {}
 }
 
 /// Nothing is ours yet, so that there is nothing to be lost: positions decide.
@@ -108,7 +108,7 @@ fn a_row_that_was_set_back_before_its_position_was_read_halts_a_queue_with_lanes
                 server.batch_execute(&format!("{FAIL_OVER}; COMMIT")).await.unwrap();
             };
             let (taken, ()) = tokio::join!(ours.take_over(), failing_over);
-            assert!(is_transient(&taken.clone().map(drop)), "{taken:?}");
+            assert!(matches!(&taken, Err(SinkError::Transient(why)) if why.contains("was taken over")), "{taken:?}");
             let again = ours.take_over().await;
             if reorders {
                 assert!(says_set_back(&again), "{again:?}");
