@@ -140,16 +140,16 @@ fn a_lane_is_taken_over_at_once_while_the_first_one_goes_on_and_not_while_it_cha
     let proxy = Arc::new(Proxy::start(stage.server.address()));
     stage.url = format!("redis://{}", proxy.address());
     let lanes = [1, 2].map(Subpart::Lane);
-    let [mut lane, mut late] = lanes.map(|lane| stage.sink_for(&part.subpart(lane)));
+    let [mut second, mut third] = lanes.map(|lane| stage.sink_for(&part.subpart(lane)));
     stage.runtime.block_on(async {
         assert_eq!(first.take_over().await, at(0));
         let raising = Batch { after: 0, through: 1, beyond: Some(&[]), deliveries: &[], witnesses: &[] };
-        let (taken, raised) = take_over_beside(&mut *lane, &proxy, first.commit(raising)).await;
+        let (taken, raised) = take_over_beside(&mut *second, &proxy, first.commit(raising)).await;
         assert_eq!((taken, raised), (Ok(()), Ok(())));
         // The first lane's own, and one: nothing had to be looked at anew.
         until_run(&stage, "eval", 2);
-        assert_eq!(commit(&mut *lane, 0, &[r#"{"n":1}"#]).await, Ok(()), "the lane is held");
-        let (taken, succeeded) = take_over_beside(&mut *late, &proxy, of_successor.take_over()).await;
+        assert_eq!(commit(&mut *second, 0, &[r#"{"n":1}"#]).await, Ok(()), "the lane is held");
+        let (taken, succeeded) = take_over_beside(&mut *third, &proxy, of_successor.take_over()).await;
         assert!(is_fenced(&taken), "{taken:?}");
         assert_eq!(succeeded, at(1));
         assert_eq!(of_successor.lanes().await, Ok(vec![1]), "the row of a lane was written");
