@@ -41,6 +41,8 @@ mod postgres_server;
 mod postgres_tls;
 #[path = "sinks/rows.rs"]
 mod rows;
+#[path = "sinks/set_back.rs"]
+mod set_back;
 #[path = "sinks/sqlite_only.rs"]
 mod sqlite_only;
 #[path = "sinks/streamed.rs"]

@@ -26,8 +26,8 @@
 //!
 //! A note of some commands means those of the list that made it, so it carries the list's digest; under another list the record
 //! begins anew. A take-over raises the epoch only from the value that it has seen, and only if the epoch of the queue's first row, by which
-//! it knows that nobody else has taken the queue over, is still as it has seen it. So one that arrives late, from a connection that was
-//! given up, changes nothing; a batch that arrives late does not match the epoch.
+//! it knows that nobody else has taken the queue over, is still as it has seen it, or has risen under our own owner since. So one that
+//! arrives late, from a connection that was given up, changes nothing; a batch that arrives late does not match the epoch.
 
 mod check;
 mod commands;

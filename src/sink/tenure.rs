@@ -11,16 +11,19 @@
 //! the next count and leaves the owner. So epochs rise, and the owner in a row is that of the process that has taken it over last.
 //! A process that knows that its last take-over or batch has left the epoch H there finds one of these later on:
 //!
-//! - At most H. No take-over has come after ours, since epochs rise: the row is as we left it, or the database was set back.
-//! - More, with our owner. It is ours, whether or not we have heard so: the answer to a take-over or to a batch was lost. That a
+//! - H, or a lower count. No take-over has come after ours, since counts rise: the row is as we left it, or the database was set back.
+//! - More than H, with our owner. It is ours, whether or not we have heard so: the answer to a take-over or to a batch was lost. That a
 //!   stranger wrote the same count behind an attempt of ours that came to nothing is no matter, since its owner is another. But
 //!   a machine that was copied with its memory is two processes with one owner, so what is above all that this process has ever tried
 //!   to write is the copy's.
-//! - More, with another owner: a stranger has taken over since, for none but our own writes could keep our owner.
+//! - The count of H or more, with another owner: a stranger has taken over since, for none but our own writes could keep our owner. If
+//!   the count is the same, the database was set back to what we had found, and the stranger has counted on from there as we had.
 //!
 //! Two processes draw the same owner once in 2²⁰ pairs. Then the older one is refused here only if it has never tried to write an
-//! epoch that high; otherwise it takes over once more. So it does where a database was set back, and another process has then
-//! taken over at a count that is not above H. Nothing is doubled: both then halt at the position that has moved.
+//! epoch that high; otherwise it takes over once more. So it does, unless its queue may have lanes, where a database was set back to
+//! before what it had found, and another process has then taken over at a lower count. Nothing is doubled: the other one is fenced,
+//! and the older one halts if the position has moved. But if that has moved just as far as a batch whose answer the older one lacks
+//! would have moved it, that batch passes for delivered.
 //!
 //! **Before the first take-over is known to have gone through**, nothing is ours yet but attempts, which have our owner. Besides
 //! those, and the epoch that was there at the first of them, a batch of the predecessor may have raised that, one that waited
@@ -32,9 +35,10 @@
 //! lock of the other row is held. If it is ours then, whoever takes it over later comes to the other row after us. If
 //! somebody had come to the other row before us, the first row was theirs by then, and we see it.
 //!
-//! **A row that was set back** to before what this process knows of it is refused too if its queue may have lanes. The others go on
+//! **A row that was set back** to before what this process has held of it is refused too if its queue may have lanes. The others go on
 //! speaking for what was delivered as long as the row has the epoch that they know of, and take-overs whose answers are lost would
-//! raise it to that again. A queue of one row goes on if its position is where it was.
+//! raise it to that again. A queue of one row goes on if its position is where it was. Before the first take-over is known to have
+//! gone through, no lane speaks for anything, and any row is taken over as it is found, whatever an attempt has found before.
 //!
 //! Epochs of forebays before this have counts in their lowest bits too. Any number can be taken over by a process that starts, and the
 //! epoch behind it is above it. After 2⁴³ take-overs and batches a row can be taken over no more: 270 years of a thousand each second.
@@ -108,7 +112,7 @@ impl State {
         match self {
             Self::New => false,
             Self::Trying { found, reach } => epoch > found && !is_ours(reach) && owner_of(epoch) != owner_of(found),
-            Self::Held { epoch: held, reach } => epoch > held && !is_ours(reach),
+            Self::Held { epoch: held, reach } => count_of(epoch) >= count_of(held) && !is_ours(reach),
         }
     }
 
@@ -167,7 +171,7 @@ impl Part {
             )));
         }
         self.refuse_strangers(*state, first)?;
-        let count = (found >> OWNER_BITS) + 1;
+        let count = count_of(found) + 1;
         let next = count.checked_mul(COUNT_STEP).map(|count| count | self.tenure.owner);
         let next =
             next.ok_or_else(|| SinkError::Transient(format!("{}: there is no epoch behind epoch {found}", self.id)))?;
@@ -223,6 +227,10 @@ impl Part {
     fn is_first(&self) -> bool {
         self.first.is_none()
     }
+}
+
+fn count_of(epoch: i64) -> i64 {
+    epoch >> OWNER_BITS
 }
 
 fn owner_of(epoch: i64) -> i64 {
@@ -289,7 +297,7 @@ mod tests {
         take_over(&older, &mut row).unwrap();
         let came_to_nothing = older.succeed(row, row).unwrap();
         take_over(&younger, &mut row).unwrap();
-        assert_eq!(row >> OWNER_BITS, came_to_nothing >> OWNER_BITS);
+        assert_eq!(count_of(row), count_of(came_to_nothing));
         assert!(is_fenced(&take_over(&older, &mut row)));
         // The same behind a first attempt.
         let (late, younger) = (part(9), part(10));
@@ -337,6 +345,19 @@ mod tests {
             let mut stranger = row;
             take_over(&part(8), &mut stranger).unwrap();
             assert!(is_fenced(&take_over(&ours, &mut stranger)));
+        }
+    }
+
+    #[test]
+    fn whoever_counts_on_from_where_we_did_is_a_stranger() {
+        for stranger in [6, 8] {
+            let (ours, mut row) = (part(7), 9);
+            take_over(&part(3), &mut row).unwrap();
+            let before = row;
+            take_over(&ours, &mut row).unwrap();
+            row = before;
+            take_over(&part(stranger), &mut row).unwrap();
+            assert!(is_fenced(&take_over(&ours, &mut row)), "{stranger}");
         }
     }
 

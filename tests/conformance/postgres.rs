@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use crate::postgres_server::PostgresServer;
 use crate::server::database::postgres;
+use crate::stage::{Stage, bodies, post, until_empty, until_halted};
 use crate::station::{Arrival, Moment, Refusing, Served, Server, Station, Transactional, Typed};
 
 pub struct Postgres {
@@ -128,4 +129,47 @@ fn unhex(text: &str) -> Vec<u8> {
     let digit = |byte: u8| char::from(byte).to_digit(16).unwrap();
     let byte = |pair: &[u8]| u8::try_from(16 * digit(pair[0]) + digit(pair[1])).unwrap();
     text.as_bytes().chunks_exact(2).map(byte).collect()
+}
+
+/// The database goes on as a replica that lacks the last take-over and has everything else, and the connections are gone.
+fn fail_over_behind_the_take_over(options: &str) -> (Stage<Postgres>, crate::server::Server, usize) {
+    let stage = Stage::<Postgres>::new(Server::Shared);
+    stage.configure(options, &stage.station.sink());
+    let server = stage.site.start();
+    let next = post(&server, 0..2);
+    until_empty(&server);
+    server.stop();
+    let url = stage.station.url();
+    postgres(&url, "CREATE TABLE replica AS TABLE forebay_position");
+    let server = stage.site.start();
+    server.until_said("delivering to the sink from here on");
+    postgres(
+        &url,
+        "UPDATE forebay_position AS row SET epoch = replica.epoch FROM replica WHERE row.part = replica.part; \
+         SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+         WHERE datname = current_database() AND application_name = 'forebay'",
+    );
+    let next = post(&server, next..next + 2);
+    (stage, server, next)
+}
+
+#[test]
+fn a_queue_of_one_row_goes_on_behind_a_failover_that_has_lost_its_take_over() {
+    let (stage, server, next) = fail_over_behind_the_take_over("");
+    until_empty(&server);
+    stage.until_arrived(bodies(0..next), 0);
+    server.stop();
+}
+
+#[test]
+fn a_queue_that_may_have_lanes_halts_behind_a_failover_that_has_lost_its_take_over() {
+    let (stage, server, next) = fail_over_behind_the_take_over("order = \"none\"\n");
+    until_halted(&server);
+    server.until_said("the database was set back");
+    stage.until_arrived(bodies(0..2), 0);
+    server.stop();
+    let server = stage.site.start();
+    until_empty(&server);
+    stage.until_arrived(bodies(0..next), 0);
+    server.stop();
 }

@@ -2,16 +2,17 @@
 
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::thread;
 
-use forebay::sink::SinkError;
+use forebay::sink::{Batch, Sink, SinkError, Subpart};
 use futures_lite::future::poll_once;
 
 use crate::proxy::{Act, Proxy};
 use crate::redis_server::{RedisServer, ask};
 use crate::server::eventually;
 use crate::station::Moment;
-use crate::{Stage, at, commit, is_fenced, is_permanent, is_transient};
+use crate::{Stage, at, commit, is_fenced, is_permanent, is_transient, part_of};
 
 const TWO: [&str; 2] = ["RPUSH list {$sequence}", "INCRBY sum {/n}"];
 
@@ -109,6 +110,49 @@ fn a_take_over_that_arrives_late_does_not_fence_the_later_one() {
         proxy.release();
         until_run(&stage, "eval", 2);
         assert_eq!(commit(&mut *direct, 0, &[r#"{"n":1}"#]).await, Ok(()), "still held");
+    });
+}
+
+/// Takes a lane over, and does something else between its look at the epochs and its write.
+async fn take_over_beside<T>(
+    lane: &mut dyn Sink,
+    proxy: &Arc<Proxy>,
+    other: impl Future<Output = T>,
+) -> (Result<(), SinkError>, T) {
+    proxy.set_trap(TAKE_OVER, Act::Hold);
+    let held = Arc::clone(proxy);
+    let beside = async {
+        tokio::task::spawn_blocking(move || held.until_sprung()).await.unwrap();
+        let done = other.await;
+        proxy.release();
+        done
+    };
+    let (taken, done) = tokio::join!(lane.take_over(), beside);
+    (taken.map(drop), done)
+}
+
+/// The first lane raises its epoch with every batch, and would otherwise keep others from ever being added to a queue that is busy.
+#[test]
+fn a_lane_is_taken_over_at_once_while_the_first_one_goes_on_and_not_while_it_changes_hands() {
+    let mut stage = Stage::start().commands(&TWO);
+    let (part, successor) = (part_of("q/1"), part_of("q/1"));
+    let (mut first, mut of_successor) = (stage.sink_for(&part), stage.sink_for(&successor));
+    let proxy = Arc::new(Proxy::start(stage.server.address()));
+    stage.url = format!("redis://{}", proxy.address());
+    let lanes = [1, 2].map(Subpart::Lane);
+    let [mut second, mut third] = lanes.map(|lane| stage.sink_for(&part.subpart(lane)));
+    stage.runtime.block_on(async {
+        assert_eq!(first.take_over().await, at(0));
+        let raising = Batch { after: 0, through: 1, beyond: Some(&[]), deliveries: &[], witnesses: &[] };
+        let (taken, raised) = take_over_beside(&mut *second, &proxy, first.commit(raising)).await;
+        assert_eq!((taken, raised), (Ok(()), Ok(())));
+        // The first lane's own, and one: nothing had to be looked at anew.
+        until_run(&stage, "eval", 2);
+        assert_eq!(commit(&mut *second, 0, &[r#"{"n":1}"#]).await, Ok(()), "the lane is held");
+        let (taken, succeeded) = take_over_beside(&mut *third, &proxy, of_successor.take_over()).await;
+        assert!(is_fenced(&taken), "{taken:?}");
+        assert_eq!(succeeded, at(1));
+        assert_eq!(of_successor.lanes().await, Ok(vec![1]), "the row of a lane was written");
     });
 }
 

@@ -162,7 +162,8 @@ pub fn part_of(id: &str, reorders: bool) -> Part {
     Part::new("q".to_owned(), None, id.to_owned(), reorders, getrandom::u64().unwrap())
 }
 
-fn sink_for(
+/// A sink for a part that somebody else has made, with this time for a transaction and options of its kind's own.
+pub fn sink_for(
     url: &str,
     kind: Kind,
     part: Part,

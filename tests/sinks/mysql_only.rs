@@ -1,12 +1,14 @@
 //! What only a server of MySQL or MariaDB can get into: a crash, a stuck predecessor, tables and statements that it cannot be trusted with.
 
+use std::collections::BTreeSet;
+
 use forebay::config::{Conflict, Target};
-use forebay::sink::{Batch, Claim, SinkError};
+use forebay::sink::{Batch, Claim, SinkError, Subpart};
 use futures_lite::future::poll_once;
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
 
-use crate::database::{Database, Kind, mysql, mysql_rows, sink_at};
+use crate::database::{Database, Kind, mysql, mysql_rows, part_of, sink_at, sink_for};
 use crate::mysql_server::MysqlServer;
 use crate::{at, commit, created, is_fenced, is_transient, statement, table};
 
@@ -36,9 +38,10 @@ fn after_a_crash_of_the_server_nothing_is_lost_or_doubled() {
     });
 }
 
-/// Whether somebody has locked the row of the part `q/1`.
-async fn is_locked(observer: &mut Conn) -> bool {
-    match observer.query_drop("SELECT 1 FROM forebay_position WHERE part = 'q/1' FOR UPDATE NOWAIT").await {
+/// Whether somebody has locked the row of a part.
+async fn is_locked(observer: &mut Conn, part: &str) -> bool {
+    let sql = format!("SELECT 1 FROM forebay_position WHERE part = '{part}' FOR UPDATE NOWAIT");
+    match observer.query_drop(sql).await {
         Ok(()) => false,
         Err(mysql_async::Error::Server(error)) if error.code == 1205 => true,
         Err(error) => panic!("{error}"),
@@ -46,8 +49,12 @@ async fn is_locked(observer: &mut Conn) -> bool {
 }
 
 /// Lets a commit go on until the server has its fence, and no further.
-async fn until_it_locks(committing: &mut (impl Future<Output = Result<(), SinkError>> + Unpin), observer: &mut Conn) {
-    while !is_locked(observer).await {
+async fn until_it_locks(
+    part: &str,
+    committing: &mut (impl Future<Output = Result<(), SinkError>> + Unpin),
+    observer: &mut Conn,
+) {
+    while !is_locked(observer, part).await {
         assert_eq!(poll_once(&mut *committing).await, None);
     }
 }
@@ -60,7 +67,7 @@ fn a_predecessor_that_is_stuck_in_a_transaction_is_ended() {
         assert_eq!(older.take_over().await, at(0));
         let mut observer = mysql(&database.url).await;
         let mut stuck = Box::pin(commit(&mut *older, 0, &["a"]));
-        until_it_locks(&mut stuck, &mut observer).await;
+        until_it_locks("q/1", &mut stuck, &mut observer).await;
         // A second of patience for the lock, ten for everything.
         assert_eq!(younger.take_over().await, at(0));
         assert_eq!(commit(&mut *younger, 0, &["b"]).await, Ok(()));
@@ -68,6 +75,48 @@ fn a_predecessor_that_is_stuck_in_a_transaction_is_ended() {
         assert_eq!(younger.take_over().await, at(1));
     });
     assert_eq!(database.value("SELECT CONVERT(body USING utf8mb4) FROM forebay_q"), "b");
+}
+
+/// The sessions in the observer's database.
+async fn sessions(observer: &mut Conn) -> BTreeSet<u64> {
+    let sql = "SELECT id FROM information_schema.processlist WHERE db = DATABASE()";
+    observer.query(sql).await.unwrap().into_iter().collect()
+}
+
+/// A take-over is refused in its transaction, and the lock of the row keeps it out of that: it has to look before it ends anybody.
+#[test]
+fn whoever_is_about_to_be_refused_does_not_end_the_session_of_its_successor() {
+    let database = Database::new(Kind::Mysql);
+    database.execute("CREATE TABLE held (body text)");
+    let target = table("held", &[("body", "$body")]);
+    let [older, younger] = [(); 2].map(|()| part_of("q/1", true)).map(|first| {
+        let lane = first.subpart(Subpart::Lane(1));
+        [first, lane]
+    });
+    let mut older = older.map(|part| database.sink_for(&part, &target));
+    // Far longer than the second that the older ones wait for the lock.
+    let mut younger = younger.map(|part| sink_for(&database.url, Kind::Mysql, part, &target, 60_000, &[]));
+    database.runtime.block_on(async {
+        let mut observer = mysql(&database.url).await;
+        for sink in &mut older {
+            assert_eq!(sink.take_over().await, at(0));
+        }
+        let before = sessions(&mut observer).await;
+        for sink in &mut younger {
+            assert_eq!(sink.take_over().await, at(0));
+        }
+        let of_younger = &sessions(&mut observer).await - &before;
+        assert_eq!(of_younger.len(), 2);
+        for (part, (older, younger)) in ["q/1", "q/1/lane-1"].into_iter().zip(older.iter_mut().zip(&mut younger)) {
+            let mut committing = Box::pin(commit(&mut **younger, 0, &["a"]));
+            until_it_locks(part, &mut committing, &mut observer).await;
+            let refused = older.take_over().await.map(drop);
+            assert!(is_fenced(&refused), "{refused:?}");
+            assert_eq!(committing.await, Ok(()));
+        }
+        assert!(of_younger.is_subset(&sessions(&mut observer).await), "a session was ended");
+    });
+    assert_eq!(database.value("SELECT count(*) FROM held"), "2");
 }
 
 #[test]
@@ -78,8 +127,8 @@ fn what_a_silent_predecessor_holds_ends_by_itself() {
         assert_eq!(sink.take_over().await, at(0));
         let mut observer = mysql(&database.url).await;
         let mut stuck = Box::pin(commit(&mut *sink, 0, &["a"]));
-        until_it_locks(&mut stuck, &mut observer).await;
-        while is_locked(&mut observer).await {}
+        until_it_locks("q/1", &mut stuck, &mut observer).await;
+        while is_locked(&mut observer, "q/1").await {}
         drop(stuck);
         assert_eq!(sink.take_over().await, at(0));
         assert_eq!(commit(&mut *sink, 0, &["a"]).await, Ok(()));
@@ -280,7 +329,7 @@ fn a_fenced_sink_holds_no_lock() {
         assert_eq!(older.take_over().await, at(0));
         assert_eq!(younger.take_over().await, at(0));
         assert!(is_fenced(&commit(&mut *older, 0, &["a"]).await));
-        assert!(!is_locked(&mut mysql(&database.url).await).await);
+        assert!(!is_locked(&mut mysql(&database.url).await, "q/1").await);
         assert_eq!(commit(&mut *younger, 0, &["a"]).await, Ok(()));
     });
 }
@@ -303,7 +352,7 @@ fn a_lane_does_not_wait_for_the_row_of_another() {
             ahead: None,
         };
         let mut on_its_way = first.commit(step(&claims[1..]));
-        until_it_locks(&mut on_its_way, &mut observer).await;
+        until_it_locks("q/1", &mut on_its_way, &mut observer).await;
         assert_eq!(second.commit(step(&claims[..1])).await, Ok(()));
         assert_eq!(on_its_way.await, Ok(()));
     });

@@ -3,12 +3,13 @@
 use std::panic::AssertUnwindSafe;
 
 use forebay::config::{Conflict, Target};
-use forebay::sink::SinkError;
+use forebay::sink::{SinkError, Subpart};
+use futures_lite::future::poll_once;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use tokio_postgres::Client;
 
-use crate::database::{Database, Kind, connect, postgres_rows, sink_at};
+use crate::database::{Database, Kind, connect, part_of, postgres_rows, sink_at, sink_for};
 use crate::postgres_server::PostgresServer;
 use crate::{at, commit, created, is_fenced, is_permanent, is_transient, statement, table};
 
@@ -61,6 +62,49 @@ fn a_predecessor_that_is_stuck_in_a_copy_is_ended() {
         assert!(zombie.batch_execute("COMMIT").await.is_err());
         assert_eq!(sink.take_over().await, at(1));
     });
+}
+
+/// The session that waits for a lock of the table `held`.
+async fn waiting(observer: &Client) -> Option<i32> {
+    let sql = "SELECT pid FROM pg_locks WHERE relation = 'held'::regclass AND NOT granted";
+    observer.query_opt(sql, &[]).await.unwrap().map(|row| row.get(0))
+}
+
+/// A take-over is refused in its transaction, and the lock of the row keeps it out of that: it has to look before it ends anybody.
+#[test]
+fn whoever_is_about_to_be_refused_does_not_end_the_session_of_its_successor() {
+    let database = Database::new(Kind::Postgres);
+    database.execute("CREATE TABLE held (body text)");
+    let target = table("held", &[("body", "$body")]);
+    let [older, younger] = [(); 2].map(|()| part_of("q/1", true)).map(|first| {
+        let lane = first.subpart(Subpart::Lane(1));
+        [first, lane]
+    });
+    let mut older = older.map(|part| database.sink_for(&part, &target));
+    // Far longer than the second that the older ones wait for the lock.
+    let mut younger = younger.map(|part| sink_for(&database.url, Kind::Postgres, part, &target, 60_000, &[]));
+    database.runtime.block_on(async {
+        for sink in older.iter_mut().chain(&mut younger) {
+            assert_eq!(sink.take_over().await, at(0));
+        }
+        let (blocker, observer) = (connect(&database.url).await, connect(&database.url).await);
+        for (older, younger) in older.iter_mut().zip(&mut younger) {
+            blocker.batch_execute("BEGIN; LOCK TABLE held IN EXCLUSIVE MODE").await.unwrap();
+            let mut committing = Box::pin(commit(&mut **younger, 0, &["a"]));
+            let session = loop {
+                assert_eq!(poll_once(&mut committing).await, None);
+                if let Some(session) = waiting(&observer).await {
+                    break session;
+                }
+            };
+            let refused = older.take_over().await.map(drop);
+            assert!(is_fenced(&refused), "{refused:?}");
+            assert_eq!(waiting(&observer).await, Some(session), "another session, or none");
+            blocker.batch_execute("COMMIT").await.unwrap();
+            assert_eq!(committing.await, Ok(()));
+        }
+    });
+    assert_eq!(database.value("SELECT count(*) FROM held"), "2");
 }
 
 #[test]
