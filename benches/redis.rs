@@ -129,9 +129,9 @@ async fn deliver(server: &RedisServer, tickets: &[String], body: &[u8], argument
     for (number, deliveries) in batches.iter().enumerate() {
         let through = after + deliveries.len() as u64;
         let ahead = encoded.part(0, deliveries.len());
-        let encoder = sink.encoder().unwrap();
+        let by = sink.encoder().unwrap();
         let batch = Batch { after, through, beyond: None, deliveries, witnesses: &[], ahead };
-        let next = encode(encoder, batches.get(number + 1).map_or(&[], Vec::as_slice));
+        let next = encode(by, batches.get(number + 1).map_or(&[], Vec::as_slice));
         let (committed, next) = zip(sink.commit(batch), next).await;
         committed.unwrap();
         (after, encoded) = (through, next);

@@ -143,7 +143,7 @@ fn a_lane_is_taken_over_at_once_while_the_first_one_goes_on_and_not_while_it_cha
     let [mut second, mut third] = lanes.map(|lane| stage.sink_for(&part.subpart(lane)));
     stage.runtime.block_on(async {
         assert_eq!(first.take_over().await, at(0));
-        let raising = Batch { after: 0, through: 1, beyond: Some(&[]), deliveries: &[], witnesses: &[] };
+        let raising = Batch { after: 0, through: 1, beyond: Some(&[]), deliveries: &[], witnesses: &[], ahead: None };
         let (taken, raised) = take_over_beside(&mut *second, &proxy, first.commit(raising)).await;
         assert_eq!((taken, raised), (Ok(()), Ok(())));
         // The first lane's own, and one: nothing had to be looked at anew.

@@ -149,7 +149,8 @@ fn a_row_that_was_set_back_right_behind_the_first_take_over_doubles_nothing() {
                 let mut lane = database.sink_for(&part.subpart(Subpart::Lane(1)), &target);
                 assert_eq!(lane.take_over().await, at(0));
                 let (witnesses, beyond) = ([lane.claim().unwrap()], Some(&[][..]));
-                let vouching = Batch { after: 1, through: 1, beyond, deliveries: &[], witnesses: &witnesses };
+                let vouching =
+                    Batch { after: 1, through: 1, beyond, deliveries: &[], witnesses: &witnesses, ahead: None };
                 assert!(is_fenced(&ours.commit(vouching).await));
             }
             let outcome = commit(&mut *ours, 1, &["b"]).await;
