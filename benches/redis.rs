@@ -54,7 +54,9 @@ struct Arguments {
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments = Arguments::parse();
-    let server = RedisServer::start_with(&["--appendfsync", &arguments.appendfsync]);
+    // A rewrite of the log, which takes a core, would begin in one of the rounds.
+    let options = ["--appendfsync", &arguments.appendfsync, "--auto-aof-rewrite-percentage", "0"];
+    let server = RedisServer::start_with(&options);
     let directory = tempfile::tempdir()?;
     let (body, path) = ("x".repeat(arguments.bytes), directory.path().join("commands"));
     let tickets: Vec<_> = (1..=arguments.records).map(|sequence| format!("q-{sequence:x}-0")).collect();

@@ -167,7 +167,7 @@ impl Server {
         };
         let journal = start_writer(writer, &others)?;
         let (stop_drain, stop) = watch::channel(false);
-        let drain = start_drain(drains, &directory, &config.data_dir, &stop, &others)?;
+        let drain = start_drain(drains, &directory, &config.data_dir, &stop)?;
         let sources = Sources { queues, executors: counters, health: Arc::clone(&health) };
         start_admin(admin, sources, Arc::clone(&control), watchdog, &others)?;
         Ok(Self {
@@ -225,7 +225,7 @@ impl Server {
 }
 
 /// The cores for the executors: as many as asked for, or all but one, which is left to the
-/// journal and the drain.
+/// journal.
 fn executor_cpus(asked: usize) -> Vec<usize> {
     // A container may give us any of the machine's cores; only those may be pinned to.
     let ours = rustix::thread::sched_getaffinity(None).unwrap_or_default();
@@ -334,7 +334,6 @@ fn start_drain(
     directory: &DataDirectory,
     data_dir: &std::path::Path,
     stop: &watch::Receiver<bool>,
-    cpus: &CpuSet,
 ) -> Result<JoinHandle<()>, StartError> {
     let runtime = current_thread_runtime()?;
     let runners = drains
@@ -351,7 +350,9 @@ fn start_drain(
             Ok(parts.runner(sink, open, stop.clone()))
         })
         .collect::<Result<Vec<Runner>, StartError>>()?;
-    spawn("drain", cpus, move || {
+    // It is not kept off the executors' cores: while nothing comes in, these are free, and a database on this machine may want
+    // the others.
+    spawn("drain", &CpuSet::new(), move || {
         // A departure that is late for want of a core is lost for good: making it up would break the rate.
         scheduling::run_promptly();
         let local = tokio::task::LocalSet::new();

@@ -50,6 +50,8 @@ pub struct BulkPlan {
     pub records: u64,
     /// Records of one batch of the drain's.
     pub batch_records: u64,
+    /// Whether psql commits as often as the drain, each time with an UPDATE of a position, and not once behind all rows.
+    pub same_transactions: bool,
     /// Records of the drain's that may leave at once; `None` for what forebay allows by itself.
     pub burst: Option<u64>,
     /// How many rounds.
@@ -102,6 +104,9 @@ pub enum BulkError {
          (postgres://, mysql://, redis://, file:, http://, nats://, amqp://)"
     )]
     UnknownSink,
+    /// Nothing but psql can commit as often as the drain.
+    #[error("--same-transactions is for psql: the sink must be postgres, or postgres://")]
+    NoTransactions,
     /// A program or client library failed.
     #[error("{program} failed: {reason}{}", remedy(program))]
     Program {
@@ -142,6 +147,9 @@ fn runtime() -> Result<tokio::runtime::Runtime, BulkError> {
 /// The server or the program that the drain is held against is missing or fails, or the disk is full.
 pub fn compare_bulk(plan: &BulkPlan, sink: &str, mut on_line: impl FnMut(String)) -> Result<Beside, BulkError> {
     let mut destination = destination::open(plan, sink)?;
+    if plan.same_transactions && !destination.has_transactions() {
+        return Err(BulkError::NoTransactions);
+    }
     fill(plan)?;
     let (title, other) = destination.names();
     let mut beside = Beside::new(title, "records/s", "forebay", other);

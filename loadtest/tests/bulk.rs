@@ -15,6 +15,7 @@ fn plan(directory: &Path) -> BulkPlan {
         concurrency: None,
         records: 5_000,
         batch_records: 10,
+        same_transactions: false,
         burst: None,
         rounds: 1,
         directory: directory.to_path_buf(),
@@ -24,9 +25,12 @@ fn plan(directory: &Path) -> BulkPlan {
 /// If a server or a program is missing, the error says how to install it.
 fn both_fill(sink: &str) {
     let directory = tempfile::tempdir().unwrap();
+    both_fill_by(&plan(directory.path()), sink);
+}
+
+fn both_fill_by(plan: &BulkPlan, sink: &str) {
     let mut lines = Vec::new();
-    let plan = plan(directory.path());
-    let measured = compare_bulk(&plan, sink, |line| lines.push(line)).unwrap_or_else(|error| panic!("{sink}: {error}"));
+    let measured = compare_bulk(plan, sink, |line| lines.push(line)).unwrap_or_else(|error| panic!("{sink}: {error}"));
     let [(ours, theirs)] = measured.rounds[..] else { panic!("{measured}") };
     assert!(ours > 0.0 && theirs > 0.0 && lines.len() == 1, "{measured}");
 }
@@ -34,6 +38,15 @@ fn both_fill(sink: &str) {
 #[test]
 fn a_file_is_filled_by_the_drain_and_by_cat() {
     both_fill("file");
+}
+
+#[test]
+fn postgres_is_filled_by_the_drain_and_by_psql_in_transactions_of_the_same_size() {
+    let directory = tempfile::tempdir().unwrap();
+    both_fill_by(&BulkPlan { same_transactions: true, ..plan(directory.path()) }, "postgres");
+    let other = BulkPlan { same_transactions: true, ..plan(Path::new("/nonexistent")) };
+    let error = compare_bulk(&other, "sqlite", |_| {}).unwrap_err().to_string();
+    assert!(error.contains("--same-transactions"), "{error}");
 }
 
 #[test]

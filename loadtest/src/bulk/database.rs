@@ -4,7 +4,7 @@ use super::destination::Destination;
 use super::{BulkError, BulkPlan};
 use crate::peer::{Peer, RunningPeer, ServerProcess, start_mariadb};
 use std::fs;
-use std::io::Write;
+use std::io::{self, BufRead, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
@@ -28,22 +28,29 @@ enum Kind {
 pub(super) struct Database {
     kind: Kind,
     directory: PathBuf,
+    /// Rows of a transaction of psql's; `None` for one transaction of all.
+    transaction_rows: Option<u64>,
     server: Option<RunningPeer>,
 }
 
 impl Database {
     pub(super) fn sqlite(plan: &BulkPlan) -> Self {
-        Self { kind: Kind::Sqlite(plan.directory.join("rows.db")), directory: plan.directory.clone(), server: None }
+        Self::new(plan, Kind::Sqlite(plan.directory.join("rows.db")), None)
     }
 
     pub(super) fn postgres(plan: &BulkPlan, url: Option<&str>) -> Result<Self, BulkError> {
         let (url, server) = plan.serve(url, |options| Peer::named("postgres")?.start(options))?;
-        Ok(Self { kind: Kind::Postgres(url), directory: plan.directory.clone(), server })
+        Ok(Self::new(plan, Kind::Postgres(url), server))
     }
 
     pub(super) fn mysql(plan: &BulkPlan, url: Option<&str>) -> Result<Self, BulkError> {
         let (url, server) = plan.serve(url, start_mariadb)?;
-        Ok(Self { kind: Kind::Mysql(url), directory: plan.directory.clone(), server })
+        Ok(Self::new(plan, Kind::Mysql(url), server))
+    }
+
+    fn new(plan: &BulkPlan, kind: Kind, server: Option<RunningPeer>) -> Self {
+        let transaction_rows = plan.same_transactions.then_some(plan.batch_records);
+        Self { kind, directory: plan.directory.clone(), transaction_rows, server }
     }
 
     fn rows(&self) -> PathBuf {
@@ -72,11 +79,36 @@ impl Database {
         }
     }
 
+    fn transactions(&self) -> PathBuf {
+        self.directory.join("transactions.sql")
+    }
+
+    /// Writes the exported rows into a script with a transaction for each so many of them, which moves a position as the drain's do.
+    fn write_transactions(&self, rows_max: u64) -> Result<(), BulkError> {
+        let failed = |path: &Path| super::io_error(path.display().to_string());
+        let (from, to) = (self.rows(), self.transactions());
+        let mut lines = io::BufReader::new(fs::File::open(&from).map_err(failed(&from))?).split(b'\n').peekable();
+        let mut script = io::BufWriter::new(fs::File::create(&to).map_err(failed(&to))?);
+        while lines.peek().is_some() {
+            let update = format!("UPDATE forebay_position SET position = position + {rows_max}");
+            write!(script, "BEGIN;\n{update};\nCOPY {TABLE} FROM STDIN;\n").map_err(failed(&to))?;
+            for line in lines.by_ref().take(usize::try_from(rows_max).unwrap_or(usize::MAX)) {
+                let line = line.map_err(failed(&from))?;
+                script.write_all(&line).and_then(|()| script.write_all(b"\n")).map_err(failed(&to))?;
+            }
+            script.write_all(b"\\.\nCOMMIT;\n").map_err(failed(&to))?;
+        }
+        script.flush().map_err(failed(&to))
+    }
+
     /// Writes the rows of the table into a file, as the loader reads them.
     fn export(&self) -> Result<(), BulkError> {
         let rows = self.rows();
         match &self.kind {
-            Kind::Postgres(_) => self.run(&format!("\\copy {TABLE} TO '{}'", rows.display())),
+            Kind::Postgres(_) => {
+                self.run(&format!("\\copy {TABLE} TO '{}'", rows.display()))?;
+                self.transaction_rows.map_or(Ok(()), |rows| self.write_transactions(rows))
+            }
             // Its batch output is what LOAD DATA reads, escapes and all.
             Kind::Mysql(_) => self.run_into(&format!("SELECT * FROM {TABLE}"), Some(&rows)),
             Kind::Sqlite(_) => self.run(&format!(".mode csv\n.output {}\nSELECT * FROM {TABLE};\n", rows.display())),
@@ -86,6 +118,9 @@ impl Database {
     fn import(&self) -> Result<(), BulkError> {
         let rows = self.rows();
         match &self.kind {
+            Kind::Postgres(_) if self.transaction_rows.is_some() => {
+                self.run(&format!("\\i {}", self.transactions().display()))
+            }
             Kind::Postgres(_) => self.run(&format!("\\copy {TABLE} FROM '{}'", rows.display())),
             Kind::Mysql(_) => self
                 .run(&format!("LOAD DATA LOCAL INFILE '{}' INTO TABLE {TABLE} CHARACTER SET utf8mb4", rows.display())),
@@ -155,6 +190,9 @@ impl Destination for Database {
     fn names(&self) -> (&'static str, &'static str) {
         match &self.kind {
             Kind::Sqlite(_) => ("drain into SQLite", ".import of sqlite3"),
+            Kind::Postgres(_) if self.transaction_rows.is_some() => {
+                ("drain into PostgreSQL", "psql, as many rows a COMMIT")
+            }
             Kind::Postgres(_) => ("drain into PostgreSQL", "\\copy of psql"),
             Kind::Mysql(_) => ("drain into MariaDB", "LOAD DATA of mariadb"),
         }
@@ -170,6 +208,10 @@ impl Destination for Database {
             "type = \"{kind}\"\nurl = {url:?}\ntable = \"{TABLE}\"\n\
              columns = {{ id = \"/order_id\", buyer = \"/user_id\", body = \"$body\", ticket = \"$ticket\" }}\n"
         )
+    }
+
+    fn has_transactions(&self) -> bool {
+        matches!(self.kind, Kind::Postgres(_))
     }
 
     fn empty(&mut self) -> Result<(), BulkError> {

@@ -19,6 +19,11 @@ pub(super) trait Destination {
         false
     }
 
+    /// Whether the other one can commit as often as the drain does.
+    fn has_transactions(&self) -> bool {
+        false
+    }
+
     /// Makes it empty, and removes the position that an earlier round has left there.
     fn empty(&mut self) -> Result<(), BulkError>;
 

@@ -42,6 +42,9 @@ pub struct DrainArguments {
     /// Records of one batch of the drain's
     #[arg(long, value_name = "RECORDS", default_value_t = 10_000)]
     batch_records: u64,
+    /// Has psql commit as often as the drain, each time with an UPDATE of a position; by default once behind all rows
+    #[arg(long, conflicts_with = "rate_per_s")]
+    same_transactions: bool,
     /// How many rounds
     #[arg(long, default_value_t = 5)]
     rounds: usize,
@@ -74,6 +77,7 @@ pub fn drain(arguments: &DrainArguments) -> Result<()> {
         concurrency: arguments.concurrency,
         records: arguments.records,
         batch_records: arguments.batch_records,
+        same_transactions: arguments.same_transactions,
         burst: arguments.burst,
         rounds: arguments.rounds,
         directory: scratch.path().canonicalize()?,
