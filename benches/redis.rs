@@ -16,7 +16,7 @@ use std::time::Instant;
 use clap::Parser;
 use forebay::config::{self, Options, Target};
 use forebay::record::{Attributes, Record};
-use forebay::sink::encoded::{Encoded, Encoder, Encoding, RECORDS_A_TURN};
+use forebay::sink::encoded::{Encoded, Encoder, Encoding};
 use forebay::sink::{Batch, Delivery, KINDS, Part, open};
 use forebay_loadtest::beside::{self, Beside};
 use forebay_loadtest::report::Machine;
@@ -143,9 +143,11 @@ async fn deliver(server: &RedisServer, tickets: &[String], body: &[u8], argument
 /// What the drain does while the sink works.
 async fn encode(encoder: Encoder, deliveries: &[Delivery<'_>]) -> Encoded {
     let mut encoding = Encoding::new(encoder, deliveries.iter().map(|delivery| delivery.record.body.len()).sum());
-    for deliveries in deliveries.chunks(RECORDS_A_TURN) {
-        tokio::task::yield_now().await;
-        assert!(deliveries.iter().all(|delivery| encoding.add(delivery)));
+    for delivery in deliveries {
+        if encoding.is_turn_over() {
+            tokio::task::yield_now().await;
+        }
+        assert!(encoding.add(delivery));
     }
     encoding.finish()
 }

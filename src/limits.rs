@@ -154,6 +154,8 @@ pub const BATCH_LINGER_MS_MAX: u64 = 5;
 /// Bytes of the rows of the next transaction that are encoded while the sink works on the one before (fixed): more are
 /// encoded when it is their turn.
 pub const ENCODED_AHEAD_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Bytes of the rows of one record among them (fixed): nothing else of the drain runs while they are encoded.
+pub const ENCODED_AHEAD_RECORD_BYTES_MAX: usize = 1024 * 1024;
 /// Bytes of what is delivered beyond a queue's position, encoded for its row in the sink (fixed): they are
 /// written anew with every transaction that changes them.
 pub const BEYOND_BYTES_MAX: usize = 1024 * 1024;

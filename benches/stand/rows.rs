@@ -53,7 +53,7 @@ impl Table {
         // The sink sends rows away chunk by chunk, so its memory does not grow with the batch.
         let mut out = Vec::with_capacity(deliveries.iter().map(|delivery| 2 * delivery.record.body.len() + 128).sum());
         for delivery in deliveries {
-            self.encoder.append(delivery, &mut out).unwrap();
+            self.encoder.append(delivery, usize::MAX, &mut out).unwrap();
         }
         out.len()
     }

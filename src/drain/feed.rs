@@ -232,6 +232,9 @@ impl<S: Scheduler> Feed<S> {
         let empty = Cold { platform: self.platform.clone(), catalogue, reader: None, at: 0 };
         let mut cold = std::mem::replace(&mut self.cold, empty);
         let wanted = self.next;
+        // What waits in the hot ring comes from there.
+        let before_hot = self.hot_header.map_or(through, |header| header.first_sequence.get().saturating_sub(1));
+        let through = through.min(before_hot).max(wanted);
         // Reading a segment takes milliseconds, in which other queues have departures to keep.
         let read = self.platform.blocking(move || {
             let result = cold.read(wanted, through, &mut batch);

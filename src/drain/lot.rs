@@ -12,7 +12,7 @@ use crate::queue::Queue;
 use crate::rate::Rate;
 use crate::record::Sequence;
 use crate::sink::Delivery;
-use crate::sink::encoded::{Encoded, Encoder, Encoding, RECORDS_A_TURN};
+use crate::sink::encoded::{Encoded, Encoder, Encoding};
 
 /// Records that are ready to be delivered.
 #[derive(Default)]
@@ -84,8 +84,8 @@ impl Lot {
     /// Encodes its records for the sink, until all are or `is_over`. What of it is to be sent, if at all, is found out when it is.
     pub(super) async fn encode(&mut self, encoder: Encoder, mut is_over: impl FnMut() -> bool) {
         let mut encoding = Encoding::new(encoder, self.taken.bytes());
-        for (count, ((sequence, record), ticket)) in self.taken.records().zip(&self.tickets).enumerate() {
-            if count % RECORDS_A_TURN == 0 {
+        for ((sequence, record), ticket) in self.taken.records().zip(&self.tickets) {
+            if encoding.is_turn_over() {
                 yield_now().await;
                 if is_over() {
                     break;

@@ -10,25 +10,29 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::{Delivery, SinkError};
-use crate::limits::ENCODED_AHEAD_BYTES_MAX;
+use crate::limits::{ENCODED_AHEAD_BYTES_MAX, ENCODED_AHEAD_RECORD_BYTES_MAX};
 
 /// Records that are encoded before other tasks get a turn.
-pub const RECORDS_A_TURN: usize = 64;
+const RECORDS_A_TURN: usize = 64;
+/// Bytes of rows that are.
+const BYTES_A_TURN: usize = 16 * 1024;
 
 /// How a sink encodes records, each by itself.
 pub trait Encode: Debug + Send + Sync {
-    /// Appends what is sent of a record, and returns how many rows that is.
+    /// Appends what is sent of a record, and returns how many rows that is. Stops soon once `out` has more than `bytes_max`: the rows
+    /// of a record may be far more than its body.
     ///
     /// # Errors
     ///
-    /// [`SinkError::Permanent`] if it cannot be encoded; `out` then ends anywhere.
-    fn append(&self, delivery: &Delivery<'_>, out: &mut Vec<u8>) -> Result<u64, SinkError>;
+    /// [`SinkError::Permanent`] if it cannot be encoded, or is too much; `out` then ends anywhere.
+    fn append(&self, delivery: &Delivery<'_>, bytes_max: usize, out: &mut Vec<u8>) -> Result<u64, SinkError>;
 }
 
-/// An encoder of a session's: another session, to which the table may look different, has another one.
+/// An encoder, known by its address: what encodes otherwise, because a new session has found the table changed, is another one.
 pub type Encoder = Arc<dyn Encode>;
 
-/// The first records of a lot, encoded; at most [`ENCODED_AHEAD_BYTES_MAX`] bytes.
+/// The first records of a lot, encoded: at most [`ENCODED_AHEAD_BYTES_MAX`] bytes, and of one record at most
+/// [`ENCODED_AHEAD_RECORD_BYTES_MAX`].
 #[derive(Debug, Default)]
 pub struct Encoded {
     by: Option<Encoder>,
@@ -50,6 +54,8 @@ pub struct Encoding {
     by: Encoder,
     bytes: Vec<u8>,
     ends: Vec<End>,
+    /// Bytes and records behind which others get their turn.
+    turn: (usize, usize),
 }
 
 /// What there is of the first records of a batch.
@@ -67,19 +73,31 @@ impl Encoding {
     pub fn new(by: Encoder, records_bytes: usize) -> Self {
         // Rows have about as many bytes as their records.
         let bytes = (records_bytes + records_bytes / 4).min(ENCODED_AHEAD_BYTES_MAX);
-        Self { by, bytes: Vec::with_capacity(bytes), ends: Vec::new() }
+        Self { by, bytes: Vec::with_capacity(bytes), ends: Vec::new(), turn: (0, 0) }
+    }
+
+    /// Whether others should get their turn before the next record, as they should before the first one.
+    pub fn is_turn_over(&mut self) -> bool {
+        let (bytes, records) = (self.bytes.len(), self.ends.len());
+        let is_over = bytes >= self.turn.0 || records >= self.turn.1;
+        if is_over {
+            self.turn = (bytes + BYTES_A_TURN, records + RECORDS_A_TURN);
+        }
+        is_over
     }
 
     /// Encodes the next record of the lot; `false` if it cannot be, or would make it too much, and so none behind it either.
     pub fn add(&mut self, delivery: &Delivery<'_>) -> bool {
         let before = self.ends.last().copied().unwrap_or_default();
-        match self.by.append(delivery, &mut self.bytes) {
-            Ok(rows) if self.bytes.len() <= ENCODED_AHEAD_BYTES_MAX => {
+        let bytes_max = ENCODED_AHEAD_BYTES_MAX.min(before.bytes + ENCODED_AHEAD_RECORD_BYTES_MAX);
+        match self.by.append(delivery, bytes_max, &mut self.bytes) {
+            Ok(rows) if self.bytes.len() <= bytes_max => {
                 self.ends.push(End { bytes: self.bytes.len(), rows: before.rows + rows });
                 true
             }
             Ok(_) | Err(_) => {
                 self.bytes.truncate(before.bytes);
+                self.bytes.shrink_to_fit();
                 false
             }
         }
@@ -143,7 +161,7 @@ mod tests {
     struct Bodies;
 
     impl Encode for Bodies {
-        fn append(&self, delivery: &Delivery<'_>, out: &mut Vec<u8>) -> Result<u64, SinkError> {
+        fn append(&self, delivery: &Delivery<'_>, _: usize, out: &mut Vec<u8>) -> Result<u64, SinkError> {
             out.extend_from_slice(delivery.record.body);
             match delivery.record.body.len() {
                 0 => Err(SinkError::Permanent { message: "empty".to_owned() }),
@@ -184,10 +202,31 @@ mod tests {
     }
 
     #[test]
-    fn it_has_a_bound() {
+    fn it_has_bounds() {
         let by: Encoder = Arc::new(Bodies);
-        let large = vec![b'a'; ENCODED_AHEAD_BYTES_MAX / 2];
-        let encoded = encoded(&by, &[&large, &large, b"a"]);
-        assert_eq!(encoded.part(0, 3).map(|ahead| (ahead.records(), ahead.bytes().len())), Some((2, 2 * large.len())));
+        let largest = vec![b'a'; ENCODED_AHEAD_RECORD_BYTES_MAX];
+        let whole = ENCODED_AHEAD_BYTES_MAX / largest.len();
+        let several = encoded(&by, &vec![&largest[..]; whole + 1]);
+        let known = several.part(0, whole + 1).map(|ahead| (ahead.records(), ahead.bytes().len()));
+        assert_eq!(known, Some((whole, whole * largest.len())));
+        let too_large = [&largest[..], b"a"].concat();
+        let one = encoded(&by, &[b"a", &too_large, b"a"]);
+        assert_eq!(one.part(0, 3).map(|ahead| ahead.records()), Some(1));
+    }
+
+    #[test]
+    fn turns_end_by_records_and_by_bytes() {
+        let turns = |body: &[u8], records| {
+            let mut encoding = Encoding::new(Arc::new(Bodies), 0);
+            let delivery = Delivery { sequence: 1, record: Record { body, ..Record::default() }, ticket: "" };
+            let turns = (0..records).filter(|_| {
+                let is_over = encoding.is_turn_over();
+                encoding.add(&delivery);
+                is_over
+            });
+            turns.count()
+        };
+        assert_eq!(turns(b"a", 2 * RECORDS_A_TURN + 1), 3);
+        assert_eq!(turns(&vec![b'a'; BYTES_A_TURN], 5), 5);
     }
 }

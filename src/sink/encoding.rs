@@ -113,9 +113,15 @@ impl<F: RowFormat> TableEncoder<F> {
 }
 
 impl<F: RowFormat> Encode for TableEncoder<F> {
-    fn append(&self, delivery: &Delivery<'_>, out: &mut Vec<u8>) -> Result<u64, SinkError> {
+    fn append(&self, delivery: &Delivery<'_>, bytes_max: usize, out: &mut Vec<u8>) -> Result<u64, SinkError> {
         let rows = self.table.mapping.rows(delivery)?;
-        (0..rows.len()).try_for_each(|index| self.append_row(delivery, &rows.row(index)?, out))?;
+        for index in 0..rows.len() {
+            self.append_row(delivery, &rows.row(index)?, out)?;
+            if out.len() > bytes_max {
+                let sequence = delivery.sequence;
+                return Err(SinkError::Permanent { message: format!("record {sequence}: its rows are too much") });
+            }
+        }
         Ok(rows.len() as u64)
     }
 }

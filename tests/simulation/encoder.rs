@@ -18,7 +18,7 @@ const UNFIT: u32 = 16;
 pub struct Rows;
 
 impl Encode for Rows {
-    fn append(&self, delivery: &Delivery<'_>, out: &mut Vec<u8>) -> Result<u64, SinkError> {
+    fn append(&self, delivery: &Delivery<'_>, _: usize, out: &mut Vec<u8>) -> Result<u64, SinkError> {
         let body = Body::read(delivery.record.body);
         out.extend_from_slice(&delivery.sequence.to_le_bytes());
         out.extend_from_slice(&body.request.to_le_bytes());

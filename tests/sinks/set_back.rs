@@ -39,11 +39,16 @@ fn says_set_back<T>(outcome: &Result<T, SinkError>) -> bool {
     matches!(outcome, Err(SinkError::Fenced(why)) if why.contains("the database was set back"))
 }
 
-/// Waits until so many sessions of this database wait for locks.
+/// Waits until so many sessions of this database wait for locks; a test that waits for nothing fails some time.
 async fn until_waiting(observer: &Client, count: i64) {
     let sql = "SELECT count(*) FROM pg_locks JOIN pg_stat_activity USING (pid) \
         WHERE NOT granted AND datname = current_database()";
-    while observer.query_one(sql, &[]).await.unwrap().get::<_, i64>(0) < count {}
+    let waiting = async {
+        while observer.query_one(sql, &[]).await.unwrap().get::<_, i64>(0) < count {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), waiting).await.unwrap();
 }
 
 /// Nothing is ours yet, so that there is nothing to be lost: positions decide.

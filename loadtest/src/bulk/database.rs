@@ -90,7 +90,10 @@ impl Database {
         let mut lines = io::BufReader::new(fs::File::open(&from).map_err(failed(&from))?).split(b'\n').peekable();
         let mut script = io::BufWriter::new(fs::File::create(&to).map_err(failed(&to))?);
         while lines.peek().is_some() {
-            let update = format!("UPDATE forebay_position SET position = position + {rows_max}");
+            let update = format!(
+                "UPDATE forebay_position SET position = position + {rows_max} \
+                 WHERE part = (SELECT min(part) FROM forebay_position)"
+            );
             write!(script, "BEGIN;\n{update};\nCOPY {TABLE} FROM STDIN;\n").map_err(failed(&to))?;
             for line in lines.by_ref().take(usize::try_from(rows_max).unwrap_or(usize::MAX)) {
                 let line = line.map_err(failed(&from))?;
@@ -119,7 +122,7 @@ impl Database {
         let rows = self.rows();
         match &self.kind {
             Kind::Postgres(_) if self.transaction_rows.is_some() => {
-                self.run(&format!("\\i {}", self.transactions().display()))
+                self.run(&format!("\\i '{}'", self.transactions().display()))
             }
             Kind::Postgres(_) => self.run(&format!("\\copy {TABLE} FROM '{}'", rows.display())),
             Kind::Mysql(_) => self

@@ -146,7 +146,7 @@ impl Commands {
         let mut bytes = ahead.map_or(0, |ahead| ahead.bytes().len());
         for delivery in deliveries.get(ahead.map_or(0, |ahead| ahead.records())..).unwrap_or_default() {
             encoded.clear();
-            self.values.append(delivery, &mut encoded)?;
+            self.values.append(delivery, usize::MAX, &mut encoded)?;
             bytes += encoded.len();
             if deliveries.len() > 1 && bytes > REDIS_BATCH_BYTES_MAX {
                 return Err(too_many(&format!("values with more than {REDIS_BATCH_BYTES_MAX} bytes")));
@@ -179,17 +179,24 @@ pub(super) struct Values {
 
 /// A value is its length and its bytes.
 impl Encode for Values {
-    fn append(&self, delivery: &Delivery<'_>, out: &mut Vec<u8>) -> Result<u64, SinkError> {
-        let (mut buffer, mut names_position) = (Vec::new(), false);
+    fn append(&self, delivery: &Delivery<'_>, bytes_max: usize, out: &mut Vec<u8>) -> Result<u64, SinkError> {
+        let (mut buffer, mut names_position, mut is_too_much) = (Vec::new(), false, false);
         self.plan.each_text(delivery, &mut buffer, |text| {
             names_position |= text == self.own_key.as_bytes();
-            out.extend_from_slice(&text.len().to_ne_bytes());
-            out.extend_from_slice(text);
+            is_too_much |= out.len().saturating_add(text.len()) > bytes_max;
+            if !is_too_much {
+                out.extend_from_slice(&text.len().to_ne_bytes());
+                out.extend_from_slice(text);
+            }
         })?;
+        let sequence = delivery.sequence;
         if names_position {
-            let (sequence, key) = (delivery.sequence, &self.own_key);
+            let key = &self.own_key;
             let message = format!("record {sequence}: a value is {key}, which is where forebay keeps its position");
             return Err(SinkError::Permanent { message });
+        }
+        if is_too_much {
+            return Err(SinkError::Permanent { message: format!("record {sequence}: its values are too much") });
         }
         Ok(1)
     }
