@@ -1,5 +1,7 @@
 //! A failover of PostgreSQL to a replica that has less, during the first take-over of a process or right behind it.
 
+use std::time::Duration;
+
 use forebay::config::Target;
 use forebay::sink::{Batch, Part, SinkError, Subpart};
 use tokio_postgres::Client;
@@ -48,7 +50,7 @@ async fn until_waiting(observer: &Client, count: i64) {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(60), waiting).await.unwrap();
+    tokio::time::timeout(Duration::from_mins(1), waiting).await.unwrap();
 }
 
 /// Nothing is ours yet, so that there is nothing to be lost: positions decide.
