@@ -15,6 +15,8 @@
 )]
 #![allow(clippy::disallowed_methods, reason = "a kill at a random instant waits for no bell")]
 
+#[path = "redis/ahead.rs"]
+mod ahead;
 #[path = "redis/check.rs"]
 mod check;
 #[path = "redis/cluster.rs"]

@@ -7,10 +7,13 @@
     clippy::missing_errors_doc,
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
+    clippy::missing_panics_doc,
     missing_docs,
     reason = "a test that cannot go on should panic, and is its own documentation"
 )]
 
+#[path = "sinks/ahead.rs"]
+mod ahead;
 #[path = "sinks/beyond.rs"]
 mod beyond;
 #[path = "sinks/checks.rs"]
@@ -52,6 +55,7 @@ use database::{Database, Kind};
 use forebay::config::{Conflict, Source, Target};
 use forebay::progress::Progress;
 use forebay::record::{Attributes, Record, Sequence};
+use forebay::sink::encoded::{Ahead, Encoded, Encoding};
 use forebay::sink::{Batch, Delivery, Sink, SinkError};
 
 macro_rules! conformance {
@@ -113,21 +117,51 @@ conformance!(
 
 /// A batch behind `after`, with these bodies.
 pub async fn commit<B: AsRef<[u8]>>(sink: &mut dyn Sink, after: Sequence, bodies: &[B]) -> Result<(), SinkError> {
-    let tickets: Vec<_> = (0..bodies.len()).map(|index| format!("q-{:x}-0", after + 1 + index as u64)).collect();
-    let deliveries: Vec<_> = (after + 1..)
-        .zip(bodies)
-        .zip(&tickets)
-        .map(|((sequence, body), ticket)| Delivery { sequence, record: record(body.as_ref()), ticket })
-        .collect();
+    commit_ahead(sink, after, bodies, None).await
+}
+
+/// The same, with what there is already of its first records.
+pub async fn commit_ahead<B: AsRef<[u8]>>(
+    sink: &mut dyn Sink,
+    after: Sequence,
+    bodies: &[B],
+    ahead: Option<Ahead<'_>>,
+) -> Result<(), SinkError> {
+    let tickets = tickets(after, bodies.len());
+    let deliveries: Vec<_> = deliveries(after, bodies, &tickets).collect();
     sink.commit(Batch {
         after,
         through: after + bodies.len() as u64,
         beyond: None,
         deliveries: &deliveries,
         witnesses: &[],
-        ahead: None,
+        ahead,
     })
     .await
+}
+
+/// A lot behind `after`, encoded as far as the sink's session can before it is committed.
+#[must_use]
+pub fn encode<B: AsRef<[u8]>>(sink: &dyn Sink, after: Sequence, bodies: &[B]) -> Encoded {
+    let mut encoding = Encoding::new(sink.encoder().unwrap(), 0);
+    let _ = deliveries(after, bodies, &tickets(after, bodies.len())).all(|delivery| encoding.add(&delivery));
+    encoding.finish()
+}
+
+fn tickets(after: Sequence, count: usize) -> Vec<String> {
+    (0..count).map(|index| format!("q-{:x}-0", after + 1 + index as u64)).collect()
+}
+
+fn deliveries<'a, B: AsRef<[u8]>>(
+    after: Sequence,
+    bodies: &'a [B],
+    tickets: &'a [String],
+) -> impl Iterator<Item = Delivery<'a>> {
+    (after + 1..).zip(bodies).zip(tickets).map(|((sequence, body), ticket)| Delivery {
+        sequence,
+        record: record(body.as_ref()),
+        ticket,
+    })
 }
 
 /// What a take-over says of a part that is delivered in order up to here.

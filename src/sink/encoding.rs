@@ -240,3 +240,34 @@ pub(super) fn refuse_large(bytes: usize, bytes_max: usize, deliveries: &[Deliver
 pub(super) fn unfit(delivery: &Delivery<'_>, name: &str, why: &impl Display) -> SinkError {
     SinkError::Permanent { message: format!("record {}, value of {name}: {why}", delivery.sequence) }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// Most bytes mean nothing, so that what is found is in any step, or behind the last.
+        #[test]
+        fn the_first_special_byte_is_found_wherever_it_is(
+            bytes in prop::collection::vec(prop_oneof![40 => b'a'..=b'z', 1 => any::<u8>()], 0..100),
+        ) {
+            let is_special = |byte: u8| byte <= b'\n' || byte == b'\\' || byte >= 0x80;
+            prop_assert_eq!(find_special(&bytes, is_special), bytes.iter().position(|byte| is_special(*byte)));
+        }
+    }
+
+    #[test]
+    fn a_special_byte_is_found_in_every_place_of_every_length() {
+        for length in 0..100 {
+            assert_eq!(find_special(&vec![b'a'; length], |byte| byte == 0), None);
+            for place in 0..length {
+                let mut bytes = vec![b'a'; length];
+                bytes[place] = 0;
+                bytes[length - 1] = 0;
+                assert_eq!(find_special(&bytes, |byte| byte == 0), Some(place), "of {length}");
+            }
+        }
+    }
+}

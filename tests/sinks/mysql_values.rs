@@ -7,7 +7,7 @@ use proptest::test_runner::{Config, TestRunner};
 
 use crate::database::{Database, Kind, mysql_rows, sink_at};
 use crate::mysql_server::MysqlServer;
-use crate::{at, commit, is_permanent, statement, table};
+use crate::{at, commit, commit_ahead, encode, is_permanent, statement, table};
 
 /// A column, what it refuses, and what it keeps.
 type Case = (&'static str, &'static [&'static str], &'static [(&'static str, &'static str)]);
@@ -113,6 +113,25 @@ fn what_is_not_utf8_goes_into_binary_columns_only() {
         assert_eq!(commit(&mut *binary, 0, &[b"\xff\0\n\\N"]).await, Ok(()));
     });
     assert_eq!(database.rows("SELECT b FROM texts"), [vec![Some("\\xff000a5c4e".to_owned())]]);
+}
+
+/// What is encoded for LOAD DATA is other than what the batch has, so that rows of an INSERT would show.
+#[test]
+fn every_byte_gets_through_load_data_wherever_it_is() {
+    let database = Database::new(Kind::Mysql);
+    database.execute("CREATE TABLE bytes (n integer PRIMARY KEY, b varbinary(400))");
+    let all: Vec<u8> = (0..=u8::MAX).collect();
+    let bodies: Vec<_> = (0..32).map(|shift| [&vec![b'x'; shift], all.as_slice()].concat()).collect();
+    let mut sink = database.sink(&table("bytes", &[("n", "$sequence"), ("b", "$body")]));
+    database.runtime.block_on(async {
+        assert_eq!(sink.take_over().await, at(0));
+        let encoded = encode(&*sink, 0, &bodies);
+        let ahead = encoded.part(0, bodies.len());
+        assert_eq!(commit_ahead(&mut *sink, 0, &[""; 32], ahead).await, Ok(()));
+    });
+    let hex = |body: &Vec<u8>| vec![Some(body.iter().map(|byte| format!("{byte:02X}")).collect::<String>())];
+    let wanted: Vec<_> = bodies.iter().map(hex).collect();
+    assert_eq!(database.rows("SELECT HEX(b) FROM bytes ORDER BY n"), wanted);
 }
 
 #[test]
