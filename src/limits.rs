@@ -200,7 +200,7 @@ pub const REDIS_COMMANDS_MAX: usize = 32;
 pub const REDIS_COMMAND_WORDS_MAX: usize = 200;
 /// Values of one batch for Redis (fixed: servers before 7.0 take 1,048,576 arguments at most). A larger batch is parted.
 pub const REDIS_BATCH_VALUES_MAX: usize = 1_000_000;
-/// Bytes of those values (fixed: a server closes connections that send 1 GiB at once). A larger batch is parted.
+/// Bytes of those values, with 8 for the length of each (fixed: a server closes connections that send 1 GiB at once). A larger batch is parted.
 pub const REDIS_BATCH_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// How often a cluster may send a connection to another of its nodes (fixed).
 pub const REDIS_REDIRECTS_MAX: usize = 3;
@@ -232,6 +232,8 @@ const _: () = assert!(
     METHOD_BYTES_MAX + TARGET_BYTES_MAX + KEPT_HEADERS_BYTES_MAX + 2 * FAIR_KEY_BYTES_MAX + 1024 < ATTRIBUTES_BYTES_MAX,
     "whatever a request may have fits the attributes of its record"
 );
+const _: () =
+    assert!(ENCODED_AHEAD_BYTES_MAX < REDIS_BATCH_BYTES_MAX, "what is ahead of a batch for Redis must fit it");
 const _: () = assert!(RING_BYTES >= COMMIT_BYTES_MAX, "a frame that fits a commit must fit the ring");
 const _: () = assert!(COMMIT_BYTES_MAX >= 2 * RECORD_BYTES_MAX, "one record and its header must fit a commit");
 const _: () = assert!(COMMIT_BYTES_MAX > BATCH_REQUEST_BYTES_MAX, "one NDJSON request must fit a commit");
