@@ -119,6 +119,29 @@ fn rows_of_elements_are_counted(database: &Database) {
     assert_eq!(database.rows("SELECT n, sku FROM items ORDER BY n, sku"), wanted);
 }
 
+/// They go through a table of the session's, and of two with one key the last one stays.
+#[test]
+fn postgres_merges_what_is_there() {
+    let database = Database::new(Kind::Postgres);
+    database.execute("CREATE TABLE stock (sku text PRIMARY KEY, note text); INSERT INTO stock VALUES ('a', 'old')");
+    let Target::Table { table, columns, rows, .. } = table("stock", &[("sku", "/sku"), ("note", "/note")]) else {
+        unreachable!()
+    };
+    let conflict = Conflict::Update(vec!["sku".to_owned()]);
+    let mut sink = database.sink(&Target::Table { table, columns, rows, conflict });
+    let body = |sku: &str, note: &str| serde_json::json!({ "sku": sku, "note": note }).to_string();
+    database.runtime.block_on(async {
+        assert_eq!(sink.take_over().await, at(0));
+        let encoded = encode(&*sink, 0, &[body("a", "ahead"), body("b", "ahead")]);
+        let sent = [body("a", "sent"), body("b", "sent"), body("b", "rest")];
+        assert_eq!(commit_ahead(&mut *sink, 0, &sent, encoded.part(0, 2)).await, Ok(()));
+    });
+    assert_eq!(
+        database.rows("SELECT sku, note FROM stock ORDER BY sku"),
+        [some(&["a", "ahead"]), some(&["b", "rest"])]
+    );
+}
+
 fn what_another_session_has_encoded_is_not_sent(database: &Database) {
     let target = notes(database);
     let (mut sink, mut other) = (database.sink(&target), database.sink_of("q/2", &target));
